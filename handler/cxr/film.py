@@ -1,0 +1,99 @@
+"""A decoded film, and what has to hold for one before it is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr.errors import InputError
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_BYTES: Final = 48 * 1024 * 1024  # a 25 MB CR DICOM with room to spare; its base64 still fits a 64 MiB body
+MAX_PIXELS: Final = 50_000_000  # the largest flat-panel detectors have about 20 million
+MIN_SIDE: Final = 64  # below this a film shows no lung structure
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What the file said of the film; no tag that could identify anyone.
+
+    Parameters
+    ----------
+    format
+        ``JPEG``, ``PNG`` or ``DICOM``.
+    width, height
+        Pixels of the film as stored.
+    bits
+        Significant bits of a stored grey value.
+    photometric_interpretation, view_position
+        DICOM tags (0028,0004) and (0018,5101), None for other formats or where absent.
+    flags
+        Things worth knowing that did not stop the film, by stable name.
+    """
+
+    format: str
+    width: int
+    height: int
+    bits: int
+    photometric_interpretation: str | None = None
+    view_position: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A grey film, bright where the body absorbs: (H, W) uint8, with what its file said."""
+
+    pixels: Pixels
+    info: ImageInfo
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a film by its announced size, before any pixel is decoded.
+
+    Raises
+    ------
+    InputError
+        TOO_MANY_PIXELS or TOO_SMALL.
+    """
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            "TOO_MANY_PIXELS", f"{width} x {height} pixels; at most {MAX_PIXELS:,} are read. Send a smaller rendering."
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            "TOO_SMALL", f"{width} x {height} pixels; each side needs at least {MIN_SIDE}. Send the original film."
+        )
+
+
+def check_contrast(pixels: Pixels) -> None:
+    """Refuse a film that is one even grey.
+
+    Raises
+    ------
+    InputError
+        NO_CONTRAST.
+    """
+    low, high = int(pixels.min()), int(pixels.max())
+    if high - low < 2:
+        raise InputError(
+            "NO_CONTRAST", f"grey values {low} to {high} of 0 to 255; a film has more. Check export and window."
+        )
+
+
+def significant_bits(highest: int) -> int:
+    """The bit depth, 8 to 16, in which a highest stored value was most likely recorded.
+
+    A 16-bit PNG often carries 10, 12 or 14 bits. Dividing by what 16 bits could hold would make such a film almost
+    black; dividing by its own maximum would change the brightness of every film.
+    """
+    return next(bits for bits in (8, 10, 12, 14, 16) if highest < 1 << bits)
+
+
+def unit_to_uint8(values: npt.NDArray[np.floating]) -> Pixels:
+    """Grey values in 0-1 as 0-255, rounded, with what lies outside clipped."""
+    return np.asarray(np.clip(np.rint(values * 255.0), 0, 255), dtype=np.uint8)

@@ -1,0 +1,103 @@
+"""From the bytes of a file to a film. The format is found from the bytes, never from a name or a header."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cxr.dicom import is_dicom, read_dicom
+from cxr.errors import InputError
+from cxr.film import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    Film,
+    ImageInfo,
+    Pixels,
+    check_contrast,
+    check_size,
+    significant_bits,
+    unit_to_uint8,
+)
+
+_JPEG_START: Final = b"\xff\xd8\xff"
+_PNG_START: Final = b"\x89PNG\r\n\x1a\n"
+_MAX_COLOUR: Final = 12.0  # mean distance of the channels, 0-255; grey films saved as colour stay below 2
+
+
+def decode(data: bytes) -> Film:
+    """The film in a JPEG, PNG or DICOM file.
+
+    Parameters
+    ----------
+    data
+        The whole file.
+
+    Raises
+    ------
+    InputError
+        With the code that says what is wrong with it.
+    """
+    if not data:
+        raise InputError("EMPTY_BODY", "0 bytes; one JPEG, PNG or DICOM file is needed. Send it as the body.")
+    if len(data) > MAX_BYTES:
+        raise InputError("TOO_MANY_BYTES", f"{len(data):,} bytes; at most {MAX_BYTES:,} are read. Compress the film.")
+    if data.startswith((_JPEG_START, _PNG_START)):
+        film = _read_picture(data)
+    elif is_dicom(data):
+        film = read_dicom(data)
+    else:
+        raise InputError(
+            "UNKNOWN_FORMAT", "the first bytes are of no JPEG, PNG or DICOM file; send the file itself, unchanged."
+        )
+    check_contrast(film.pixels)
+    return film
+
+
+def _read_picture(data: bytes) -> Film:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower limit follows
+            picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        check_size(*picture.size)
+        pixels, bits = _to_grey(ImageOps.exif_transpose(picture))
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            "TOO_MANY_PIXELS", f"the header announces more than {MAX_PIXELS:,} pixels. Send a smaller rendering."
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError) as error:
+        # Pillow 13 reports damage through all of these
+        raise InputError("DAMAGED_IMAGE", "the picture ends early or is damaged. Export it again.") from error
+    assert picture.format is not None
+    height, width = pixels.shape
+    return Film(pixels, ImageInfo(format=picture.format, width=width, height=height, bits=bits))
+
+
+def _to_grey(picture: Image.Image) -> tuple[Pixels, int]:
+    """Grey uint8 pixels and the significant bits of the stored values."""
+    if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to 8 bits clips instead of scaling
+        stored = np.asarray(picture).astype(np.float32)
+        bits = significant_bits(int(stored.max()))
+        return unit_to_uint8(stored / ((1 << bits) - 1)), bits
+    if picture.mode in ("L", "1"):
+        return np.asarray(picture.convert("L")), 8
+    if "A" in picture.mode or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    colour = picture.convert("RGB")
+    _check_grey(colour)
+    return np.asarray(colour.convert("L")), 8
+
+
+def _check_grey(colour: Image.Image) -> None:
+    sample = np.asarray(colour.resize((64, 64), Image.Resampling.BOX), dtype=np.float32)
+    distance = float((sample.max(axis=2) - sample.min(axis=2)).mean())
+    if distance > _MAX_COLOUR:
+        raise InputError(
+            "NOT_A_RADIOGRAPH",
+            f"colour channels differ by {distance:.0f} of 255 on average, at most {_MAX_COLOUR:.0f} in a grey film. "
+            "Send the film itself, not a photograph or a coloured rendering.",
+        )

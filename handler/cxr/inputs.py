@@ -1,0 +1,109 @@
+"""From a request, as TorchServe hands it to a worker, to the bytes of one film and what is asked of it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cxr.errors import InputError
+from cxr.predict import TARGETS
+
+CAM_FORMS: Final = ("none", "grid", "heatmap", "overlay")
+_TARGETS: Final = ("predicted", *TARGETS)
+_OPTIONS: Final = ("cam", "target")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a request asks for beside the label.
+
+    Parameters
+    ----------
+    cam
+        One of `CAM_FORMS`.
+    target
+        ``predicted``, a class or ``contrast``.
+    as_png
+        Answer with the overlay itself instead of JSON.
+    """
+
+    cam: str = "grid"
+    target: str = "predicted"
+    as_png: bool = False
+
+
+def read_options(row: Mapping[str, Any], headers: Mapping[str, str]) -> Options:
+    """The options of a request, from its query parameters and headers.
+
+    Raises
+    ------
+    InputError
+        BAD_OPTION.
+    """
+    lower = {name.lower(): value for name, value in headers.items()}
+    explain = lower.get("explain", "").lower() == "true"  # TorchServe 0.12 marks /explanations with this header
+    cam = _option(row, "cam", "overlay" if explain else "grid", CAM_FORMS)
+    target = _option(row, "target", "predicted", _TARGETS)
+    return Options(cam, target, as_png=lower.get("accept", "").split(";")[0].strip().lower() == "image/png")
+
+
+def _option(row: Mapping[str, Any], name: str, default: str, known: tuple[str, ...]) -> str:
+    value = row.get(name, default)
+    text = value.decode("ascii", "replace") if isinstance(value, bytes | bytearray) else str(value)
+    if text not in known:
+        # The value itself is not repeated: it is text from outside.
+        raise InputError("BAD_OPTION", f"{name} has an unknown value; known are {', '.join(known)}.")
+    return text
+
+
+def read_film(row: Mapping[str, Any]) -> bytes:
+    """The bytes of the film in a request: the raw body, the first file of a form, or JSON ``{"data": "<base64>"}``.
+
+    Parameters
+    ----------
+    row
+        Parts of the request by name, as TorchServe 0.12 makes them: ``body`` for a plain body, the field names for a
+        form, query parameters beside them. JSON comes decoded or as bytes.
+
+    Raises
+    ------
+    InputError
+        EMPTY_BODY, BAD_JSON or BAD_BASE64.
+    """
+    part = row.get("body")
+    if part is None:
+        part = next((value for name, value in row.items() if name not in _OPTIONS), None)
+    if isinstance(part, str):  # TorchServe decodes text/* bodies
+        part = part.encode("utf-8", "replace")
+    if isinstance(part, bytes | bytearray):
+        data = bytes(part)
+        if data.lstrip()[:1] != b"{":
+            return data
+        try:
+            part = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise InputError("BAD_JSON", 'the body starts as JSON and is not; send {"data": "<base64>"}.') from error
+    if part is None:
+        raise InputError("EMPTY_BODY", "no body; one JPEG, PNG or DICOM file is needed. Send it as the body.")
+    if not isinstance(part, dict) or not isinstance(part.get("data"), str):
+        raise InputError("BAD_JSON", 'the JSON has no text under "data"; send {"data": "<base64>"}.')
+    return _from_base64(part["data"])
+
+
+def _from_base64(text: str) -> bytes:
+    """Bytes of base64 text or of a ``data:`` URI (RFC 2397) that holds base64."""
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise InputError("BAD_BASE64", "the data URI does not hold base64; send data:<type>;base64,<text>.")
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError("BAD_BASE64", 'the text under "data" is not base64 (RFC 4648, padded).') from error
+    if not data:
+        raise InputError("EMPTY_BODY", 'the text under "data" is empty; one JPEG, PNG or DICOM file is needed.')
+    return data

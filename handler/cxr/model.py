@@ -1,0 +1,108 @@
+"""The network: a torchvision ResNet with a two-class head, taken apart where the map is read off.
+
+The state dict has torchvision's own keys and nothing else, so that weights go in and out of any other program.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torchvision.models import resnet
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from cxr.errors import ModelError
+
+StateDict = dict[str, torch.Tensor]
+
+
+def _resnet10(num_classes: int) -> ResNet:
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=num_classes)
+
+
+ARCHITECTURES: Final[dict[str, Callable[..., ResNet]]] = {
+    "resnet10": _resnet10,  # one block a stage: for tests and first tries
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnet152": resnet.resnet152,
+}
+
+
+def build(arch: str, num_classes: int) -> ResNet:
+    """A ResNet with random weights, in evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        If `arch` is not one of `ARCHITECTURES`.
+    """
+    if arch not in ARCHITECTURES:
+        raise ModelError(f"arch is {arch!r}: known are {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[arch](num_classes=num_classes).eval()
+
+
+def features(network: ResNet, tensors: torch.Tensor) -> torch.Tensor:
+    """The output of layer4.
+
+    Parameters
+    ----------
+    tensors
+        (B, 3, H, W) float32.
+
+    Returns
+    -------
+    (B, C, H/32, W/32): C is 2048 for ResNet-50 and deeper, 512 below; 7 x 7 cells at 224 pixels.
+    """
+    x = network.maxpool(network.relu(network.bn1(network.conv1(tensors))))
+    x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
+    assert isinstance(x, torch.Tensor)
+    return x
+
+
+def pool(feature_map: torch.Tensor) -> torch.Tensor:
+    """Global average of each channel, the input of the head: (B, C, h, w) → (B, C)."""
+    return feature_map.mean(dim=(2, 3))
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """The tensors of a ``.pth`` or ``.safetensors`` file, on the CPU. Runs no code from the file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, is no such file, or holds something other than tensors by name.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: a .pth or .safetensors file with a state dict is needed")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{path} is not a readable state dict ({reason}): save model.state_dict() again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"{path} holds something other than tensors by name: save model.state_dict(), not the model")
+    return state
+
+
+def load_strictly(network: ResNet, state: StateDict) -> None:
+    """Put a state dict into a network: every key there, none beside it, every shape right.
+
+    Raises
+    ------
+    ModelError
+        Naming the keys that do not fit.
+    """
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the weights do not fit the network: {reason[:400]}") from error

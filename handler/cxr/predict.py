@@ -1,0 +1,188 @@
+"""The one path from films to predictions. Handler, evaluation and benchmark all call it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision.models.resnet import ResNet
+
+from cxr.cam import Cam, class_maps, logits_of
+from cxr.errors import ModelError
+from cxr.film import Pixels
+from cxr.model import build, features, load_strictly, read_state_dict
+from cxr.preprocess import to_tensor
+from cxr.spec import CLASSES, ModelSpec, sha256_of
+
+TARGETS: Final = (*CLASSES, "contrast")
+_MAX_BATCH: Final = 32  # films in one forward pass; more are taken in turns
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The map of one target: ``mean(grid) + bias`` is the target's logit, for ``contrast`` the difference of both."""
+
+    target: str
+    grid: Cam
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one film.
+
+    Parameters
+    ----------
+    logits, probabilities
+        (K,), in the order of the classes; the probabilities are calibrated.
+    maps
+        (K, h, w) class activation maps, in logits.
+    bias
+        (K,), the bias of the head.
+    label
+        PNEUMONIA where its probability reaches the threshold.
+    indeterminate
+        Whether the probability lies in the spec's indeterminate band.
+    """
+
+    logits: Vector
+    probabilities: Vector
+    maps: Cam
+    bias: Vector
+    label: str
+    indeterminate: bool
+
+    @property
+    def is_finite(self) -> bool:
+        """False where an overflow or a NaN made the answer worthless."""
+        return bool(np.isfinite(self.logits).all() and np.isfinite(self.maps).all())
+
+    def explain(self, target: str) -> Explanation:
+        """The map of ``predicted``, a class, or ``contrast`` (PNEUMONIA minus NORMAL)."""
+        if target == "contrast":
+            normal, pneumonia = self.maps
+            return Explanation(target, pneumonia - normal, float(self.bias[1] - self.bias[0]))
+        name = self.label if target == "predicted" else target
+        index = CLASSES.index(name)
+        return Explanation(name, self.maps[index], float(self.bias[index]))
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device meant by ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto takes a GPU where there is one.
+
+    Raises
+    ------
+    ModelError
+        If a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name != "cpu" and not name.startswith("cuda"):
+        raise ModelError(f"device is {name!r}: known are auto, cpu, cuda and cuda:N")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device is {name!r} and torch sees no GPU: use cpu or auto, or mend the driver")
+    return torch.device(name)
+
+
+def softmax(logits: Vector, temperature: float) -> Vector:
+    """Calibrated probabilities: softmax of logits / temperature along the last axis, in float64.
+
+    References
+    ----------
+    Guo, Pleiss, Sun, Weinberger (2017): On Calibration of Modern Neural Networks. ICML, equation 9.
+    """
+    scaled = logits / temperature
+    scaled = scaled - scaled.max(axis=-1, keepdims=True)
+    powers = np.exp(scaled)
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+class Predictor:
+    """A network with its spec, ready to predict.
+
+    Parameters
+    ----------
+    network
+        A network of ``spec.arch`` with its weights; moved to `device` and put in evaluation mode.
+    spec
+        What the weights mean.
+    device
+        Where the network runs.
+    """
+
+    def __init__(self, network: ResNet, spec: ModelSpec, device: torch.device) -> None:
+        self.network = network.eval().to(device)
+        self.spec = spec
+        self.device = device
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto") -> Predictor:
+        """A predictor from a folder with `model.json` and the weights it names.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing, the weights are not the ones the spec names, or they do not fit.
+        """
+        spec = ModelSpec.load(folder)
+        path = folder / spec.weights_file
+        if not path.is_file():
+            raise ModelError(f"{path} is missing: run training.export, which writes it beside the spec")
+        digest = sha256_of(path)
+        if digest != spec.weights_sha256:
+            raise ModelError(
+                f"{path} is damaged or of another model: its sha256 is {digest[:12]}…, "
+                f"the spec names {spec.weights_sha256[:12]}…; pack the archive again from its run"
+            )
+        network = build(spec.arch, len(spec.classes))
+        load_strictly(network, read_state_dict(path))
+        return cls(network, spec, resolve_device(device))
+
+    def predict(self, films: Sequence[Pixels]) -> list[Prediction]:
+        """One prediction for each film, in their order, independent of which others are in the batch.
+
+        Parameters
+        ----------
+        films
+            Grey films, each (H, W) uint8, of any sizes.
+        """
+        predictions: list[Prediction] = []
+        for start in range(0, len(films), _MAX_BATCH):
+            chosen = films[start : start + _MAX_BATCH]
+            predictions += self._predict_batch(torch.stack([to_tensor(f, self.spec.preprocessing) for f in chosen]))
+        return predictions
+
+    def _predict_batch(self, tensors: torch.Tensor) -> list[Prediction]:
+        # TorchServe 0.12's BaseHandler module switches TF32 on for the process that imports it
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        head = self.network.fc
+        with torch.inference_mode():
+            maps = class_maps(features(self.network, tensors.to(self.device)), head.weight)
+            logits = logits_of(maps, head.bias)
+        bias = head.bias.detach().double().cpu().numpy()
+        return [
+            self._prediction(row, grid, bias)
+            for row, grid in zip(logits.double().cpu().numpy(), maps.cpu().numpy(), strict=True)
+        ]
+
+    def _prediction(self, logits: Vector, maps: Cam, bias: Vector) -> Prediction:
+        probabilities = softmax(logits, self.spec.temperature)
+        pneumonia = float(probabilities[1])
+        band = self.spec.indeterminate
+        return Prediction(
+            logits=logits,
+            probabilities=probabilities,
+            maps=maps,
+            bias=bias,
+            label=CLASSES[int(pneumonia >= self.spec.threshold)],
+            indeterminate=band is not None and math.isfinite(pneumonia) and band[0] <= pneumonia <= band[1],
+        )

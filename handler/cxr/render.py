@@ -1,0 +1,118 @@
+"""The heat map as pictures, on one fixed scale.
+
+Colour means the same on every film of a model: red is evidence for PNEUMONIA, blue evidence for NORMAL, in logits, and
+full colour is reached at the spec's `cam_scale`. No film is stretched to its own maximum, so a NORMAL film stays cold
+beside a PNEUMONIA film, and where there is no evidence either way the film is left as it is.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from cxr.cam import Cam, upsample
+from cxr.film import Pixels
+
+MAX_SIDE: Final = 1024  # longest side of a rendered film; a full CR film as PNG would be 10 MB and more
+_MAX_OPACITY: Final = 0.55
+_BAR_WIDTH: Final = 96
+# Evidence from -1 (full NORMAL) to +1 (full PNEUMONIA): blue and red-yellow differ for every kind of colour vision.
+_STOPS: Final = (-1.0, -0.5, 0.0, 0.5, 1.0)
+_COLOURS: Final = ((30, 80, 255), (90, 190, 255), (235, 235, 235), (255, 205, 60), (255, 50, 10))
+
+RGB = npt.NDArray[np.uint8]
+
+
+def display_film(pixels: Pixels) -> Pixels:
+    """The film at display size: its own aspect ratio, untouched where no side is over `MAX_SIDE`."""
+    height, width = pixels.shape
+    factor = MAX_SIDE / max(height, width)
+    if factor >= 1:
+        return pixels
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
+def evidence_map(grid: Cam, target: str, cam_scale: float, height: int, width: int) -> Cam:
+    """Signed evidence at image size: (height, width) float32 in -1 to 1, above 0 for PNEUMONIA.
+
+    Parameters
+    ----------
+    grid
+        (h, w) map of `target` in logits.
+    target
+        ``NORMAL``, ``PNEUMONIA`` or ``contrast``; evidence for NORMAL counts below 0.
+    cam_scale
+        Logits at which the scale ends.
+    """
+    sign = -1.0 if target == "NORMAL" else 1.0
+    return np.asarray(np.clip(upsample(grid, height, width) * np.float32(sign / cam_scale), -1.0, 1.0))
+
+
+def heat_map(evidence: Cam) -> Pixels:
+    """The evidence as a grey picture: (H, W) uint8, 128 where there is none, 255 full PNEUMONIA, 1 full NORMAL."""
+    return np.asarray(np.rint(evidence * 127.0) + 128.0, dtype=np.uint8)
+
+
+def colours(evidence: Cam) -> RGB:
+    """The colour of each evidence value: (..., 3) uint8."""
+    table = np.asarray(_COLOURS, dtype=np.float32)
+    return np.stack([np.rint(np.interp(evidence, _STOPS, table[:, c])) for c in range(3)], axis=-1).astype(np.uint8)
+
+
+def blend(pixels: Pixels, evidence: Cam) -> RGB:
+    """The evidence over the film, the more opaque the stronger: (H, W, 3) uint8, the film itself where it is 0."""
+    opacity = (_MAX_OPACITY * np.abs(evidence))[..., None]
+    film = np.repeat(pixels[..., None], 3, axis=2).astype(np.float32)
+    return np.rint(film * (1.0 - opacity) + colours(evidence) * opacity).astype(np.uint8)
+
+
+def overlay(pixels: Pixels, grid: Cam, target: str, cam_scale: float) -> RGB:
+    """Film, heat map and colour bar in one picture.
+
+    Parameters
+    ----------
+    pixels
+        Grey film, (H, W) uint8.
+    grid, target, cam_scale
+        As in `evidence_map`.
+
+    Returns
+    -------
+    (H', W' + 96, 3) uint8: the film at display size on the left, the colour bar with its unit on the right.
+    """
+    film = display_film(pixels)
+    height, width = film.shape
+    picture = blend(film, evidence_map(grid, target, cam_scale, height, width))
+    return np.concatenate([picture, _colour_bar(height, cam_scale)], axis=1)
+
+
+def _colour_bar(height: int, cam_scale: float) -> RGB:
+    """The fixed scale, drawn over mid-grey as the overlay draws it over the film: (height, 96, 3) uint8."""
+    margin = min(28, height // 4)
+    rows = np.linspace(1.0, -1.0, max(height - 2 * margin, 1), dtype=np.float32)
+    ramp = np.repeat(rows[:, None], 14, axis=1)
+    bar = Image.new("RGB", (_BAR_WIDTH, height), (16, 16, 16))
+    bar.paste(Image.fromarray(blend(np.full(ramp.shape, 128, np.uint8), ramp)), (8, margin))
+    draw = ImageDraw.Draw(bar)
+    font = ImageFont.load_default(size=11)
+    for share, word in ((1.0, "PNEUMONIA"), (0.5, ""), (0.0, "logit"), (-0.5, ""), (-1.0, "NORMAL")):
+        y = margin + (1.0 - share) / 2.0 * (len(rows) - 1)
+        draw.line([(22, y), (25, y)], fill=(200, 200, 200))
+        draw.text((28, y), f"{share * cam_scale:+.2g}" if share else "0", fill=(230, 230, 230), font=font, anchor="lm")
+        if word:
+            above = y - 13 if share > 0 else y + 13
+            place = (28, above) if share == 0 else (8, above)
+            draw.text(place, word, fill=(160, 160, 160), font=font, anchor="lm")
+    return np.asarray(bar)
+
+
+def png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """A picture as PNG: (H, W) grey or (H, W, 3) colour."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()

@@ -1,0 +1,118 @@
+"""From a prediction or an error to the bytes of a reply."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from cxr.errors import InputError
+from cxr.film import Film
+from cxr.inputs import Options
+from cxr.predict import Explanation, Prediction
+from cxr.render import display_film, evidence_map, heat_map, overlay, png
+from cxr.spec import CLASSES, ModelSpec
+
+NOTICE: Final = "Research use only. Not a diagnosis."
+_DIGITS: Final = 6  # of a logit: finer than float32 is exact at the size logits have
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP reply."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model answers, as every reply says it."""
+
+    name: str
+    version: str
+    arch: str
+    weights_sha256: str
+    pretrained: str
+
+    @classmethod
+    def of(cls, spec: ModelSpec, name: str, version: str) -> ModelIdentity:
+        """The identity of a spec registered under a name and a version."""
+        return cls(name, version, spec.arch, spec.weights_sha256, spec.pretrained)
+
+
+def prediction_reply(
+    prediction: Prediction, film: Film, options: Options, spec: ModelSpec, identity: ModelIdentity, request_id: str
+) -> Reply:
+    """The reply to a film that was scored.
+
+    Raises
+    ------
+    InputError
+        NOT_FINITE.
+    """
+    if not prediction.is_finite:
+        raise InputError("NOT_FINITE", "a logit or a map cell is infinite or NaN; the film was not scored.")
+    explanation = prediction.explain(options.target)
+    if options.as_png:
+        picture = png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale))
+        return Reply(200, "image/png", picture)
+    body = {
+        "model": asdict(identity),
+        "request_id": request_id,
+        "label": prediction.label,
+        "probabilities": _by_class(prediction.probabilities),
+        "logits": _by_class(prediction.logits),
+        "decision": {
+            "operating_point": spec.operating_point,
+            "threshold": spec.threshold,
+            "indeterminate": prediction.indeterminate,
+        },
+        "cam": _cam(explanation, film, options.cam, spec),
+        "image": asdict(film.info),
+        "notice": NOTICE,
+    }
+    if options.cam == "none":
+        del body["cam"]
+    return Reply(200, "application/json", _strict_json(body))
+
+
+def error_reply(error: InputError, request_id: str) -> Reply:
+    """The reply to a request that cannot be answered (RFC 9457)."""
+    body = {
+        "type": f"urn:pneumoscan:error:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail,
+        "request_id": request_id,
+        "retryable": error.retryable,
+    }
+    return Reply(error.status, "application/problem+json", _strict_json(body))
+
+
+def _by_class(values: Any) -> dict[str, float]:
+    return {name: round(float(value), _DIGITS) for name, value in zip(CLASSES, values, strict=True)}
+
+
+def _cam(explanation: Explanation, film: Film, form: str, spec: ModelSpec) -> dict[str, Any]:
+    cam: dict[str, Any] = {
+        "target": explanation.target,
+        "unit": "logit",
+        "bias": round(explanation.bias, _DIGITS),
+        "grid": [[round(float(value), _DIGITS) for value in row] for row in explanation.grid],
+    }
+    if form == "overlay":
+        picture = png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale))
+        cam["png"] = base64.b64encode(picture).decode("ascii")
+    elif form == "heatmap":
+        height, width = display_film(film.pixels).shape
+        evidence = evidence_map(explanation.grid, explanation.target, spec.cam_scale, height, width)
+        cam["png"] = base64.b64encode(png(heat_map(evidence))).decode("ascii")
+    return cam
+
+
+def _strict_json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, allow_nan=False).encode("ascii")

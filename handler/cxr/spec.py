@@ -1,0 +1,168 @@
+"""`model.json`: everything about a trained model that is not its weights.
+
+The spec rides beside the weights from `training.export` into the archive, and `cxr.predict.Predictor` reads nothing
+else. What is not in the spec cannot differ between training and serving.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cxr.errors import ModelError
+
+SPEC_FILE: Final = "model.json"
+CLASSES: Final = ("NORMAL", "PNEUMONIA")
+RESIZE_RULES: Final = ("squash",)
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a film becomes a tensor; it belongs to the weights, which were trained on tensors made this way.
+
+    Parameters
+    ----------
+    size
+        Height and width of the tensor, pixels.
+    resize
+        ``squash``: the whole film is resized to a square, its aspect ratio is not kept, nothing is cut off.
+    mean, std
+        Subtracted from and divided into grey values in 0-1, one for each of the three equal channels.
+    """
+
+    size: int = 224
+    resize: str = "squash"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.size < 32:
+            raise ModelError(f"size is {self.size}: a ResNet needs at least 32 pixels")
+        if self.resize not in RESIZE_RULES:
+            raise ModelError(f"resize is {self.resize!r}: known are {', '.join(RESIZE_RULES)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ModelError(f"mean {self.mean} and std {self.std}: three numbers each, every std above 0")
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Preprocessing:
+        """The settings as they come out of JSON, where tuples are lists."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+    def digest(self) -> str:
+        """SHA-256 of the settings: tensors made under another digest are other tensors."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One trained model.
+
+    Parameters
+    ----------
+    arch
+        A key of `cxr.model.ARCHITECTURES`.
+    pretrained
+        Where the backbone came from: ``imagenet``, ``random`` or ``file:NAME``.
+    weights_file, weights_sha256
+        Name of the state dict beside the spec, and its digest.
+    preprocessing
+        How a film becomes a tensor.
+    temperature
+        The logits are divided by it before the softmax (Guo et al. 2017); 1.0 until calibrated.
+    operating_points
+        Thresholds on the probability of PNEUMONIA by name; `operating_point` is the one that decides.
+    indeterminate
+        Probabilities of PNEUMONIA inside this closed band are reported as indeterminate; None for no band.
+    cam_scale
+        Logits at which the heat map is fully hot or fully cold, the same for every film of this model.
+    code_version, data_sha256, training
+        What made the model: package version, digest of the films and labels, settings and seeds.
+    """
+
+    arch: str
+    pretrained: str
+    weights_file: str
+    weights_sha256: str
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    classes: tuple[str, ...] = CLASSES
+    temperature: float = 1.0
+    operating_points: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
+    operating_point: str = "default"
+    indeterminate: tuple[float, float] | None = None
+    cam_scale: float = 1.0
+    code_version: str = ""
+    data_sha256: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.classes != CLASSES:
+            raise ModelError(f"classes are {list(self.classes)}: this code serves {list(CLASSES)}, in this order")
+        for name in ("temperature", "cam_scale"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ModelError(f"{name} is {value}: a finite number above 0 is needed")
+        if self.operating_point not in self.operating_points:
+            raise ModelError(f"operating_point {self.operating_point!r} is not in {sorted(self.operating_points)}")
+        for name, threshold in self.operating_points.items():
+            if not 0 <= threshold <= 1:
+                raise ModelError(f"operating point {name!r} is {threshold}: a probability in 0-1 is needed")
+        if self.indeterminate is not None and not 0 <= self.indeterminate[0] <= self.indeterminate[1] <= 1:
+            raise ModelError(f"indeterminate is {self.indeterminate}: two rising probabilities in 0-1 are needed")
+        if Path(self.weights_file).name != self.weights_file:
+            raise ModelError(f"weights_file is {self.weights_file!r}: a plain file name beside {SPEC_FILE} is needed")
+
+    @property
+    def threshold(self) -> float:
+        """The probability of PNEUMONIA at and above which a film is called PNEUMONIA."""
+        return self.operating_points[self.operating_point]
+
+    def to_json(self) -> str:
+        """The spec as indented JSON, the same text for the same spec."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """The spec in a `model.json`.
+
+        Raises
+        ------
+        ModelError
+            If the text is not JSON, or a field is missing, unknown or out of range.
+        """
+        try:
+            values = json.loads(text)
+            values["preprocessing"] = Preprocessing.from_values(values["preprocessing"])
+            values["classes"] = tuple(values["classes"])
+            if values.get("indeterminate") is not None:
+                low, high = values["indeterminate"]
+                values["indeterminate"] = (low, high)
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{SPEC_FILE} is not a model spec of this version: {error}") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelSpec:
+        """The spec in a folder.
+
+        Raises
+        ------
+        ModelError
+            If there is none, or it is not valid.
+        """
+        path = folder / SPEC_FILE
+        if not path.is_file():
+            raise ModelError(f"{path} is missing: run training.export, which writes it beside the weights")
+        return cls.from_json(path.read_text(encoding="utf-8"))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

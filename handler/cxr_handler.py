@@ -1,0 +1,54 @@
+"""TorchServe's entry into the archive: what TorchServe 0.12 asks for. What PneumoScan knows is in `cxr`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cxr
+from cxr.errors import ModelError
+from cxr.predict import Predictor
+from cxr.replies import ModelIdentity
+from cxr.service import BatchService, Incoming
+
+
+class CxrHandler:
+    """Answers batches of chest films. TorchServe makes one object a worker and calls `initialize` once."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the archive's model and refuse any that is not what it claims to be.
+
+        Raises
+        ------
+        ModelError
+            If the code or the weights are not the archive's own; the worker then never becomes ready.
+        """
+        properties = context.system_properties
+        folder = Path(properties["model_dir"])
+        self._refuse_foreign_code(folder)
+        gpu = properties.get("gpu_id")
+        predictor = Predictor.load(folder, "cpu" if gpu is None or int(gpu) < 0 else f"cuda:{gpu}")
+        manifest = context.manifest["model"]
+        self.service = BatchService(
+            predictor, ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
+        )
+
+    def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """One reply for each request of a batch, each with its own status and content type."""
+        replies = self.service.answer(
+            [
+                Incoming(row, context.get_all_request_header(i), context.get_request_id(i) or "")
+                for i, row in enumerate(rows)
+            ]
+        )
+        for i, reply in enumerate(replies):
+            context.set_response_status(code=reply.status, phrase="", idx=i)
+            context.set_response_content_type(i, reply.content_type)
+        return [reply.body for reply in replies]
+
+    @staticmethod
+    def _refuse_foreign_code(folder: Path) -> None:
+        """An installed package or a PYTHONPATH must not answer in the archive's name."""
+        code = Path(str(cxr.__file__)).resolve()
+        if not code.is_relative_to(folder.resolve()):
+            raise ModelError(f"cxr was imported from {code.parent}, not from the archive in {folder}: unset PYTHONPATH")

@@ -1,0 +1,124 @@
+"""Temperature, thresholds and the scale of the heat map, all from the validation films.
+
+Fits to a run's checkpoint and leaves `calibration.json` in the run; `training.export` puts it into the spec.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import log_loss, roc_curve
+
+from cxr.predict import Prediction, softmax
+from training.command import run_command
+from training.data import load_films
+from training.metrics import Floats, Targets
+from training.runs import CALIBRATION, checkpoint_predictor, write_text
+from training.score import score
+
+_LEVEL: Final = 0.95  # of the sensitivity and specificity thresholds
+_CAM_PERCENTILE: Final = 99.0
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What is fitted on validation; the fields are those of `cxr.spec.ModelSpec`."""
+
+    weights_sha256: str
+    temperature: float
+    operating_points: dict[str, float]
+    operating_point: str
+    indeterminate: tuple[float, float]
+    cam_scale: float
+
+
+def fit_temperature(logits: Floats, targets: Targets) -> float:
+    """The temperature with the lowest log loss: logits (N, K), targets (N,).
+
+    Searched in 0.05 to 20, on a logarithmic axis.
+
+    References
+    ----------
+    Guo, Pleiss, Sun, Weinberger (2017): On Calibration of Modern Neural Networks. ICML, section 4.2.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return float(log_loss(targets, softmax(logits, float(np.exp(log_temperature))), labels=[0, 1]))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
+
+
+def fit_operating_points(probabilities: Floats, targets: Targets) -> dict[str, float]:
+    """Thresholds on the probability of PNEUMONIA, (N,), by name.
+
+    ``youden``
+        Highest sensitivity + specificity (Youden 1950).
+    ``sensitivity_95``
+        The highest threshold that still finds 95 % of the PNEUMONIA films.
+    ``specificity_95``
+        The lowest threshold that still clears 95 % of the NORMAL films.
+    """
+    false_positive, true_positive, thresholds = roc_curve(targets, probabilities, drop_intermediate=False)
+    thresholds = np.clip(thresholds, 0.0, 1.0)  # the curve starts at infinity
+    return {
+        "youden": float(thresholds[np.argmax(true_positive - false_positive)]),
+        "sensitivity_95": float(thresholds[np.argmax(true_positive >= _LEVEL)]),
+        "specificity_95": float(thresholds[np.flatnonzero(false_positive <= 1 - _LEVEL)[-1]]),
+    }
+
+
+def fit_cam_scale(predictions: Sequence[Prediction]) -> float:
+    """Logits at which the heat map is at full colour: the 99th percentile of the map cells' size."""
+    cells = np.abs([prediction.explain("contrast").grid for prediction in predictions])
+    return max(float(np.percentile(cells, _CAM_PERCENTILE)), 1e-3)
+
+
+def calibrate(predictions: Sequence[Prediction], targets: Targets, weights_sha256: str) -> Calibration:
+    """Everything that is fitted on validation.
+
+    Parameters
+    ----------
+    predictions
+        Of the validation films, by the uncalibrated checkpoint.
+    targets
+        (N,), 1 for PNEUMONIA; both classes are there.
+    weights_sha256
+        Of the checkpoint they belong to.
+    """
+    logits = np.stack([prediction.logits for prediction in predictions])
+    temperature = fit_temperature(logits, targets)
+    points = fit_operating_points(softmax(logits, temperature)[:, 1], targets)
+    low, high = sorted((points["sensitivity_95"], points["specificity_95"]))
+    return Calibration(weights_sha256, temperature, points, "youden", (low, high), fit_cam_scale(predictions))
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    records = load_films(arguments.data).of("val")
+    predictor = checkpoint_predictor(arguments.run, arguments.device)
+    predictions = score(predictor, records)
+    targets = np.array([record.target for record in records], dtype=np.int64)
+    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256)
+    write_text(arguments.run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
+    points = ", ".join(f"{name} {value:.3f}" for name, value in fitted.operating_points.items())
+    print(f"{arguments.run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="training.calibrate", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a run folder with a checkpoint")
+    parser.add_argument("--data", type=Path, required=True, help="the data folder it was trained on")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return run_command(parser, _command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

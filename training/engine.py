@@ -1,0 +1,177 @@
+"""The training loop: a two-class head on the features of a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+from tqdm import tqdm
+
+from cxr.spec import CLASSES
+from training.features import Features
+
+Targets = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSettings:
+    """How the head is trained.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training films.
+    learning_rate, weight_decay
+        Of Adam; the decay is its L2 penalty, on standardised features.
+    gamma
+        The learning rate is multiplied by this at one third and at two thirds of the epochs.
+    batch_size
+        Films in one step.
+    seed
+        Of the order, the views and the head's first weights.
+    """
+
+    epochs: int = 100
+    learning_rate: float = 1e-3
+    weight_decay: float = 3e-2
+    gamma: float = 0.3
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch measured, on unaugmented films and with the head in evaluation mode."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedHead:
+    """The head of the best epoch: `weight` (K, C) and `bias` (K,) on raw features, and the whole history."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    best_epoch: int
+    history: tuple[Epoch, ...]
+
+
+def train_head(
+    train_views: Sequence[Features],
+    train_targets: Targets,
+    val_features: Features,
+    val_targets: Targets,
+    settings: HeadSettings,
+    *,
+    progress: bool = True,
+) -> TrainedHead:
+    """Train a linear head and keep the weights of the epoch with the lowest loss on validation.
+
+    The features are standardised on the training films, which lets one learning rate suit all of them; the result is
+    folded back, so that the head is a plain linear layer on raw features.
+
+    Parameters
+    ----------
+    train_views
+        Features of the training films, (N, C) for each view; the first is the unaugmented one. In every epoch each
+        film is seen once, under a view drawn at random.
+    train_targets, val_targets
+        Class indices, (N,) and (M,).
+    val_features
+        (M, C), unaugmented.
+    """
+    with _one_thread():
+        return _train_head(train_views, train_targets, val_features, val_targets, settings, progress)
+
+
+def _train_head(
+    train_views: Sequence[Features],
+    train_targets: Targets,
+    val_features: Features,
+    val_targets: Targets,
+    settings: HeadSettings,
+    progress: bool,
+) -> TrainedHead:
+    generator = torch.Generator().manual_seed(settings.seed)
+    mean, deviation = _standardisation(train_views[0])
+    views = torch.stack([(torch.from_numpy(view) - mean) / deviation for view in train_views])
+    val = (torch.from_numpy(val_features) - mean) / deviation
+    targets, val_labels = torch.from_numpy(train_targets), torch.from_numpy(val_targets)
+    films = len(targets)
+
+    head = nn.Linear(views.shape[2], len(CLASSES))
+    with torch.no_grad():
+        head.weight.normal_(0.0, 1e-3, generator=generator)
+        head.bias.zero_()
+    optimizer = torch.optim.Adam(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    scheduler = StepLR(optimizer, step_size=max(1, -(-settings.epochs // 3)), gamma=settings.gamma)
+    loss_of = nn.CrossEntropyLoss()
+
+    history: list[Epoch] = []
+    best_loss, best = float("inf"), (0, head.weight.detach().clone(), head.bias.detach().clone())
+    for number in tqdm(range(1, settings.epochs + 1), desc="head", unit="epoch", disable=not progress, leave=False):
+        learning_rate = float(optimizer.param_groups[0]["lr"])
+        head.train()
+        view = torch.randint(len(views), (films,), generator=generator)
+        for rows in torch.split(torch.randperm(films, generator=generator), settings.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(head(views[view[rows], rows]), targets[rows]).backward()
+            optimizer.step()
+        scheduler.step()
+        head.eval()
+        train_loss, train_accuracy = _measure(head, views[0], targets)
+        val_loss, val_accuracy = _measure(head, val, val_labels)
+        history.append(Epoch(number, learning_rate, train_loss, train_accuracy, val_loss, val_accuracy))
+        if val_loss < best_loss:
+            best_loss, best = val_loss, (number, head.weight.detach().clone(), head.bias.detach().clone())
+
+    best_epoch, weight, bias = best
+    weight = weight / deviation
+    return TrainedHead(weight, bias - weight @ mean, best_epoch, tuple(history))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps this small spend their time waiting for other threads; one thread is also the same on every machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _standardisation(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each feature, 1 for one that never changes."""
+    mean = torch.from_numpy(features.mean(axis=0))
+    deviation = torch.from_numpy(features.std(axis=0))
+    return mean, torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
+
+
+def _measure(head: nn.Linear, features: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+    with torch.inference_mode():
+        logits = head(features)
+        loss = nn.functional.cross_entropy(logits, targets)
+        accuracy = (logits.argmax(dim=1) == targets).float().mean()
+    return float(loss), float(accuracy)
+
+
+def format_elapsed(seconds: float) -> str:
+    """A duration as people say it: ``7.4 s``, ``2 min 05 s``, ``1 h 02 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,29 @@
+"""Predictions for many films, with a progress bar, through the one path there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from cxr.predict import Prediction, Predictor
+from training.data import Record
+
+_BATCH = 8
+
+
+def score(predictor: Predictor, records: Sequence[Record], *, progress: bool = True) -> list[Prediction]:
+    """One prediction for each film, in their order.
+
+    Raises
+    ------
+    TrainingError
+        If a film cannot be decoded.
+    """
+    predictions: list[Prediction] = []
+    with tqdm(total=len(records), desc=records[0].split, unit="film", disable=not progress, leave=False) as bar:
+        for start in range(0, len(records), _BATCH):
+            chosen = records[start : start + _BATCH]
+            predictions += predictor.predict([record.read() for record in chosen])
+            bar.update(len(chosen))
+    return predictions
