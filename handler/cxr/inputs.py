@@ -14,7 +14,7 @@ from cxr.predict import TARGETS
 
 CAM_FORMS: Final = ("none", "grid", "heatmap", "overlay")
 _TARGETS: Final = ("predicted", *TARGETS)
-_OPTIONS: Final = ("cam", "target")
+_NOT_FILMS: Final = ("cam", "target", "model_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,62 +36,62 @@ class Options:
     as_png: bool = False
 
 
-def read_options(row: Mapping[str, Any], headers: Mapping[str, str]) -> Options:
-    """The options of a request, from its query parameters and headers.
+def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[bytes, Options]:
+    """The film's bytes in a request, and its options.
 
-    Raises
-    ------
-    InputError
-        BAD_OPTION.
-    """
-    lower = {name.lower(): value for name, value in headers.items()}
-    explain = lower.get("explain", "").lower() == "true"  # TorchServe 0.12 marks /explanations with this header
-    cam = _option(row, "cam", "overlay" if explain else "grid", CAM_FORMS)
-    target = _option(row, "target", "predicted", _TARGETS)
-    return Options(cam, target, as_png=lower.get("accept", "").split(";")[0].strip().lower() == "image/png")
-
-
-def _option(row: Mapping[str, Any], name: str, default: str, known: tuple[str, ...]) -> str:
-    value = row.get(name, default)
-    text = value.decode("ascii", "replace") if isinstance(value, bytes | bytearray) else str(value)
-    if text not in known:
-        # The value itself is not repeated: it is text from outside.
-        raise InputError("BAD_OPTION", f"{name} has an unknown value; known are {', '.join(known)}.")
-    return text
-
-
-def read_film(row: Mapping[str, Any]) -> bytes:
-    """The bytes of the film in a request: the raw body, the first file of a form, or JSON ``{"data": "<base64>"}``.
+    The film is the raw body, the first file of a form, or JSON ``{"data": "<base64>"}``. Options stand in headers
+    (``Cxr-Cam``, ``Cxr-Target``), in form fields or JSON keys (``cam``, ``target``), or in the query of
+    ``/invocations``: TorchServe 0.12 drops the query of ``/predictions`` before any handler sees it
+    (pytorch/serve issue 989).
 
     Parameters
     ----------
     row
         Parts of the request by name, as TorchServe 0.12 makes them: ``body`` for a plain body, the field names for a
         form, query parameters beside them. JSON comes decoded or as bytes.
+    headers
+        The request's headers.
 
     Raises
     ------
     InputError
-        EMPTY_BODY, BAD_JSON or BAD_BASE64.
+        BAD_OPTION, EMPTY_BODY, BAD_JSON or BAD_BASE64.
     """
-    part = row.get("body")
-    if part is None:
-        part = next((value for name, value in row.items() if name not in _OPTIONS), None)
-    if isinstance(part, str):  # TorchServe decodes text/* bodies
-        part = part.encode("utf-8", "replace")
-    if isinstance(part, bytes | bytearray):
-        data = bytes(part)
+    body = row.get("body")
+    if body is None:
+        body = next((value for name, value in row.items() if name not in _NOT_FILMS), None)
+    if isinstance(body, str):  # TorchServe decodes text/* bodies
+        body = body.encode("utf-8", "replace")
+    if isinstance(body, bytes | bytearray):
+        data = bytes(body)
         if data.lstrip()[:1] != b"{":
-            return data
+            return data, _read_options(row, headers)
         try:
-            part = json.loads(data)
+            body = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise InputError("BAD_JSON", 'the body starts as JSON and is not; send {"data": "<base64>"}.') from error
-    if part is None:
+    if body is None:
         raise InputError("EMPTY_BODY", "no body; one JPEG, PNG or DICOM file is needed. Send it as the body.")
-    if not isinstance(part, dict) or not isinstance(part.get("data"), str):
+    if not isinstance(body, dict) or not isinstance(body.get("data"), str):
         raise InputError("BAD_JSON", 'the JSON has no text under "data"; send {"data": "<base64>"}.')
-    return _from_base64(part["data"])
+    return _from_base64(body["data"]), _read_options({**row, **body}, headers)
+
+
+def _read_options(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Options:
+    lower = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    explain = lower.get("explain", "").lower() == "true"  # TorchServe 0.12 marks /explanations with this header
+    cam = fields.get("cam", lower.get("cxr-cam", "overlay" if explain else "grid"))
+    target = fields.get("target", lower.get("cxr-target", "predicted"))
+    as_png = lower.get("accept", "").split(";")[0].strip().lower() == "image/png"
+    return Options(_known("cam", cam, CAM_FORMS), _known("target", target, _TARGETS), as_png)
+
+
+def _known(name: str, value: Any, known: tuple[str, ...]) -> str:
+    text = value.decode("ascii", "replace") if isinstance(value, bytes | bytearray) else value
+    if text not in known:
+        # The value itself is not repeated: it is text from outside.
+        raise InputError("BAD_OPTION", f"{name} has an unknown value; known are {', '.join(known)}.")
+    return str(text)
 
 
 def _from_base64(text: str) -> bytes:

@@ -18,7 +18,8 @@ from cxr.cam import Cam, upsample
 from cxr.film import Pixels
 
 MAX_SIDE: Final = 1024  # longest side of a rendered film; a full CR film as PNG would be 10 MB and more
-_MAX_OPACITY: Final = 0.55
+_MAX_OPACITY: Final = 0.6
+_OPACITY_POWER: Final = 0.6  # below 1, so that half the scale can be seen on a bright film
 _BAR_WIDTH: Final = 96
 # Evidence from -1 (full NORMAL) to +1 (full PNEUMONIA): blue and red-yellow differ for every kind of colour vision.
 _STOPS: Final = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -37,6 +38,11 @@ def display_film(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
+def scale_of(target: str, cam_scale: float) -> float:
+    """Logits of full colour: the spec's scale is that of the contrast, of which each class's own map holds half."""
+    return cam_scale if target == "contrast" else cam_scale / 2.0
+
+
 def evidence_map(grid: Cam, target: str, cam_scale: float, height: int, width: int) -> Cam:
     """Signed evidence at image size: (height, width) float32 in -1 to 1, above 0 for PNEUMONIA.
 
@@ -47,10 +53,10 @@ def evidence_map(grid: Cam, target: str, cam_scale: float, height: int, width: i
     target
         ``NORMAL``, ``PNEUMONIA`` or ``contrast``; evidence for NORMAL counts below 0.
     cam_scale
-        Logits at which the scale ends.
+        `ModelSpec.cam_scale`.
     """
     sign = -1.0 if target == "NORMAL" else 1.0
-    return np.asarray(np.clip(upsample(grid, height, width) * np.float32(sign / cam_scale), -1.0, 1.0))
+    return np.asarray(np.clip(upsample(grid, height, width) * np.float32(sign / scale_of(target, cam_scale)), -1.0, 1.0))
 
 
 def heat_map(evidence: Cam) -> Pixels:
@@ -66,7 +72,7 @@ def colours(evidence: Cam) -> RGB:
 
 def blend(pixels: Pixels, evidence: Cam) -> RGB:
     """The evidence over the film, the more opaque the stronger: (H, W, 3) uint8, the film itself where it is 0."""
-    opacity = (_MAX_OPACITY * np.abs(evidence))[..., None]
+    opacity = (_MAX_OPACITY * np.abs(evidence) ** _OPACITY_POWER)[..., None]
     film = np.repeat(pixels[..., None], 3, axis=2).astype(np.float32)
     return np.rint(film * (1.0 - opacity) + colours(evidence) * opacity).astype(np.uint8)
 
@@ -88,10 +94,10 @@ def overlay(pixels: Pixels, grid: Cam, target: str, cam_scale: float) -> RGB:
     film = display_film(pixels)
     height, width = film.shape
     picture = blend(film, evidence_map(grid, target, cam_scale, height, width))
-    return np.concatenate([picture, _colour_bar(height, cam_scale)], axis=1)
+    return np.concatenate([picture, _colour_bar(height, scale_of(target, cam_scale))], axis=1)
 
 
-def _colour_bar(height: int, cam_scale: float) -> RGB:
+def _colour_bar(height: int, scale: float) -> RGB:
     """The fixed scale, drawn over mid-grey as the overlay draws it over the film: (height, 96, 3) uint8."""
     margin = min(28, height // 4)
     rows = np.linspace(1.0, -1.0, max(height - 2 * margin, 1), dtype=np.float32)
@@ -103,7 +109,7 @@ def _colour_bar(height: int, cam_scale: float) -> RGB:
     for share, word in ((1.0, "PNEUMONIA"), (0.5, ""), (0.0, "logit"), (-0.5, ""), (-1.0, "NORMAL")):
         y = margin + (1.0 - share) / 2.0 * (len(rows) - 1)
         draw.line([(22, y), (25, y)], fill=(200, 200, 200))
-        draw.text((28, y), f"{share * cam_scale:+.2g}" if share else "0", fill=(230, 230, 230), font=font, anchor="lm")
+        draw.text((28, y), f"{share * scale:+.2g}" if share else "0", fill=(230, 230, 230), font=font, anchor="lm")
         if word:
             above = y - 13 if share > 0 else y + 13
             place = (28, above) if share == 0 else (8, above)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from cxr.errors import InputError
 from cxr.film import Film
 from cxr.images import decode
-from cxr.inputs import Options, read_film, read_options
+from cxr.inputs import Options, read_request
 from cxr.predict import Predictor
 from cxr.replies import ModelIdentity, Reply, error_reply, prediction_reply
 
@@ -68,8 +68,8 @@ class BatchService:
 
 
 def _prepare(one: Incoming) -> tuple[Film, Options]:
-    options = read_options(one.row, one.headers)
-    return decode(read_film(one.row)), options
+    data, options = read_request(one.row, one.headers)
+    return decode(data), options
 
 
 def _attempt(step: Callable[[], _T]) -> _T | InputError:

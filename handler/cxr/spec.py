@@ -81,7 +81,7 @@ class ModelSpec:
     indeterminate
         Probabilities of PNEUMONIA inside this closed band are reported as indeterminate; None for no band.
     cam_scale
-        Logits at which the heat map is fully hot or fully cold, the same for every film of this model.
+        Logits at which the contrast map is at full colour, the same for every film of this model.
     code_version, data_sha256, training
         What made the model: package version, digest of the films and labels, settings and seeds.
     """

@@ -1,0 +1,87 @@
+# PneumoScan. `make` alone lists what there is. Variables can be given on the command line: make demo WEIGHTS=random
+
+VENV    ?= .venv
+PY      := $(VENV)/bin/python
+DATA    ?= data/toy
+RUN     ?= runs/demo
+VERSION ?= 1.0.0
+WEIGHTS ?= imagenet
+ARCH    ?= resnet152
+DEVICE  ?= auto
+PORT    ?= 8080
+STORE   := model_store
+ARCHIVE := $(STORE)/pneumonia-$(VERSION).mar
+
+# The first Python that is new enough; PYTHON= takes another.
+PYTHON  ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+
+# Only the made-up films are made here; a folder of your own has to be there.
+FILMS   := $(if $(filter data/toy,$(DATA)),data/toy/manifest.csv)
+CODE    := $(shell find handler -name '*.py' -o -name '*.yaml')
+
+# A PYTHONPATH from outside would put other code before ours. `make serve` hands it on, because scripts.serve refuses it.
+OUTER_PYTHONPATH := $(PYTHONPATH)
+unexport PYTHONPATH
+.DELETE_ON_ERROR:
+.PHONY: help env demo model test test-fast serve lint e2e clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Variables: DATA=$(DATA) RUN=$(RUN) VERSION=$(VERSION) WEIGHTS=$(WEIGHTS) ARCH=$(ARCH) DEVICE=$(DEVICE) PORT=$(PORT)"
+
+env: $(VENV)/.ready  ## the environment alone
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found: install one, or give PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "Installing the environment (about 5 GB, mostly torch with CUDA; once)" >&2
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+data/toy/manifest.csv: | $(VENV)/.ready
+	$(PY) -m scripts.make_toy_data data/toy
+
+$(RUN)/run.json: $(FILMS) | $(VENV)/.ready
+	$(PY) -m training.train --data $(DATA) --run $(RUN) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) $(OR_RANDOM) --resume
+	@touch $@
+
+$(RUN)/calibration.json: $(RUN)/run.json
+	$(PY) -m training.calibrate --run $(RUN) --data $(DATA) --device $(DEVICE)
+
+$(RUN)/model.json: $(RUN)/calibration.json
+	$(PY) -m training.export --run $(RUN)
+
+$(RUN)/metrics.json: $(RUN)/model.json
+	$(PY) -m training.evaluate --run $(RUN) --data $(DATA) --device $(DEVICE)
+
+$(ARCHIVE): $(RUN)/model.json $(CODE)
+	$(PY) -m scripts.package_mar --run $(RUN) --version $(VERSION) --store $(STORE)
+
+model: $(RUN)/metrics.json $(ARCHIVE)  ## films in DATA -> trained, calibrated, measured RUN -> archive VERSION
+
+# Only here does a failed download of the ImageNet weights end in random ones, and it is said so.
+demo serve: OR_RANDOM := --or-random
+demo: model  ## everything from nothing, ending in scored films over REST; leaves runs/demo/
+	$(PY) -m scripts.demo --run $(RUN) --data $(DATA) --archive $(ARCHIVE) --device $(DEVICE)
+
+serve: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## TorchServe on the archives in model_store/
+	PYTHONPATH="$(OUTER_PYTHONPATH)" $(PY) -m scripts.serve --store $(STORE) --port $(PORT) --device $(DEVICE)
+
+test: $(VENV)/.ready  ## all tests that need no GPU
+	$(PY) -m pytest -m "not gpu"
+
+test-fast: $(VENV)/.ready  ## the tests that take two minutes
+	$(PY) -m pytest -m "not gpu and not slow and not e2e"
+
+e2e: $(VENV)/.ready  ## the tests with a real TorchServe
+	$(PY) -m pytest -m e2e
+
+lint: $(VENV)/.ready  ## ruff and mypy
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy handler training cxr_client scripts
+
+clean:  ## remove what was made here but the environment, films, runs and archives
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache run *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

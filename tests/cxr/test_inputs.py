@@ -1,0 +1,74 @@
+"""Every way a film and its options can come in."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from cxr.errors import InputError
+from cxr.inputs import Options, read_request
+
+FILM = b"\x89PNG\r\n\x1a\n and so on"
+TEXT = base64.b64encode(FILM).decode()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param({"body": FILM}, id="raw"),
+        pytest.param({"body": bytearray(FILM)}, id="raw, as TorchServe hands it over"),
+        pytest.param({"film": bytearray(FILM)}, id="form"),
+        pytest.param({"cam": bytearray(b"grid"), "film": FILM, "other": b"x"}, id="form with fields"),
+        pytest.param({"body": {"data": TEXT}}, id="decoded JSON"),
+        pytest.param({"body": b' {"data": "' + TEXT.encode() + b'"}'}, id="JSON bytes"),
+        pytest.param({"body": {"data": f"data:image/png;base64,{TEXT}"}}, id="data URI"),
+    ],
+)
+def test_the_film_is_found(row: dict[str, Any]) -> None:
+    assert read_request(row, {})[0] == FILM
+
+
+@pytest.mark.parametrize(
+    ("row", "headers", "options"),
+    [
+        ({"body": FILM}, {}, Options("grid", "predicted", False)),
+        ({"body": FILM}, {"Cxr-Cam": "overlay", "cxr-target": "NORMAL"}, Options("overlay", "NORMAL")),
+        ({"body": FILM, "cam": b"none", "target": b"contrast"}, {"Cxr-Cam": "overlay"}, Options("none", "contrast")),
+        ({"body": {"data": TEXT, "cam": "heatmap"}}, {}, Options("heatmap")),
+        ({"body": FILM}, {"explain": "True"}, Options("overlay")),
+        ({"body": FILM}, {"explain": "True", "Cxr-Cam": "grid"}, Options("grid")),
+        ({"body": FILM}, {"explain": "False", "body": {"content-type": "image/png"}}, Options()),
+        ({"body": FILM}, {"Accept": "image/png"}, Options(as_png=True)),
+        ({"body": FILM}, {"accept": "*/*"}, Options()),
+    ],
+)
+def test_options_are_read(row: dict[str, Any], headers: dict[str, Any], options: Options) -> None:
+    assert read_request(row, headers)[1] == options
+
+
+@pytest.mark.parametrize(
+    ("row", "headers", "code"),
+    [
+        ({}, {}, "EMPTY_BODY"),
+        ({"cam": b"grid"}, {}, "EMPTY_BODY"),
+        ({"body": {"data": ""}}, {}, "EMPTY_BODY"),
+        ({"body": b"{ not json"}, {}, "BAD_JSON"),
+        ({"body": {"dat": TEXT}}, {}, "BAD_JSON"),
+        ({"body": {"data": 7}}, {}, "BAD_JSON"),
+        ({"body": [TEXT]}, {}, "BAD_JSON"),
+        ({"body": {"data": "%%%"}}, {}, "BAD_BASE64"),
+        ({"body": {"data": TEXT[:-1]}}, {}, "BAD_BASE64"),
+        ({"body": {"data": "é" + TEXT}}, {}, "BAD_BASE64"),
+        ({"body": {"data": "data:image/png," + TEXT}}, {}, "BAD_BASE64"),
+        ({"body": FILM}, {"Cxr-Cam": "CANARY"}, "BAD_OPTION"),
+        ({"body": FILM, "target": b"\xff"}, {}, "BAD_OPTION"),
+        ({"body": {"data": TEXT, "cam": ["grid"]}}, {}, "BAD_OPTION"),
+    ],
+)
+def test_what_cannot_be_read_gets_its_code(row: dict[str, Any], headers: dict[str, Any], code: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_request(row, headers)
+    assert caught.value.code == code
+    assert "CANARY" not in caught.value.detail

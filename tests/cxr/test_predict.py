@@ -1,0 +1,137 @@
+"""One path: right for each film, the same in any batch, and only on the weights the spec names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax as scipy_softmax
+
+from cxr.errors import ModelError
+from cxr.predict import Predictor, resolve_device, softmax
+from cxr.preprocess import to_tensor
+from tests.cxr.networks import SMALL, predictor, save_model, small_network
+from tests.films import film
+
+FILMS = [film(seed, 64 + 7 * seed, 90) for seed in range(40)]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Predictor:
+    save_model(tmp_path)
+    return predictor(tmp_path)
+
+
+def test_logits_are_those_of_torchvisions_forward(model: Predictor) -> None:
+    prediction = model.predict([FILMS[0]])[0]
+    with torch.inference_mode():
+        expected = small_network()(to_tensor(FILMS[0], SMALL)[None])[0]
+    np.testing.assert_allclose(prediction.logits, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(prediction.probabilities, scipy_softmax(expected.numpy()), atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["NORMAL", "PNEUMONIA", "contrast", "predicted"])
+def test_mean_of_the_grid_plus_bias_is_the_logit_of_its_target(model: Predictor, target: str) -> None:
+    prediction = model.predict([FILMS[1]])[0]
+    normal, pneumonia = prediction.logits
+    explanation = prediction.explain(target)
+    expected = {"NORMAL": normal, "PNEUMONIA": pneumonia, "contrast": pneumonia - normal}[explanation.target]
+    assert explanation.grid.mean(dtype=np.float64) + explanation.bias == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_film_gets_the_same_answer_alone_and_anywhere_in_any_batch(model: Predictor) -> None:
+    alone = model.predict([FILMS[5]])[0]
+    for batch in (FILMS[:8], [FILMS[5], *FILMS[:3]], FILMS):
+        place = next(i for i, pixels in enumerate(batch) if pixels is FILMS[5])
+        together = model.predict(batch)[place]
+        np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=1e-5)
+        np.testing.assert_allclose(together.maps, alone.maps, atol=1e-4)
+
+
+def test_no_films_give_no_predictions(model: Predictor) -> None:
+    assert model.predict([]) == []
+
+
+def test_threshold_and_band_decide(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    probability = float(predictor(tmp_path).predict([FILMS[0]])[0].probabilities[1])
+    for shift, label in ((-0.01, "PNEUMONIA"), (0.01, "NORMAL")):
+        save_model(
+            tmp_path, operating_points={"here": probability + shift}, operating_point="here", indeterminate=(0.0, 0.0)
+        )
+        decided = predictor(tmp_path).predict([FILMS[0]])[0]
+        assert (decided.label, decided.indeterminate) == (label, False)
+    save_model(tmp_path, indeterminate=(probability - 0.01, probability + 0.01))
+    assert predictor(tmp_path).predict([FILMS[0]])[0].indeterminate
+
+
+def test_temperature_softens_probabilities_and_leaves_logits(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    plain = predictor(tmp_path).predict([FILMS[0]])[0]
+    save_model(tmp_path, temperature=4.0)
+    soft = predictor(tmp_path).predict([FILMS[0]])[0]
+    np.testing.assert_array_equal(soft.logits, plain.logits)
+    np.testing.assert_allclose(soft.probabilities, scipy_softmax(plain.logits / 4.0))
+
+
+def test_softmax_does_not_overflow() -> None:
+    np.testing.assert_allclose(softmax(np.array([-4000.0, 4000.0]), 1.0), [0, 1])
+
+
+def test_predicting_leaves_the_network_in_evaluation_mode_and_its_statistics_alone(model: Predictor) -> None:
+    model.network.train()
+    model = Predictor(model.network, model.spec, model.device)
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    model.predict(FILMS[:4])
+    assert not any(module.training for module in model.network.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
+
+
+def test_precision_is_full_even_where_something_lowered_it(model: Predictor) -> None:
+    torch.set_float32_matmul_precision("high")
+    model.predict(FILMS[:1])
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
+def test_one_flipped_byte_in_the_weights_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    data = bytearray((tmp_path / "model.pth").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "model.pth").write_bytes(data)
+    with pytest.raises(ModelError, match="damaged or of another model"):
+        predictor(tmp_path)
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.json is missing"):
+        predictor(tmp_path)
+    save_model(tmp_path)
+    (tmp_path / "model.pth").unlink()
+    with pytest.raises(ModelError, match=r"model\.pth is missing"):
+        predictor(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_model(tmp_path, arch="resnet18")
+    with pytest.raises(ModelError, match="do not fit the network"):
+        predictor(tmp_path)
+
+
+def test_an_overflow_is_seen(tmp_path: Path) -> None:
+    network = small_network()
+    with torch.no_grad():
+        network.fc.weight.fill_(float("inf"))
+    save_model(tmp_path, network)
+    assert not predictor(tmp_path).predict([FILMS[0]])[0].is_finite
+
+
+def test_unknown_devices_are_refused() -> None:
+    with pytest.raises(ModelError, match="known are auto, cpu"):
+        resolve_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="sees no GPU"):
+            resolve_device("cuda")
+        assert resolve_device("auto") == torch.device("cpu")

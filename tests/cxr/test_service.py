@@ -1,0 +1,159 @@
+"""A batch: one reply for each request, and nothing of one request in another's."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cxr.cam import upsample
+from cxr.replies import NOTICE, ModelIdentity
+from cxr.service import BatchService, Incoming
+from tests.cxr.networks import predictor, save_model, small_network
+from tests.films import dicom, encoded, film
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> BatchService:
+    spec = save_model(tmp_path)
+    return BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
+
+
+def ask(service: BatchService, *bodies: Any, **headers: str) -> list[tuple[int, str, Any]]:
+    """Status, content type and parsed body of the reply to each body, all in one batch."""
+    batch = [Incoming({"body": body}, headers, f"id-{i}") for i, body in enumerate(bodies)]
+    replies = service.answer(batch)
+    assert len(replies) == len(bodies)
+    return [
+        (reply.status, reply.content_type, reply.body if reply.content_type == "image/png" else json.loads(reply.body))
+        for reply in replies
+    ]
+
+
+def test_the_reply_has_the_shape_of_the_contract(service: BatchService) -> None:
+    status, content_type, body = ask(service, dicom(film(), bits=8, PatientID="CANARY"))[0]
+    assert (status, content_type) == (200, "application/json")
+    assert list(body) == [
+        "model",
+        "request_id",
+        "label",
+        "probabilities",
+        "logits",
+        "decision",
+        "cam",
+        "image",
+        "notice",
+    ]
+    assert body["model"] == {
+        "name": "pneumonia",
+        "version": "1.0.0",
+        "arch": "resnet10",
+        "weights_sha256": service.predictor.spec.weights_sha256,
+        "pretrained": "random",
+    }
+    assert sum(body["probabilities"].values()) == pytest.approx(1)
+    assert body["decision"] == {"operating_point": "youden", "threshold": 0.5, "indeterminate": False} | {
+        "indeterminate": body["decision"]["indeterminate"]
+    }
+    assert body["image"] == {
+        "format": "DICOM",
+        "width": 80,
+        "height": 96,
+        "bits": 8,
+        "photometric_interpretation": "MONOCHROME2",
+        "view_position": "PA",
+        "flags": [],
+    }
+    assert body["notice"] == NOTICE
+    assert body["request_id"] == "id-0"
+
+
+@pytest.mark.parametrize("target", ["predicted", "NORMAL", "PNEUMONIA", "contrast"])
+def test_mean_of_the_grid_plus_bias_is_the_logit_in_the_reply_itself(service: BatchService, target: str) -> None:
+    body = ask(service, encoded(film()), **{"Cxr-Target": target})[0][2]
+    logits = body["logits"] | {"contrast": body["logits"]["PNEUMONIA"] - body["logits"]["NORMAL"]}
+    cam = body["cam"]
+    assert np.mean(cam["grid"]) + cam["bias"] == pytest.approx(logits[cam["target"]], abs=1e-4)
+
+
+def test_bad_films_get_their_error_and_good_ones_their_answer(service: BatchService) -> None:
+    good = [encoded(film(seed)) for seed in range(3)]
+    alone = [ask(service, data)[0][2] for data in good]
+    mixed = ask(service, good[0], b"not a film", good[1], encoded(film())[:500], {"data": "%"}, good[2], b"")
+    assert [status for status, _, _ in mixed] == [200, 415, 200, 422, 400, 200, 400]
+    assert [mixed[i][2]["code"] for i in (1, 3, 4, 6)] == [
+        "UNKNOWN_FORMAT",
+        "DAMAGED_IMAGE",
+        "BAD_BASE64",
+        "EMPTY_BODY",
+    ]
+    for place, body in zip((0, 2, 5), alone, strict=True):
+        served = mixed[place][2]
+        assert served["probabilities"]["PNEUMONIA"] == pytest.approx(body["probabilities"]["PNEUMONIA"], abs=1e-5)
+        np.testing.assert_allclose(served["cam"]["grid"], body["cam"]["grid"], atol=1e-4)
+
+
+def test_an_error_is_a_problem_document(service: BatchService) -> None:
+    status, content_type, body = ask(service, b"GIF89a")[0]
+    assert content_type == "application/problem+json"
+    assert body["status"] == status == 415
+    assert set(body) == {"type", "title", "status", "code", "detail", "request_id", "retryable"}
+
+
+def test_cam_none_leaves_the_map_out(service: BatchService) -> None:
+    assert "cam" not in ask(service, encoded(film()), **{"Cxr-Cam": "none"})[0][2]
+
+
+def test_the_heat_map_picture_shows_the_grid(service: BatchService) -> None:
+    cam = ask(service, encoded(film()), **{"Cxr-Cam": "heatmap", "Cxr-Target": "contrast"})[0][2]["cam"]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(cam["png"]))))
+    evidence = np.clip(upsample(np.asarray(cam["grid"], np.float32), 96, 80) / 2.0, -1, 1)
+    assert np.abs(picture - (evidence * 127 + 128)).max() <= 0.6
+
+
+def test_accept_image_png_answers_with_the_overlay_itself(service: BatchService) -> None:
+    status, content_type, body = ask(service, encoded(film()), Accept="image/png")[0]
+    assert (status, content_type) == (200, "image/png")
+    assert Image.open(io.BytesIO(body)).size == (80 + 96, 96)
+
+
+def test_the_overlay_in_json_is_the_same_picture(service: BatchService) -> None:
+    as_png = ask(service, encoded(film()), Accept="image/png")[0][2]
+    in_json = ask(service, encoded(film()), **{"Cxr-Cam": "overlay"})[0][2]["cam"]["png"]
+    assert base64.b64decode(in_json) == as_png
+
+
+def test_an_answer_that_is_not_finite_is_an_error_and_valid_json(tmp_path: Path) -> None:
+    network = small_network()
+    with torch.no_grad():
+        network.fc.weight.fill_(float("nan"))
+    spec = save_model(tmp_path, network)
+    service = BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
+    status, _, body = ask(service, encoded(film()))[0]
+    assert (status, body["code"]) == (500, "NOT_FINITE")
+
+
+def test_a_fault_of_ours_is_a_500_without_a_word_of_the_upload(
+    service: BatchService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(films: list[Any]) -> list[Any]:
+        raise ValueError(f"CANARY {films}")
+
+    monkeypatch.setattr(service.predictor, "predict", fail)
+    with caplog.at_level(logging.DEBUG):
+        replies = ask(service, encoded(film()), b"GIF")
+    assert [body["code"] for _, _, body in replies] == ["INTERNAL", "UNKNOWN_FORMAT"]
+    assert "ValueError" in caplog.text
+    assert "CANARY" not in caplog.text
+
+
+def test_an_empty_batch_has_no_replies(service: BatchService) -> None:
+    assert service.answer([]) == []

@@ -1,0 +1,54 @@
+"""The spec goes through JSON unchanged, and nothing unsound gets in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cxr.errors import ModelError
+from cxr.spec import ModelSpec, Preprocessing
+from tests.cxr.networks import save_model
+
+
+def test_a_spec_survives_json(tmp_path: Path) -> None:
+    spec = save_model(tmp_path, training={"seed": 3})
+    assert ModelSpec.load(tmp_path) == spec
+    assert ModelSpec.from_json(spec.to_json()).to_json() == spec.to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0}, "temperature"),
+        ({"temperature": "hot"}, "not a model spec"),
+        ({"cam_scale": -1}, "cam_scale"),
+        ({"operating_point": "lost"}, "operating_point"),
+        ({"operating_points": {"youden": 1.5}}, "probability in 0-1"),
+        ({"indeterminate": [0.9, 0.1]}, "rising"),
+        ({"indeterminate": [0.9]}, "not a model spec"),
+        ({"classes": ["PNEUMONIA", "NORMAL"]}, "in this order"),
+        ({"weights_file": "../../etc/passwd"}, "plain file name"),
+        ({"surprise": 1}, "not a model spec"),
+        ({"arch": None, "preprocessing": {"size": 224}}, "not a model spec"),
+        ({"preprocessing": {"size": 8, "resize": "squash", "mean": [0, 0, 0], "std": [1, 1, 1]}}, "at least 32"),
+        ({"preprocessing": {"size": 64, "resize": "crop", "mean": [0, 0, 0], "std": [1, 1, 1]}}, "resize"),
+        ({"preprocessing": {"size": 64, "resize": "squash", "mean": [0, 0, 0], "std": [1, 0, 1]}}, "std"),
+    ],
+)
+def test_a_spec_with_a_wrong_field_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    values = json.loads(save_model(tmp_path).to_json())
+    with pytest.raises(ModelError, match=message):
+        ModelSpec.from_json(json.dumps({**values, **change}))
+
+
+def test_text_that_is_no_json_is_refused() -> None:
+    with pytest.raises(ModelError, match="not a model spec"):
+        ModelSpec.from_json("{")
+
+
+def test_other_preprocessing_has_another_digest() -> None:
+    assert Preprocessing().digest() == Preprocessing().digest()
+    assert Preprocessing().digest() != Preprocessing(mean=(0, 0, 0)).digest()
