@@ -1,0 +1,177 @@
+"""Films in, predictions out: ``POST /predictions/pneumonia``."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import NewConnectionError
+
+from cxr_client.errors import AnswerLost, Problem, ServerFailed, ServerUnreachable, error_from_reply
+
+MODEL_NAME = "pneumonia"
+CAMS = ("none", "grid", "heatmap", "overlay")
+TARGETS = ("predicted", "NORMAL", "PNEUMONIA", "contrast")
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+class InferenceClient:
+    """Asks one server about films. May be shared by threads; retries nothing.
+
+    Parameters
+    ----------
+    url : str
+        Where the server's inference API is, ``http://host:port``.
+    timeout_s : float
+        How long one reply may take. A CPU server with a full queue needs tens of seconds.
+    connections : int
+        Connections kept open; give the number of threads that share the client.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8080", timeout_s: float = 60.0, connections: int = 8) -> None:
+        self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
+        self._session = requests.Session()
+        adapter = HTTPAdapter(pool_maxsize=connections)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+        # A film meant for this machine must not travel to the proxy that HTTP_PROXY names.
+        self._session.trust_env = not _is_loopback(self.url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that were kept open."""
+        self._session.close()
+
+    def predict(
+        self, film: bytes | Path, cam: str = "grid", target: str = "predicted", version: str | None = None
+    ) -> dict[str, Any]:
+        """Give the server's reply about one film.
+
+        Parameters
+        ----------
+        film : bytes or Path
+            A JPEG, PNG or DICOM file, or its bytes. The server finds the format from the bytes.
+        cam : {"none", "grid", "heatmap", "overlay"}
+            What the reply's ``cam`` holds: the 7 x 7 map in logits, and with the last two a base64 PNG as well.
+        target : {"predicted", "NORMAL", "PNEUMONIA", "contrast"}
+            Which logit the map explains.
+        version : str, optional
+            Version of the model; the server's default version without it.
+
+        Returns
+        -------
+        dict
+            The JSON object of the contract: label, probabilities, logits, decision, cam, image, model, notice.
+
+        Raises
+        ------
+        PredictionRefused
+            4xx: the film or an option cannot be answered.
+        ServerFailed
+            5xx, or a 200 whose body is not a JSON object.
+        AnswerLost
+            No answer within the time limit, or a connection that broke off.
+        ServerUnreachable
+            Nobody to ask.
+        """
+        reply = self._post(film, cam, target, version, accept="application/json")
+        try:
+            value = json.loads(reply.content, parse_constant=_no_constant)
+        except ValueError:  # not JSON, not text, or NaN
+            value = None
+        if not isinstance(value, dict):
+            raise ServerFailed(_bad_reply(reply, "a JSON object"))
+        return value
+
+    def overlay(self, film: bytes | Path, target: str = "predicted", version: str | None = None) -> bytes:
+        """Give the overlay of one film as PNG bytes, at the film's own aspect ratio; see `predict` for the rest."""
+        reply = self._post(film, "overlay", target, version, accept="image/png")
+        if not reply.content.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise ServerFailed(_bad_reply(reply, "a PNG"))
+        return reply.content
+
+    def _post(self, film: bytes | Path, cam: str, target: str, version: str | None, accept: str) -> requests.Response:
+        if not isinstance(film, bytes | Path):
+            # A str would be sent as the film itself.
+            raise TypeError(f"film is {type(film).__name__}: give bytes, or pathlib.Path(...) for a file")
+        path = f"/predictions/{MODEL_NAME}" + (f"/{quote(version, safe='')}" if version else "")
+        try:
+            reply = self._session.post(
+                self.url + path,
+                params={"cam": cam, "target": target},
+                data=film if isinstance(film, bytes) else film.read_bytes(),
+                # With requests' default, no type at all, TorchServe would guess; a form type is answered with 500.
+                # The options again as headers: TorchServe 0.12.0 drops the query of /predictions, no handler sees it.
+                headers={
+                    "Content-Type": "application/octet-stream",
+                    "Accept": accept,
+                    "Cxr-Cam": cam,
+                    "Cxr-Target": target,
+                },
+                timeout=(CONNECT_TIMEOUT_S, self.timeout_s),
+                allow_redirects=False,
+            )
+        except requests.ReadTimeout as error:
+            raise AnswerLost(f"{self.url} did not answer within {self.timeout_s:g} s") from error
+        except requests.RequestException as error:
+            if _never_connected(error):
+                raise ServerUnreachable(f"cannot reach {self.url}: {_reason(error)}") from error
+            raise AnswerLost(f"{self.url} broke off: {_reason(error)}") from error
+        if not 200 <= reply.status_code < 300:
+            raise error_from_reply(reply.status_code, reply.content, reply.headers)
+        return reply
+
+
+def _bad_reply(reply: requests.Response, promised: str) -> Problem:
+    kind = reply.headers.get("Content-Type", "no content type")
+    return Problem(
+        status=reply.status_code,
+        code="BAD_REPLY",
+        title="Not the reply that was promised",
+        detail=f"The reply is not {promised} but {len(reply.content)} bytes of {kind}. Is this a PneumoScan server?",
+        request_id=reply.headers.get("x-request-id"),
+    )
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _never_connected(error: requests.RequestException) -> bool:
+    if isinstance(error, requests.ConnectTimeout) or not isinstance(error, requests.ConnectionError):
+        return True
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    return any(isinstance(link, NewConnectionError) for link in chain)
+
+
+def _reason(error: requests.RequestException) -> str:
+    """Give the innermost cause: requests wraps "Connection refused" three times over."""
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    return str(cause) or type(cause).__name__

@@ -1,0 +1,93 @@
+"""Which files are films, and what the pictures made of them are called."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+# Where a format's first bytes are, and what they are.
+_MAGIC = ((0, b"\x89PNG\r\n\x1a\n"), (0, b"\xff\xd8\xff"), (128, b"DICM"))
+
+
+def find_films(paths: Sequence[Path]) -> list[Path]:
+    """Give the films at some paths, each once, in the order of the paths and by name inside a folder.
+
+    A file that is named is always taken: the server says what is wrong with it. From a folder and the folders in it
+    come the files with a film's suffix, and those without a suffix whose first bytes are a film's, as picture archives
+    name DICOM files. Hidden ones are left out, and so is ``DICOMDIR``, a table of contents.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files and folders.
+
+    Raises
+    ------
+    FileNotFoundError
+        A path does not exist.
+    """
+    films: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        for film in _walk(path) if path.is_dir() else [path]:
+            films.setdefault(film.resolve(), film)
+    return list(films.values())
+
+
+def picture_names(films: Sequence[Path], kind: str) -> list[str]:
+    """Give a file name for each film's picture, all different: ``<stem>.<kind>.png`` where that is.
+
+    Parameters
+    ----------
+    films : sequence of Path
+        Films, from `find_films`.
+    kind : str
+        ``overlay`` or ``heatmap``.
+
+    Returns
+    -------
+    list of str
+        Where stems clash, the folders that tell the films apart and the suffix are there too: ``b__x.dcm.overlay.png``.
+    """
+    # Folded, because two names that differ in case only are one file on some systems.
+    stems = [film.stem.casefold() for film in films]
+    counts = Counter(stems)
+    clashing = [film.resolve() for film, stem in zip(films, stems, strict=True) if counts[stem] > 1]
+    shared = Path(os.path.commonpath([film.parent for film in clashing])) if clashing else Path()
+    names: list[str] = []
+    taken: set[str] = set()
+    for film, stem in zip(films, stems, strict=True):
+        name = film.stem if counts[stem] == 1 else "__".join(film.resolve().relative_to(shared).parts)
+        unique, number = name, 2
+        while unique.casefold() in taken:
+            unique, number = f"{name}-{number}", number + 1
+        taken.add(unique.casefold())
+        names.append(f"{unique}.{kind}.png")
+    return names
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry)
+        elif entry.suffix.lower() in SUFFIXES or (not _has_suffix(entry) and _looks_like_film(entry)):
+            yield entry
+
+
+def _has_suffix(path: Path) -> bool:
+    # DICOM files are often named by their UID, 1.2.840.113619.2.5: digits are no suffix.
+    return path.suffix != "" and not path.suffix[1:].isdigit()
+
+
+def _looks_like_film(path: Path) -> bool:
+    if path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(132)
+    return any(head[start : start + len(magic)] == magic for start, magic in _MAGIC)

@@ -1,0 +1,116 @@
+"""What came of each film, as a table, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from cxr_client import AnswerLost, ClientError, PredictionFailed, ServerUnreachable
+
+CSV_COLUMNS = (
+    "file",
+    "label",
+    "probability_NORMAL",
+    "probability_PNEUMONIA",
+    "indeterminate",
+    "error_code",
+    "error",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one film: a reply, or an error."""
+
+    film: Path
+    reply: dict[str, Any] | None = None
+    error: ClientError | OSError | None = None
+    picture: Path | None = None
+
+    @property
+    def error_code(self) -> str:
+        """Stable name of the error; empty if there is none."""
+        if self.error is None:
+            return ""
+        if isinstance(self.error, PredictionFailed):
+            return self.error.code
+        if isinstance(self.error, AnswerLost):
+            return "NO_ANSWER"
+        if isinstance(self.error, ServerUnreachable):
+            return "UNREACHABLE"
+        return "UNREADABLE" if isinstance(self.error, OSError) else "BAD_REPLY"
+
+    @property
+    def error_text(self) -> str:
+        """What is wrong, in one line; empty if nothing is."""
+        if self.error is None:
+            return ""
+        said = self.error.detail or self.error.title if isinstance(self.error, PredictionFailed) else str(self.error)
+        return " ".join(said.split())
+
+
+def write_table(outcomes: Sequence[Outcome], to: IO[str]) -> None:
+    """Write one line for each film, for people."""
+    width = max((len(str(outcome.film)) for outcome in outcomes), default=0)
+    for outcome in outcomes:
+        if outcome.reply is None:
+            said = f"{'-':<9}      -  {outcome.error_code}: {outcome.error_text}"
+        else:
+            probability = _probability(outcome.reply, "PNEUMONIA")
+            shown = "-" if probability is None else f"{probability:.3f}"
+            said = f"{outcome.reply.get('label', '-'):<9}  {shown:>5}"
+            said += "  indeterminate" if _indeterminate(outcome.reply) else ""
+        print(f"{outcome.film!s:<{width}}  {said}".rstrip(), file=to)
+
+
+def write_csv(outcomes: Sequence[Outcome], to: IO[str]) -> None:
+    """Write one row for each film, with the columns of `CSV_COLUMNS`; what is not known is empty."""
+    writer = csv.writer(to, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for outcome in outcomes:
+        reply = outcome.reply or {}
+        cells = [
+            str(outcome.film),
+            reply.get("label"),
+            _probability(reply, "NORMAL"),
+            _probability(reply, "PNEUMONIA"),
+            _indeterminate(reply),
+            outcome.error_code,
+            outcome.error_text,
+        ]
+        writer.writerow(
+            ["" if cell is None else json.dumps(cell) if isinstance(cell, bool) else cell for cell in cells]
+        )
+
+
+def write_json(outcomes: Sequence[Outcome], to: IO[str]) -> None:
+    """Write one array: for each film its file and the server's reply, or its file and the error."""
+    json.dump([_as_json(outcome) for outcome in outcomes], to, indent=2, allow_nan=False)
+    print(file=to)
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    if outcome.reply is not None:
+        return {"file": str(outcome.film), **outcome.reply}
+    error: dict[str, Any] = {"code": outcome.error_code, "detail": outcome.error_text}
+    if isinstance(outcome.error, PredictionFailed):
+        problem = outcome.error.problem
+        error |= {
+            "status": problem.status,
+            "title": problem.title,
+            "request_id": problem.request_id,
+            "retryable": problem.retryable,
+        }
+    return {"file": str(outcome.film), "error": error}
+
+
+def _probability(reply: dict[str, Any], label: str) -> float | None:
+    return (reply.get("probabilities") or {}).get(label)
+
+
+def _indeterminate(reply: dict[str, Any]) -> bool | None:
+    return (reply.get("decision") or {}).get("indeterminate")

@@ -1,0 +1,266 @@
+"""A real TorchServe from its start to its end, with stand-in archives whose handler needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cxr_client import InferenceClient, ManagementClient
+from scripts.java import NoJava, find_java
+from scripts.readiness import canary_film
+from scripts.run_dir import RunDir
+from scripts.server_config import REPOSITORY
+
+try:
+    JAVA: str | None = str(find_java())
+except NoJava as error:
+    JAVA, WHY = None, str(error)
+else:
+    WHY = ""
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(JAVA is None, reason=WHY)]
+
+HANDLER = """
+import json, os, sys
+
+def handle(data, context):
+    if data is None:
+        return None
+    replies = []
+    for at, row in enumerate(data):
+        context.set_response_content_type(at, "application/json")
+        reply = {
+            "label": "NORMAL",
+            "probabilities": {"NORMAL": 0.75, "PNEUMONIA": 0.25},
+            "decision": {"indeterminate": False},
+            "model": {"name": "pneumonia", "version": context.manifest["model"]["modelVersion"]},
+            "bytes": len(row["body"]),
+            "environment": sorted(os.environ),
+            "temp": os.environ["TMPDIR"],
+        }
+        replies.append(json.dumps(reply).encode())
+    return replies
+"""
+
+DAMAGED = """
+def handle(data, context):
+    raise ValueError("the weights are not those of model.json")
+"""
+
+MODEL_CONFIG = """
+minWorkers: 1
+maxWorkers: 1
+batchSize: 4
+maxBatchDelay: 10
+responseTimeout: 30
+startupTimeout: 60
+"""
+
+
+def pack(store: Path, version: str, handler: str) -> None:
+    """Pack an archive with torch-model-archiver, as scripts.package_mar does."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        (work / "stand_in.py").write_text(handler)
+        (work / "model-config.yaml").write_text(MODEL_CONFIG)
+        (work / "out").mkdir()
+        (work / "tmp").mkdir()
+        archiver = [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "pneumonia"]
+        archiver += ["--version", version, "--handler", str(work / "stand_in.py")]
+        archiver += ["--config-file", str(work / "model-config.yaml"), "--export-path", str(work / "out")]
+        subprocess.run(archiver, check=True, env={**os.environ, "TMPDIR": str(work / "tmp")}, capture_output=True)
+        store.mkdir(exist_ok=True)
+        (work / "out" / "pneumonia.mar").replace(store / f"pneumonia-{version}.mar")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@dataclass
+class Server:
+    """One run folder and the command line that is used on it."""
+
+    folder: Path
+    ports: list[int] = field(default_factory=lambda: free_ports(2))
+
+    @property
+    def run_dir(self) -> RunDir:
+        return RunDir(self.folder / "run")
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    def command(self, *arguments: str) -> list[str]:
+        ports = ["--port", str(self.ports[0]), "--metrics-port", str(self.ports[1])]
+        where = ["--store", str(self.store), "--run-dir", str(self.run_dir.path)]
+        return [sys.executable, "-m", "scripts.serve", *where, *ports, *arguments]
+
+    def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=REPOSITORY,
+            env=clean_environment() | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def processes(self) -> list[int]:
+        """Give every process that has this server's folder in its command line: supervisor, JVM, workers."""
+        found: list[int] = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if str(self.run_dir.path).encode() in path.read_bytes():
+                    found.append(int(path.parent.name))
+            except OSError:  # it ended while we looked
+                continue
+        return found
+
+    def wait_until_gone(self) -> None:
+        deadline = time.monotonic() + 20
+        while left := self.processes():
+            assert time.monotonic() < deadline, f"still there: {left}"
+            time.sleep(0.05)
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"SOME_SECRET": "s"}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    # Not tmp_path, which is too long for worker sockets.
+    with tempfile.TemporaryDirectory(prefix="cxr-", dir="/tmp") as folder:
+        server = Server(Path(folder))
+        yield server
+        server.call("--stop")
+        for pid in server.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+def leftovers(run_dir: RunDir) -> set[str]:
+    return {path.name for path in run_dir.path.iterdir()} - {"config.properties", "logs", "server.lock"}
+
+
+def test_a_detached_server_answers_and_a_killed_jvm_takes_everything_with_it(server: Server, tmp_path: Path) -> None:
+    for version in ("1.9.0", "1.10.0"):
+        pack(server.store, version, HANDLER)
+
+    started = server.call("--detach")
+    assert started.returncode == 0, started.stderr
+    assert started.stdout == f"ready: {server.url}/predictions/pneumonia (1.10.0, 1.9.0)\n"
+
+    asked = server.call("--ready")
+    assert (asked.returncode, asked.stdout) == (0, f"ready: {server.url}\n")
+    with ManagementClient(server.run_dir.socket) as management:
+        versions = {state.version: state for state in management.ready("pneumonia").versions}
+    assert versions["1.10.0"].is_default
+    assert not versions["1.9.0"].is_default
+
+    # A 25 MB DICOM as base64 in JSON is 34 MB; TorchServe's own limit is 6.5 MB.
+    with InferenceClient(server.url) as client:
+        reply = client.predict(bytes(34_000_000))
+        assert reply["model"]["version"] == "1.10.0"
+        assert reply["bytes"] == 34_000_000
+        assert client.predict(b"x", version="1.9.0")["model"]["version"] == "1.9.0"
+    assert reply["temp"] == str(server.run_dir.path / "tmp")
+    assert not {"SOME_SECRET", "OLDPWD"} & set(reply["environment"])
+
+    film = tmp_path / "film.png"
+    film.write_bytes(canary_film())
+    predict = [sys.executable, "-m", "scripts.predict", str(film), "--url", server.url, "--json"]
+    said = subprocess.run(predict, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert json.loads(said.stdout)[0]["bytes"] == len(canary_film())
+
+    again = server.call("--detach")
+    assert again.returncode == 2
+    assert "a server already runs from" in again.stderr
+
+    elsewhere = Server(server.folder / "other", server.ports)
+    elsewhere.store.parent.mkdir()
+    server.store.rename(elsewhere.store)
+    refused = elsewhere.call("--detach")
+    assert refused.returncode == 2
+    assert f"port {server.ports[0]} cannot be used" in refused.stderr
+
+    state = server.run_dir.read_state()
+    assert state is not None
+    assert len(server.processes()) >= 4  # supervisor, JVM and one worker for each version
+    os.kill(state.jvm_pid, signal.SIGKILL)
+    server.wait_until_gone()
+    assert leftovers(server.run_dir) == set()
+    assert server.call("--ready").returncode == 1
+    assert "TorchServe ended by itself" in server.run_dir.serve_log.read_text()
+
+
+def test_a_stopped_server_leaves_nothing_and_a_killed_supervisor_no_process(server: Server) -> None:
+    pack(server.store, "1.0.0", HANDLER)
+    assert server.call("--detach").returncode == 0
+    stopped = server.call("--stop")
+    assert (stopped.returncode, stopped.stdout) == (0, f"stopped: {server.url}\n")
+    assert server.processes() == []
+    assert leftovers(server.run_dir) == set()
+
+    assert server.call("--detach").returncode == 0
+    state = server.run_dir.read_state()
+    assert state is not None
+    os.kill(state.pid, signal.SIGKILL)
+    server.wait_until_gone()
+    assert leftovers(server.run_dir) == {"server.json", "tmp"}
+    assert server.call("--stop").returncode == 0
+    assert leftovers(server.run_dir) == set()
+
+
+def test_a_signal_ends_a_foreground_server_and_its_workers(server: Server) -> None:
+    pack(server.store, "1.0.0", HANDLER)
+    with subprocess.Popen(
+        server.command(), cwd=REPOSITORY, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as foreground:
+        assert foreground.stdout is not None
+        assert foreground.stdout.readline().startswith(b"ready: ")
+        foreground.send_signal(signal.SIGTERM)
+        assert foreground.wait(timeout=60) == 0
+    assert server.processes() == []
+    assert leftovers(server.run_dir) == set()
+
+
+def test_a_damaged_archive_fails_within_the_time_limit_and_says_why(server: Server) -> None:
+    pack(server.store, "1.0.0", DAMAGED)
+    before = time.monotonic()
+    failed = server.call("--detach", "--timeout", "60")
+    assert failed.returncode == 1
+    assert time.monotonic() - before < 75
+    assert "ValueError: the weights are not those of model.json" in failed.stderr
+    assert "died 2 times while loading" in failed.stderr.splitlines()[-1]
+    assert server.processes() == []
+    assert leftovers(server.run_dir) == set()
+
+
+def test_a_pythonpath_refuses_to_serve_other_code(server: Server) -> None:
+    pack(server.store, "1.0.0", HANDLER)
+    refused = server.call("--detach", PYTHONPATH="/elsewhere/handler")
+    assert refused.returncode == 2
+    assert "env -u PYTHONPATH make serve" in refused.stderr
+    assert not server.run_dir.path.exists()

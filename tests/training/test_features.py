@@ -1,0 +1,117 @@
+"""The cache: each film and view once, the same under any order of work, never stale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxr.model import features, pool
+from cxr.spec import Preprocessing
+from tests.cxr.networks import SMALL, small_network
+from tests.training.folders import write_manifest
+from training.augment import Augmentation
+from training.data import Record, load_films
+from training.features import FeatureCache, View
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> tuple[Record, ...]:
+    return load_films(write_manifest(tmp_path / "data", 5)).of("train")
+
+
+def count_films(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that go through the backbone from now on."""
+    sizes: list[int] = []
+    forward = cache.network.conv1.forward
+    monkeypatch.setattr(cache.network.conv1, "forward", lambda x: (sizes.append(len(x)), forward(x))[1])
+    return sizes
+
+
+def test_features_are_the_pooled_layer4_of_each_film(tmp_path: Path, records: tuple[Record, ...]) -> None:
+    network = small_network()
+    got = FeatureCache(tmp_path / "cache", network, SMALL, CPU).get(records, View(), batch_size=4, progress=False)
+    with torch.inference_mode():
+        expected = pool(features(network, torch.stack([View().tensor(record, SMALL) for record in records])))
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-5)
+
+
+def test_a_film_goes_through_the_backbone_once_for_each_view(
+    tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
+    sizes = count_films(cache, monkeypatch)
+    first = cache.get(records, View(), progress=False)
+    again = cache.get(records, View(), progress=False)
+    assert sum(sizes) == len(records)
+    np.testing.assert_array_equal(first, again)
+    cache.get(records, View(1), progress=False)
+    assert sum(sizes) == 2 * len(records)
+
+
+def test_an_extraction_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = FeatureCache(tmp_path / "other", small_network(), SMALL, CPU).get(records, View(), progress=False)
+    cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
+    real = View.tensor
+    seen: list[str] = []
+
+    def stop_at_the_sixth(self: View, record: Record, preprocessing: Preprocessing) -> torch.Tensor:
+        seen.append(record.name)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return real(self, record, preprocessing)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(View, "tensor", stop_at_the_sixth)
+        with pytest.raises(KeyboardInterrupt):
+            cache.get(records, View(), batch_size=2, progress=False)
+    sizes = count_films(cache, monkeypatch)
+    np.testing.assert_allclose(cache.get(records, View(), batch_size=2, progress=False), whole, atol=1e-5)
+    assert 0 < sum(sizes) < len(records)
+
+
+def test_other_weights_preprocessing_films_or_views_never_meet_old_features(
+    tmp_path: Path, records: tuple[Record, ...]
+) -> None:
+    folder = tmp_path / "cache"
+    plain = FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(), progress=False)
+    others = [
+        FeatureCache(folder, small_network(7), SMALL, CPU).get(records, View(), progress=False),
+        FeatureCache(folder, small_network(), Preprocessing(size=64, mean=(0, 0, 0), std=(1, 1, 1)), CPU).get(
+            records, View(), progress=False
+        ),
+        FeatureCache(folder, small_network(), SMALL, CPU).get(records[::-1], View(), progress=False),
+        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1), progress=False),
+        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1, seed=5), progress=False),
+        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1, Augmentation(5)), progress=False),
+    ]
+    assert len(list(folder.glob("*.npy"))) == 1 + len(others)
+    assert all(np.abs(other - plain).max() > 1e-3 for other in others)
+
+
+def test_the_head_does_not_change_the_features(tmp_path: Path, records: tuple[Record, ...]) -> None:
+    network = small_network()
+    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View(), progress=False)
+    with torch.no_grad():
+        network.fc.weight.zero_()
+    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View(), progress=False)
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+
+
+def test_an_augmented_view_of_a_film_does_not_depend_on_the_films_around_it(records: tuple[Record, ...]) -> None:
+    view = View(2, seed=3)
+    torch.testing.assert_close(view.tensor(records[3], SMALL), view.tensor(records[3], SMALL))
+    assert not torch.equal(view.tensor(records[3], SMALL), View(1, seed=3).tensor(records[3], SMALL))
+
+
+def test_extraction_leaves_batchnorm_statistics_where_they_were(tmp_path: Path, records: tuple[Record, ...]) -> None:
+    network = small_network().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View(), progress=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
