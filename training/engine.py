@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from cxr.spec import CLASSES
 from training.features import Features
 
 Targets = npt.NDArray[np.int64]
+
+_STEPS_AT_LEAST: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class HeadSettings:
     gamma
         The learning rate is multiplied by this at one third and at two thirds of the epochs.
     batch_size
-        Films in one step.
+        Films in one step at most; fewer where an epoch would have under twenty steps, too few to learn in.
     seed
         Of the order, the views and the head's first weights.
     """
@@ -109,6 +112,7 @@ def _train_head(
     val = (torch.from_numpy(val_features) - mean) / deviation
     targets, val_labels = torch.from_numpy(train_targets), torch.from_numpy(val_targets)
     films = len(targets)
+    batch_size = max(1, min(settings.batch_size, films // _STEPS_AT_LEAST))
 
     head = nn.Linear(views.shape[2], len(CLASSES))
     with torch.no_grad():
@@ -124,7 +128,7 @@ def _train_head(
         learning_rate = float(optimizer.param_groups[0]["lr"])
         head.train()
         view = torch.randint(len(views), (films,), generator=generator)
-        for rows in torch.split(torch.randperm(films, generator=generator), settings.batch_size):
+        for rows in torch.split(torch.randperm(films, generator=generator), batch_size):
             optimizer.zero_grad(set_to_none=True)
             loss_of(head(views[view[rows], rows]), targets[rows]).backward()
             optimizer.step()
