@@ -5,31 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from cxr_client import InferenceClient, ManagementClient
-from scripts.java import NoJava, find_java
 from scripts.readiness import canary_film
 from scripts.run_dir import RunDir
 from scripts.server_config import REPOSITORY
+from tests.e2e.servers import NEEDS_JAVA, Server, clean_environment, fresh_server
 
-try:
-    JAVA: str | None = str(find_java())
-except NoJava as error:
-    JAVA, WHY = None, str(error)
-else:
-    WHY = ""
-
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(JAVA is None, reason=WHY)]
+pytestmark = [pytest.mark.e2e, NEEDS_JAVA]
 
 HANDLER = """
 import json, os, sys
@@ -84,80 +75,10 @@ def pack(store: Path, version: str, handler: str) -> None:
         (work / "out" / "pneumonia.mar").replace(store / f"pneumonia-{version}.mar")
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-@dataclass
-class Server:
-    """One run folder and the command line that is used on it."""
-
-    folder: Path
-    ports: list[int] = field(default_factory=lambda: free_ports(2))
-
-    @property
-    def run_dir(self) -> RunDir:
-        return RunDir(self.folder / "run")
-
-    @property
-    def store(self) -> Path:
-        return self.folder / "store"
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[0]}"
-
-    def command(self, *arguments: str) -> list[str]:
-        ports = ["--port", str(self.ports[0]), "--metrics-port", str(self.ports[1])]
-        where = ["--store", str(self.store), "--run-dir", str(self.run_dir.path)]
-        return [sys.executable, "-m", "scripts.serve", *where, *ports, *arguments]
-
-    def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=REPOSITORY,
-            env=clean_environment() | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-
-    def processes(self) -> list[int]:
-        """Give every process that has this server's folder in its command line: supervisor, JVM, workers."""
-        found: list[int] = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if str(self.run_dir.path).encode() in path.read_bytes():
-                    found.append(int(path.parent.name))
-            except OSError:  # it ended while we looked
-                continue
-        return found
-
-    def wait_until_gone(self) -> None:
-        deadline = time.monotonic() + 20
-        while left := self.processes():
-            assert time.monotonic() < deadline, f"still there: {left}"
-            time.sleep(0.05)
-
-
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"SOME_SECRET": "s"}
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    # Not tmp_path, which is too long for worker sockets.
-    with tempfile.TemporaryDirectory(prefix="cxr-", dir="/tmp") as folder:
-        server = Server(Path(folder))
+    with fresh_server() as server:
         yield server
-        server.call("--stop")
-        for pid in server.processes():
-            os.kill(pid, signal.SIGKILL)
 
 
 def leftovers(run_dir: RunDir) -> set[str]:

@@ -1,0 +1,212 @@
+"""The archive: exactly what handler/ holds, the same bytes every time, and the same answers as the evaluation."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ts.utils.util import list_classes_from_module
+
+from cxr.errors import ModelError
+from scripts.package_mar import main, package
+from tests.cxr.networks import predictor, save_model, small_network
+from tests.films import dicom, encoded, film
+from tests.training.folders import write_manifest
+from training import evaluate
+from training.data import load_films
+
+HANDLER = Path(__file__).parents[1] / "handler"
+
+# What a TorchServe worker does with an archive, in a fresh interpreter with the worker's path: load through
+# TorchServe's own loader, then answer one batch under TorchServe's own context.
+WORKER = """
+import json, sys
+from ts.model_loader import ModelLoaderFactory
+folder, requests = sys.argv[1], json.load(sys.stdin)
+service = ModelLoaderFactory.get_model_loader().load("pneumonia", folder, "cxr_handler.py", -1, len(requests), None)
+from ts.context import RequestProcessor
+import base64
+context = service.context
+context.request_ids = {i: f"id-{i}" for i in range(len(requests))}
+context.request_processor = [RequestProcessor(request["headers"]) for request in requests]
+rows = [{"body": bytearray(base64.b64decode(request["body"]))} for request in requests]
+replies = service._entry_point(rows, context)
+import cxr
+print("REPLIES" + json.dumps({
+    "cxr": cxr.__file__,
+    "replies": [
+        {"status": context.get_response_status(i)[0], "type": context.get_response_content_type(i),
+         "body": base64.b64encode(reply).decode()}
+        for i, reply in enumerate(replies)
+    ]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def archive(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package(run, "1.2.3", tmp_path_factory.mktemp("store"))
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    return folder
+
+
+def as_worker(folder: Path, bodies: list[bytes], *, path: str = "", **headers: str) -> subprocess.CompletedProcess[str]:
+    requests = [{"body": base64.b64encode(body).decode(), "headers": headers} for body in bodies]
+    environment = {**os.environ, "PYTHONPATH": path or str(folder)}
+    return subprocess.run(
+        [sys.executable, "-c", WORKER, str(folder)],
+        input=json.dumps(requests),
+        env=environment,
+        cwd=folder.parent,  # not the archive: an interpreter started with -c looks there first
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def answers(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("REPLIES"))
+    parsed: dict[str, Any] = json.loads(line.removeprefix("REPLIES"))
+    return parsed
+
+
+def test_the_archive_holds_the_handler_the_model_and_nothing_else(archive: Path) -> None:
+    source = {str(path.relative_to(HANDLER)) for path in HANDLER.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert "cxr_handler.py" in source
+    with zipfile.ZipFile(archive) as packed:
+        assert set(packed.namelist()) == source | {"model.json", "model.pth", "MAR-INF/MANIFEST.json"}
+        assert packed.testzip() is None
+        manifest = json.loads(packed.read("MAR-INF/MANIFEST.json"))
+    assert manifest["model"] == {
+        "modelName": "pneumonia",
+        "modelVersion": "1.2.3",
+        "handler": "cxr_handler.py",
+        "serializedFile": "model.pth",
+        "configFile": "model-config.yaml",
+    }
+
+
+def test_the_same_model_and_code_give_the_same_bytes(run: Path, archive: Path, tmp_path: Path) -> None:
+    assert package(run, "1.2.3", tmp_path).read_bytes() == archive.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["pneumonia-1.2.3.mar"]
+
+
+def test_a_worker_gives_the_answers_of_the_evaluation(archive: Path, tmp_path: Path) -> None:
+    folder = unpacked(archive, tmp_path / "archive")
+    data = write_manifest(tmp_path / "data", 3)
+    assert evaluate.main(["--archive", str(archive), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
+    rows = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]
+    records = load_films(data).of("test")
+    got = answers(as_worker(folder, [record.file.read_bytes() for record in records]))
+    assert Path(got["cxr"]).is_relative_to(folder)
+    for record, row, reply in zip(records, rows, got["replies"], strict=True):
+        name, label, _, _, probability, _, _ = row.split(",")
+        body = json.loads(base64.b64decode(reply["body"]))
+        assert (name, label) == (record.name, record.label)
+        assert (reply["status"], body["model"]["version"]) == (200, "1.2.3")
+        assert body["probabilities"]["PNEUMONIA"] == pytest.approx(float(probability), abs=1e-5)
+
+
+def test_a_worker_answers_each_request_of_a_mixed_batch(run: Path, archive: Path, tmp_path: Path) -> None:
+    folder = unpacked(archive, tmp_path)
+    good = film(4)
+    bodies = [
+        encoded(good),
+        b"no film",
+        encoded(good, "JPEG", quality=100),
+        dicom(good, bits=8, Modality="CT"),
+        json.dumps({"data": base64.b64encode(encoded(good)).decode()}).encode(),
+    ]
+    replies = answers(as_worker(folder, bodies, **{"Cxr-Cam": "none"}))["replies"]
+    assert [reply["status"] for reply in replies] == [200, 415, 200, 422, 200]
+    kinds = [reply["type"] for reply in replies]
+    assert kinds == [f"application/{'json' if s == 200 else 'problem+json'}" for s in (200, 415, 200, 422, 200)]
+    expected = predictor(run).predict([good])[0].probabilities[1]
+    for i in (0, 4):
+        body = json.loads(base64.b64decode(replies[i]["body"]))
+        assert body["probabilities"]["PNEUMONIA"] == pytest.approx(expected, abs=1e-5)
+        assert body["request_id"] == f"id-{i}"
+
+
+def test_a_worker_refuses_code_from_outside_its_archive(archive: Path, tmp_path: Path) -> None:
+    folder = unpacked(archive, tmp_path / "archive")
+    foreign = unpacked(archive, tmp_path / "foreign")
+    done = as_worker(folder, [encoded(film())], path=f"{foreign}:{folder}")
+    assert done.returncode != 0
+    assert "not from the archive" in done.stderr
+    assert "unset PYTHONPATH" in done.stderr
+
+
+def test_a_worker_refuses_weights_with_one_flipped_byte(archive: Path, tmp_path: Path) -> None:
+    folder = unpacked(archive, tmp_path)
+    weights = bytearray((folder / "model.pth").read_bytes())
+    weights[100_000] ^= 0x10
+    (folder / "model.pth").write_bytes(weights)
+    done = as_worker(folder, [encoded(film())])
+    assert done.returncode != 0
+    assert "damaged or of another model" in done.stderr
+
+
+def test_the_handler_file_defines_one_class_and_is_found_by_torchserves_rule() -> None:
+    spec = importlib.util.spec_from_file_location("cxr_handler", HANDLER / "cxr_handler.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert [cls.__name__ for cls in list_classes_from_module(module)] == ["CxrHandler"]
+
+
+def test_another_model_never_replaces_a_version_unasked(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, other = tmp_path / "store", tmp_path / "other"
+    arguments = ["--version", "1.0.0", "--store", str(store)]
+    assert main(["--run", str(run), *arguments]) == 0
+    first = (store / "pneumonia-1.0.0.mar").read_bytes()
+    assert main(["--run", str(run), *arguments]) == 0  # the same again is no conflict
+    save_model(other, small_network(seed=8))
+    assert main(["--run", str(other), *arguments]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (store / "pneumonia-1.0.0.mar").read_bytes() == first
+    assert main(["--run", str(other), *arguments, "--force"]) == 0
+    assert (store / "pneumonia-1.0.0.mar").read_bytes() != first
+    assert [path.name for path in store.iterdir()] == ["pneumonia-1.0.0.mar"]
+
+
+def test_a_run_that_is_not_whole_is_not_packed(tmp_path: Path) -> None:
+    def reason(version: str = "1.0.0") -> str:
+        with pytest.raises(ModelError) as caught:
+            package(tmp_path / "run", version, tmp_path / "store")
+        return str(caught.value)
+
+    assert "is not a folder" in reason()
+    (tmp_path / "run").mkdir()
+    assert "model.json is missing" in reason()
+    save_model(tmp_path / "run", indeterminate=None)
+    assert "is not calibrated" in reason()
+    save_model(tmp_path / "run")
+    assert "Semantic Versioning" in reason("newest")
+    (tmp_path / "run" / "model.pth").write_bytes(b"other weights")
+    assert "is not the file model.json names" in reason()
+    (tmp_path / "run" / "model.pth").unlink()
+    assert "has no weights" in reason()
+    assert not (tmp_path / "store").exists()

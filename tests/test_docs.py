@@ -1,0 +1,51 @@
+"""What the documents say exists, and what exists is said."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cxr.errors import CODES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_every_make_target_in_the_documents_exists() -> None:
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        used = set(re.findall(r"`make ([a-z0-9-]+)|^make ([a-z0-9-]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+        assert {first or second for first, second in used} <= TARGETS, path
+
+
+def test_make_alone_lists_every_target() -> None:
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(f"make {target} " in listed for target in TARGETS)
+
+
+def test_the_readme_shows_the_two_commands_and_every_command_line() -> None:
+    assert "make demo" in README
+    assert "make test" in README
+    documents = README + "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    for folder in ("scripts", "training"):
+        for path in (ROOT / folder).glob("*.py"):
+            if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8"):
+                assert f"{folder}.{path.stem}" in documents, path
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/operations.md"])
+def test_links_and_pictures_lead_somewhere(name: str) -> None:
+    path = ROOT / name
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if "://" not in link:
+            assert (path.parent / link).exists(), link
+
+
+def test_every_error_code_is_in_the_api_description_with_its_status() -> None:
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name, code in CODES.items():
+        row = next(line for line in api.splitlines() if f"`{name}`" in line)
+        assert str(code.status) in row, name
