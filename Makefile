@@ -19,8 +19,10 @@ PYTHON  ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(sh
 FILMS   := $(if $(filter data/toy,$(DATA)),data/toy/manifest.csv)
 CODE    := $(shell find handler -name '*.py' -o -name '*.yaml')
 
-# A PYTHONPATH from outside would put other code before ours. `make serve` hands it on, because scripts.serve refuses it.
-OUTER_PYTHONPATH := $(PYTHONPATH)
+# A PYTHONPATH from outside would put other code before ours; scripts.serve refuses it too, but only after the archive is made.
+ifneq ($(and $(PYTHONPATH),$(filter serve,$(MAKECMDGOALS))),)
+$(error PYTHONPATH is set to '$(PYTHONPATH)': TorchServe would serve the code there instead of the archive's. Unset it: env -u PYTHONPATH make serve)
+endif
 unexport PYTHONPATH
 .DELETE_ON_ERROR:
 .PHONY: help env demo model test test-fast serve lint e2e clean
@@ -66,7 +68,7 @@ demo: model  ## everything from nothing, ending in scored films over REST; leave
 	$(PY) -m scripts.demo --run $(RUN) --data $(DATA) --archive $(ARCHIVE) --device $(DEVICE)
 
 serve: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## TorchServe on the archives in model_store/
-	PYTHONPATH="$(OUTER_PYTHONPATH)" $(PY) -m scripts.serve --store $(STORE) --port $(PORT) --device $(DEVICE)
+	$(PY) -m scripts.serve --store $(STORE) --port $(PORT) --device $(DEVICE)
 
 test: $(VENV)/.ready  ## all tests that need no GPU
 	$(PY) -m pytest -m "not gpu"

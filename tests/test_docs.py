@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -24,6 +25,14 @@ def test_every_make_target_in_the_documents_exists() -> None:
 def test_make_alone_lists_every_target() -> None:
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(f"make {target} " in listed for target in TARGETS)
+
+
+def test_make_serve_refuses_a_pythonpath_before_it_does_anything() -> None:
+    environment = {**os.environ, "PYTHONPATH": "/elsewhere/handler"}
+    done = subprocess.run(["make", "serve"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "PYTHONPATH is set to '/elsewhere/handler'" in done.stderr
+    assert done.stdout == ""
 
 
 def test_the_readme_shows_the_two_commands_and_every_command_line() -> None:

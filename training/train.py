@@ -12,7 +12,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +29,10 @@ from training.errors import TrainingError
 from training.features import FeatureCache, View, backbone_digest
 from training.figures import plot_history, plot_views
 from training.runs import CALIBRATION, CHECKPOINT, RUN_FILE, RunRecord, write_text, write_whole
+from training.settings import TrainSettings, holds_run
 from training.weights import NORMALISATIONS, THREE_WAYS, StartingPoint, reestimate_batchnorm, starting_point
 
 _BATCHNORM_FILMS = 128  # enough for statistics of one number a channel
-
-
-@dataclass(frozen=True, slots=True)
-class TrainSettings:
-    """What was asked for.
-
-    Parameters
-    ----------
-    weights
-        ``imagenet``, ``random`` or a file.
-    normalisation
-        A key of `training.weights.NORMALISATIONS`: how the starting weights saw pictures.
-    views
-        Augmented views of each training film, beside the plain one.
-    or_random
-        Go on with random weights where the ImageNet weights cannot be had.
-    """
-
-    weights: str = "imagenet"
-    arch: str = "resnet152"
-    normalisation: str = "imagenet"
-    size: int = 224
-    trainable: str = "head"
-    views: int = 1
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    head: HeadSettings = field(default_factory=HeadSettings)
-    seed: int = 0
-    or_random: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings as plain values, for `run.json`; of a weights file only its name."""
-        return {**dataclasses.asdict(self), "weights": Path(self.weights).name}
 
 
 def train(
@@ -182,18 +150,6 @@ def _write_history(path: Path, history: Sequence[Epoch]) -> None:
         writer.writerows(dataclasses.asdict(epoch) for epoch in history)
 
 
-def _standing(run: Path, settings: TrainSettings, films: Films) -> bool:
-    """Whether the run folder already holds just this run."""
-    if not (run / RUN_FILE).is_file():
-        return False
-    record = RunRecord.load(run)
-    return record.settings == _plain(settings.as_json()) and record.data_sha256 == films.digest()
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: _plain(v) if isinstance(v, dict) else list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
 def _command(arguments: argparse.Namespace) -> None:
     settings = TrainSettings(
         weights=arguments.weights,
@@ -209,7 +165,7 @@ def _command(arguments: argparse.Namespace) -> None:
     )
     films = load_films(arguments.data)
     if (arguments.run / RUN_FILE).is_file() and not arguments.force:
-        if arguments.resume and _standing(arguments.run, settings, films):
+        if arguments.resume and holds_run(arguments.run, settings, films):
             print(f"{arguments.run} already holds this run.")
             return
         raise TrainingError(f"{arguments.run} already holds a run: choose another --run, or replace it with --force")

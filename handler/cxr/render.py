@@ -55,8 +55,8 @@ def evidence_map(grid: Cam, target: str, cam_scale: float, height: int, width: i
     cam_scale
         `ModelSpec.cam_scale`.
     """
-    sign = -1.0 if target == "NORMAL" else 1.0
-    return np.asarray(np.clip(upsample(grid, height, width) * np.float32(sign / scale_of(target, cam_scale)), -1.0, 1.0))
+    factor = (-1.0 if target == "NORMAL" else 1.0) / scale_of(target, cam_scale)
+    return np.asarray(np.clip(upsample(grid, height, width) * np.float32(factor), -1.0, 1.0))
 
 
 def heat_map(evidence: Cam) -> Pixels:

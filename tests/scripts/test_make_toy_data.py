@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.make_toy_data import main
+from training import toy_files
 
 QUICK = ["--patients", "6", "--size", "64"]
 
@@ -41,7 +42,7 @@ def test_force_replaces_the_folder_and_an_empty_one_needs_none(tmp_path: Path) -
     assert main([str(tmp_path / "films"), *QUICK, "--seed", "1", "--force"]) == 0
 
     assert [path.name for path in tmp_path.iterdir()] == ["films"]
-    assert "seed 1" in (tmp_path / "films" / "README.txt").read_text(encoding="utf-8")
+    assert "--seed 1 " in (tmp_path / "films" / "README.txt").read_text(encoding="utf-8")
 
 
 def test_force_never_replaces_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,12 +67,24 @@ def test_a_wrong_argument_is_one_line_and_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_status_1_or_2_and_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_in_the_way_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
 
     assert main([str(tmp_path / "file"), *QUICK]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert main([str(tmp_path / "file" / "films"), *QUICK]) == 1
+    assert main([str(tmp_path / "file" / "films"), *QUICK]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_full_disk_is_status_1_and_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(toy_files, "_write_manifest", fail)
+
+    assert main([str(tmp_path / "films"), *QUICK, "--json"]) == 1
+
+    assert capsys.readouterr().err == "make_toy_data: disk full\n"
+    assert list(tmp_path.iterdir()) == []

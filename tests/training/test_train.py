@@ -21,7 +21,7 @@ from training.data import load_films
 from training.engine import HeadSettings
 from training.errors import TrainingError
 from training.runs import RunRecord
-from training.train import TrainSettings
+from training.settings import TrainSettings
 
 SETTINGS = TrainSettings(weights="random", arch="resnet10", size=64, head=HeadSettings(epochs=20), seed=3)
 ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--epochs", "20", "--seed", "3"]

@@ -19,7 +19,7 @@ from training.data import load_films
 from training.engine import HeadSettings
 from training.errors import TrainingError
 from training.features import View
-from training.train import TrainSettings
+from training.settings import TrainSettings
 from training.weights import reestimate_batchnorm, starting_point
 
 CPU = torch.device("cpu")
