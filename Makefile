@@ -59,6 +59,7 @@ $(RUN)/metrics.json: $(RUN)/model.json
 
 $(ARCHIVE): $(RUN)/model.json $(CODE)
 	$(PY) -m scripts.package_mar --run $(RUN) --version $(VERSION) --store $(STORE)
+	@touch $@
 
 model: $(RUN)/metrics.json $(ARCHIVE)  ## films in DATA -> trained, calibrated, measured RUN -> archive VERSION
 

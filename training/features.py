@@ -19,7 +19,7 @@ import torch
 from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
-from cxr.model import features, pool
+from cxr.model import features, pool, use_exact_float32
 from cxr.preprocess import to_tensor
 from cxr.spec import Preprocessing
 from training.augment import Augmentation
@@ -90,6 +90,7 @@ class FeatureCache:
         name = "plain view" if view.number == 0 else f"augmented view {view.number}"
         bar = tqdm(total=len(records), initial=len(records) - len(todo), unit="film", disable=not progress, leave=False)
         bar.set_description(f"{records[0].split}, {name}")
+        use_exact_float32()
         with bar, torch.inference_mode(), ThreadPoolExecutor(max_workers=4) as pool_of_threads:
             for start in range(0, len(todo), batch_size):
                 rows = todo[start : start + batch_size]

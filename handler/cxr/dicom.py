@@ -13,11 +13,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
+from pydicom.pixels.decoders import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from cxr.errors import InputError
 from cxr.film import Film, ImageInfo, check_size, unit_to_uint8
@@ -83,7 +83,7 @@ def _read_header(data: bytes) -> Dataset:
         return dcmread(io.BytesIO(data))
     except InputError:
         raise
-    except (InvalidDicomError, Exception) as error:  # pydicom 3.0 raises whatever the damage leads to
+    except Exception as error:  # pydicom 3.0 raises whatever the damage leads to
         raise InputError("DAMAGED_IMAGE", "the DICOM header cannot be read. Export the file again.") from error
 
 
@@ -117,13 +117,11 @@ def _check_tags(dataset: Dataset) -> None:
 
 def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Stored values, (H, W), and where they are padding (PS3.3 C.7.5.1.1.2)."""
+    if not _can_decode(dataset.file_meta.get("TransferSyntaxUID")):
+        raise InputError("UNSUPPORTED_TRANSFER_SYNTAX", "no decoder for it; send it as Explicit VR Little Endian.")
     try:
         values = np.asarray(dataset.pixel_array)
-    except NotImplementedError as error:
-        raise InputError("UNSUPPORTED_TRANSFER_SYNTAX", "send it as Explicit VR Little Endian.") from error
     except Exception as error:  # pydicom 3.0 and its decoders raise whatever the damage leads to
-        if "Unable to decompress" in str(error) and "missing" in str(error):
-            raise InputError("UNSUPPORTED_TRANSFER_SYNTAX", "send it as Explicit VR Little Endian.") from error
         raise InputError("DAMAGED_IMAGE", "the DICOM pixels cannot be decoded. Export the file again.") from error
     if values.ndim != 2:
         raise InputError("DAMAGED_IMAGE", f"pixels with {values.ndim} axes; a grey film has 2. Export the file again.")
@@ -134,6 +132,17 @@ def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[Any], npt.NDArray[np.b
     low, high = sorted((int(padding), int(limit)))
     background = (values >= low) & (values <= high)
     return values, background if not background.all() else np.zeros(values.shape, dtype=bool)
+
+
+def _can_decode(syntax: UID | None) -> bool:
+    if syntax is None:
+        return False
+    if not syntax.is_compressed:
+        return True
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
 
 
 def _values_of_interest(values: Values, background: npt.NDArray[np.bool_], dataset: Dataset) -> Values:

@@ -66,6 +66,16 @@ def features(network: ResNet, tensors: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def use_exact_float32() -> None:
+    """Multiply float32 numbers as float32 on every device, in this process.
+
+    TF32 would keep ten bits of the mantissa. Whoever imports TorchServe 0.12's BaseHandler switches it on, so every
+    forward pass asks for this first.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def pool(feature_map: torch.Tensor) -> torch.Tensor:
     """Global average of each channel, the input of the head: (B, C, h, w) → (B, C)."""
     return feature_map.mean(dim=(2, 3))

@@ -16,7 +16,7 @@ from torchvision.models.resnet import ResNet
 from cxr.cam import Cam, class_maps, logits_of
 from cxr.errors import ModelError
 from cxr.film import Pixels
-from cxr.model import build, features, load_strictly, read_state_dict
+from cxr.model import build, features, load_strictly, read_state_dict, use_exact_float32
 from cxr.preprocess import to_tensor
 from cxr.spec import CLASSES, ModelSpec, sha256_of
 
@@ -161,9 +161,7 @@ class Predictor:
         return predictions
 
     def _predict_batch(self, tensors: torch.Tensor) -> list[Prediction]:
-        # TorchServe 0.12's BaseHandler module switches TF32 on for the process that imports it
-        torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        use_exact_float32()
         head = self.network.fc
         with torch.inference_mode():
             maps = class_maps(features(self.network, tensors.to(self.device)), head.weight)

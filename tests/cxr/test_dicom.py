@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless
 
 from cxr.errors import InputError
 from cxr.images import decode
@@ -102,6 +103,13 @@ def test_a_tag_that_rules_the_film_out_gives_its_code(tags: dict[str, Any], code
 def test_a_deflated_data_set_is_refused_before_it_is_unpacked() -> None:
     with pytest.raises(InputError) as caught:
         decode(dicom(stored_12_bit(), syntax=DeflatedExplicitVRLittleEndian))
+    assert caught.value.code == "UNSUPPORTED_TRANSFER_SYNTAX"
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEGLosslessSV1])
+def test_a_compression_without_a_decoder_is_not_called_damage(syntax: UID) -> None:
+    with pytest.raises(InputError) as caught:
+        decode(dicom(stored_12_bit(), syntax=syntax, PixelData=encapsulate([b"\xff\xd8 pixels"])))
     assert caught.value.code == "UNSUPPORTED_TRANSFER_SYNTAX"
 
 
