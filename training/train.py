@@ -21,6 +21,7 @@ import torchvision
 
 from cxr.model import ARCHITECTURES
 from cxr.predict import resolve_device
+from cxr.spec import CLASSES
 from training.augment import Augmentation
 from training.command import run_command
 from training.data import Films, Record, load_films
@@ -76,7 +77,8 @@ def train(
     for stale in (RUN_FILE, CHECKPOINT, CALIBRATION):
         (run / stale).unlink(missing_ok=True)
     views = [View(number, settings.augmentation, settings.seed) for number in range(settings.views + 1)]
-    plot_views(run / "augmentations.png", train_films[:4], views, preprocessing)
+    shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
+    plot_views(run / "augmentations.png", shown, views, preprocessing)
 
     features = FeatureCache(cache or run.parent / ".features", start.network, preprocessing, where)
     train_features = [features.get(train_films, view, progress=progress) for view in views]

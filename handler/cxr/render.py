@@ -89,7 +89,8 @@ def overlay(pixels: Pixels, grid: Cam, target: str, cam_scale: float) -> RGB:
 
     Returns
     -------
-    (H', W' + 96, 3) uint8: the film at display size on the left, the colour bar with its unit on the right.
+    (H', W' + bar, 3) uint8: the film at display size on the left, on the right the colour bar with its unit, 96 pixels
+    wide up to a height of 512 and 192 at 1024.
     """
     film = display_film(pixels)
     height, width = film.shape
@@ -98,22 +99,26 @@ def overlay(pixels: Pixels, grid: Cam, target: str, cam_scale: float) -> RGB:
 
 
 def _colour_bar(height: int, scale: float) -> RGB:
-    """The fixed scale, drawn over mid-grey as the overlay draws it over the film: (height, 96, 3) uint8."""
-    margin = min(28, height // 4)
+    """The fixed scale, drawn over mid-grey as the overlay draws it over the film; wider on a higher picture."""
+    zoom = min(max(height / 512, 1.0), 2.0)
+
+    def px(length: float) -> int:
+        return round(length * zoom)
+
+    margin = min(px(28), height // 4)
     rows = np.linspace(1.0, -1.0, max(height - 2 * margin, 1), dtype=np.float32)
-    ramp = np.repeat(rows[:, None], 14, axis=1)
-    bar = Image.new("RGB", (_BAR_WIDTH, height), (16, 16, 16))
-    bar.paste(Image.fromarray(blend(np.full(ramp.shape, 128, np.uint8), ramp)), (8, margin))
+    ramp = np.repeat(rows[:, None], px(14), axis=1)
+    bar = Image.new("RGB", (px(_BAR_WIDTH), height), (16, 16, 16))
+    bar.paste(Image.fromarray(blend(np.full(ramp.shape, 128, np.uint8), ramp)), (px(8), margin))
     draw = ImageDraw.Draw(bar)
-    font = ImageFont.load_default(size=11)
+    font = ImageFont.load_default(size=px(11))
     for share, word in ((1.0, "PNEUMONIA"), (0.5, ""), (0.0, "logit"), (-0.5, ""), (-1.0, "NORMAL")):
         y = margin + (1.0 - share) / 2.0 * (len(rows) - 1)
-        draw.line([(22, y), (25, y)], fill=(200, 200, 200))
-        draw.text((28, y), f"{share * scale:+.2g}" if share else "0", fill=(230, 230, 230), font=font, anchor="lm")
+        draw.line([(px(22), y), (px(25), y)], fill=(200, 200, 200), width=px(1))
+        draw.text((px(28), y), f"{share * scale:+.2g}" if share else "0", fill=(230, 230, 230), font=font, anchor="lm")
         if word:
-            above = y - 13 if share > 0 else y + 13
-            place = (28, above) if share == 0 else (8, above)
-            draw.text(place, word, fill=(160, 160, 160), font=font, anchor="lm")
+            beside = (px(28) if share == 0 else px(8), y + (px(-13) if share > 0 else px(13)))
+            draw.text(beside, word, fill=(160, 160, 160), font=font, anchor="lm")
     return np.asarray(bar)
 
 
