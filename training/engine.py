@@ -31,7 +31,8 @@ class HeadSettings:
     epochs
         Passes over the training films.
     learning_rate, weight_decay
-        Of Adam; the decay is its L2 penalty, on standardised features.
+        Of Adam; the decay is its L2 penalty on the weight of standardised features. The bias, which holds how common
+        the classes are, is left alone.
     gamma
         The learning rate is multiplied by this at one third and at two thirds of the epochs.
     batch_size
@@ -41,8 +42,8 @@ class HeadSettings:
     """
 
     epochs: int = 100
-    learning_rate: float = 1e-3
-    weight_decay: float = 3e-2
+    learning_rate: float = 3e-3
+    weight_decay: float = 6e-2
     gamma: float = 0.3
     batch_size: int = 64
     seed: int = 0
@@ -118,7 +119,13 @@ def _train_head(
     with torch.no_grad():
         head.weight.normal_(0.0, 1e-3, generator=generator)
         head.bias.zero_()
-    optimizer = torch.optim.Adam(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [head.weight], "weight_decay": settings.weight_decay},
+            {"params": [head.bias], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+    )
     scheduler = StepLR(optimizer, step_size=max(1, -(-settings.epochs // 3)), gamma=settings.gamma)
     loss_of = nn.CrossEntropyLoss()
 
