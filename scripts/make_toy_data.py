@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="make_toy_data", description="Make synthetic chest films with a manifest.csv.")
+    parser = _Parser(prog="scripts.make_toy_data", description="Make synthetic chest films with a manifest.csv.")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to make; must not hold anything")
     parser.add_argument(
         "--patients", metavar="N", type=int, default=80, help=f"{MIN_PATIENTS} or more, 1 to 4 films each (default 80)"

@@ -86,5 +86,5 @@ def test_a_full_disk_is_status_1_and_one_line(
 
     assert main([str(tmp_path / "films"), *QUICK, "--json"]) == 1
 
-    assert capsys.readouterr().err == "make_toy_data: disk full\n"
+    assert capsys.readouterr().err == "scripts.make_toy_data: disk full\n"
     assert list(tmp_path.iterdir()) == []
