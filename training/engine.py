@@ -44,7 +44,7 @@ class HeadSettings:
     epochs: int = 100
     learning_rate: float = 3e-3
     weight_decay: float = 6e-2
-    gamma: float = 0.3
+    gamma: float = 0.1
     batch_size: int = 64
     seed: int = 0
 
