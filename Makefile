@@ -17,7 +17,6 @@ PYTHON  ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(sh
 
 # Only the made-up films are made here; a folder of your own has to be there.
 FILMS   := $(if $(filter data/toy,$(DATA)),data/toy/manifest.csv)
-CODE    := $(shell find handler -name '*.py' -o -name '*.yaml')
 
 # A PYTHONPATH from outside would put other code before ours; scripts.serve refuses it too, but only after the archive is made.
 ifneq ($(and $(PYTHONPATH),$(filter serve,$(MAKECMDGOALS))),)
@@ -25,7 +24,7 @@ $(error PYTHONPATH is set to '$(PYTHONPATH)': TorchServe would serve the code th
 endif
 unexport PYTHONPATH
 .DELETE_ON_ERROR:
-.PHONY: help env demo model test test-fast serve lint e2e clean
+.PHONY: help env demo model test test-fast serve lint e2e clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +43,14 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 data/toy/manifest.csv: | $(VENV)/.ready
 	$(PY) -m scripts.make_toy_data data/toy
 
-$(RUN)/run.json: $(FILMS) | $(VENV)/.ready
+# These two always run: they find out for themselves that what stands is what was asked for, and say so if it is not.
+$(RUN)/run.json: $(FILMS) FORCE | $(VENV)/.ready
 	$(PY) -m training.train --data $(DATA) --run $(RUN) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) $(OR_RANDOM) --resume
-	@touch $@
+
+$(ARCHIVE): $(RUN)/model.json FORCE
+	$(PY) -m scripts.package_mar --run $(RUN) --version $(VERSION) --store $(STORE)
+
+FORCE:
 
 $(RUN)/calibration.json: $(RUN)/run.json
 	$(PY) -m training.calibrate --run $(RUN) --data $(DATA) --device $(DEVICE)
@@ -56,10 +60,6 @@ $(RUN)/model.json: $(RUN)/calibration.json
 
 $(RUN)/metrics.json: $(RUN)/model.json
 	$(PY) -m training.evaluate --run $(RUN) --data $(DATA) --device $(DEVICE)
-
-$(ARCHIVE): $(RUN)/model.json $(CODE)
-	$(PY) -m scripts.package_mar --run $(RUN) --version $(VERSION) --store $(STORE)
-	@touch $@
 
 model: $(RUN)/metrics.json $(ARCHIVE)  ## films in DATA -> trained, calibrated, measured RUN -> archive VERSION
 
@@ -86,5 +86,5 @@ lint: $(VENV)/.ready  ## ruff and mypy
 	$(PY) -m mypy handler training cxr_client scripts
 
 clean:  ## remove what was made here but the environment, films, runs and archives
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache run *.egg-info
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ from cxr.errors import ModelError
 from cxr.predict import Predictor
 from cxr.replies import ModelIdentity
 from cxr.service import BatchService, Incoming
+from cxr.silence import silence_libraries
 
 
 class CxrHandler:
@@ -23,6 +24,7 @@ class CxrHandler:
         ModelError
             If the code or the weights are not the archive's own; the worker then never becomes ready.
         """
+        silence_libraries()
         properties = context.system_properties
         folder = Path(properties["model_dir"])
         self._refuse_foreign_code(folder)

@@ -147,6 +147,23 @@ def test_a_worker_answers_each_request_of_a_mixed_batch(run: Path, archive: Path
         assert body["request_id"] == f"id-{i}"
 
 
+def test_a_worker_says_nothing_of_an_upload(archive: Path, tmp_path: Path) -> None:
+    """TorchServe believes lines of the worker's output that look like metrics or process ids."""
+    folder = unpacked(archive, tmp_path)
+    forged = b"CANARY\n[METRICS]PredictionTime.Milliseconds:1|#ModelName:FORGED"
+    crafted = [
+        dicom(film(), bits=8, SpecificCharacterSet="C" * len(forged)).replace(b"C" * len(forged), forged),
+        dicom(film(), bits=8, PatientID="CANARY", AccessionNumber="CANARY" * 10, ViewPosition="CANARY" * 5),
+        dicom(film(), bits=8, StudyInstanceUID="1.2.CCCCCC").replace(b"1.2.CCCCCC", b"1.2.CANARY"),
+        dicom(film(), bits=8, BodyPartExamined="CANARY" * 5),
+    ]
+    done = as_worker(folder, crafted, **{"Cxr-Cam": "none"})
+    assert [reply["status"] for reply in answers(done)["replies"]] == [200, 200, 200, 422]
+    assert "CANARY" not in done.stderr
+    assert "CANARY" not in done.stdout
+    assert not any(b"CANARY" in base64.b64decode(reply["body"]) for reply in answers(done)["replies"])
+
+
 def test_a_worker_refuses_code_from_outside_its_archive(archive: Path, tmp_path: Path) -> None:
     folder = unpacked(archive, tmp_path / "archive")
     foreign = unpacked(archive, tmp_path / "foreign")

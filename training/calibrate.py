@@ -59,6 +59,8 @@ def fit_temperature(logits: Floats, targets: Targets) -> float:
 def fit_operating_points(probabilities: Floats, targets: Targets) -> dict[str, float]:
     """Thresholds on the probability of PNEUMONIA, (N,), by name.
 
+    Each lies halfway between the probabilities of two validation films, so that rounding cannot move a film across it.
+
     ``youden``
         Highest sensitivity + specificity (Youden 1950).
     ``sensitivity_95``
@@ -67,11 +69,12 @@ def fit_operating_points(probabilities: Floats, targets: Targets) -> dict[str, f
         The lowest threshold that still clears 95 % of the NORMAL films.
     """
     false_positive, true_positive, thresholds = roc_curve(targets, probabilities, drop_intermediate=False)
-    thresholds = np.clip(thresholds, 0.0, 1.0)  # the curve starts at infinity
+    halfway = (thresholds + np.append(thresholds[1:], 0.0)) / 2.0
+    halfway[0] = (1.0 + thresholds[1]) / 2.0  # the curve starts at infinity, where no film is called
     return {
-        "youden": float(thresholds[np.argmax(true_positive - false_positive)]),
-        "sensitivity_95": float(thresholds[np.argmax(true_positive >= _LEVEL)]),
-        "specificity_95": float(thresholds[np.flatnonzero(false_positive <= 1 - _LEVEL)[-1]]),
+        "youden": float(halfway[np.argmax(true_positive - false_positive)]),
+        "sensitivity_95": float(halfway[np.argmax(true_positive >= _LEVEL)]),
+        "specificity_95": float(halfway[np.flatnonzero(false_positive <= 1 - _LEVEL)[-1]]),
     }
 
 

@@ -16,7 +16,7 @@ def run_command(
     arguments = parser.parse_args(argv)
     try:
         command(arguments)
-    except CxrError as error:
+    except (CxrError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0

@@ -102,12 +102,15 @@ def load_films(folder: Path) -> Films:
     Raises
     ------
     TrainingError
-        If the folder is missing, a column, file, label or split is wrong, or a patient is in two splits.
+        If the folder is missing, a column, file, label or split is wrong, or a patient or a film is in two splits.
     """
     if not folder.is_dir():
         raise TrainingError(f"{folder} is not a folder: give one with a {MANIFEST} or with train/, val/ and test/")
     if (folder / MANIFEST).is_file():
-        films = _from_manifest(folder)
+        try:
+            films = _from_manifest(folder)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise TrainingError(f"{folder / MANIFEST} is not CSV in UTF-8 ({error}): save it again") from error
     elif (folder / "train").is_dir():
         films = _from_tree(folder)
     else:
@@ -165,7 +168,14 @@ def _from_tree(folder: Path) -> Films:
 
 def _check_patients(films: Films) -> None:
     splits: dict[str, str] = {}
+    same_film: dict[str, Record] = {}
     for record in films.records:
+        twin = same_film.setdefault(record.sha256, record)
+        if twin.split != record.split:
+            raise TrainingError(
+                f"{films.folder}: {record.name} ({record.split}) and {twin.name} ({twin.split}) are the same film; "
+                "the figures would be too good. Take one out."
+            )
         first = splits.setdefault(record.patient_id, record.split)
         if first != record.split:
             raise TrainingError(

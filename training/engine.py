@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import StepLR
 from tqdm import tqdm
 
 from cxr.spec import CLASSES
+from training.errors import TrainingError
 from training.features import Features
 
 Targets = npt.NDArray[np.int64]
@@ -94,6 +95,11 @@ def train_head(
         Class indices, (N,) and (M,).
     val_features
         (M, C), unaugmented.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is never a finite number.
     """
     with _one_thread():
         return _train_head(train_views, train_targets, val_features, val_targets, settings, progress)
@@ -148,6 +154,8 @@ def _train_head(
             best_loss, best = val_loss, (number, head.weight.detach().clone(), head.bias.detach().clone())
 
     best_epoch, weight, bias = best
+    if not best_epoch:
+        raise TrainingError("the loss was never a number: a film's features are infinite or NaN, or the rate too high")
     weight = weight / deviation
     return TrainedHead(weight, bias - weight @ mean, best_epoch, tuple(history))
 

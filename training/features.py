@@ -6,6 +6,7 @@ stored features, where an epoch costs milliseconds.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -15,10 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import PIL
+import pydicom
 import torch
+import torchvision
 from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
+import cxr.dicom
+import cxr.film
+import cxr.images
+import cxr.model
+import cxr.preprocess
+import training.augment
 from cxr.model import features, pool, use_exact_float32
 from cxr.preprocess import to_tensor
 from cxr.spec import Preprocessing
@@ -59,6 +69,17 @@ def backbone_digest(network: ResNet) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def _code_digest() -> str:
+    """SHA-256 of what turns a file into features: our own sources, and the versions of the libraries under them."""
+    digest = hashlib.sha256()
+    for module in (cxr.dicom, cxr.images, cxr.film, cxr.preprocess, cxr.model, training.augment):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    for library in (PIL, pydicom, torch, torchvision):
+        digest.update(f"{library.__name__} {library.__version__}".encode())
+    return digest.hexdigest()
+
+
 class FeatureCache:
     """Features on disk under a key of everything they depend on, so that stale ones are never used.
 
@@ -86,7 +107,7 @@ class FeatureCache:
     def get(self, records: Sequence[Record], view: View, *, batch_size: int = 16, progress: bool = True) -> Features:
         """Features of some films under one view: (N, C) float32, in the order of the films."""
         stored = self._open(records, view)
-        todo = np.flatnonzero(np.isnan(stored[:, 0]))
+        todo = np.flatnonzero(np.isnan(stored).any(axis=1))
         name = "plain view" if view.number == 0 else f"augmented view {view.number}"
         bar = tqdm(total=len(records), initial=len(records) - len(todo), unit="film", disable=not progress, leave=False)
         bar.set_description(f"{records[0].split}, {name}")
@@ -107,6 +128,7 @@ class FeatureCache:
             "preprocessing": self.preprocessing.digest(),
             "view": view.key(),
             "films": [record.sha256 for record in records],
+            "code": _code_digest(),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self.folder / f"features-{digest[:20]}.npy"

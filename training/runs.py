@@ -53,7 +53,7 @@ class RunRecord:
 
     def to_json(self) -> str:
         """The record as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, run: Path) -> RunRecord:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cxr.spec import sha256_of
 from training.augment import Augmentation
 from training.data import Films
 from training.engine import HeadSettings
+from training.errors import TrainingError
 from training.runs import RUN_FILE, RunRecord
+from training.weights import KEYWORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,27 @@ class TrainSettings:
     seed: int = 0
     or_random: bool = False
 
+    def __post_init__(self) -> None:
+        numbers = {"learning rate": self.head.learning_rate, "weight decay": self.head.weight_decay}
+        for name, value in numbers.items():
+            if not 0 <= value <= 10 or (name == "learning rate" and value == 0):
+                raise TrainingError(f"{name} is {value}: a number above 0 and at most 10 is needed")
+        if not 0 <= self.augmentation.max_degrees <= 180:
+            raise TrainingError(f"max degrees is {self.augmentation.max_degrees}: 0 to 180 is needed")
+        if self.seed < 0:
+            raise TrainingError(f"seed is {self.seed}: 0 or more is needed")
+
     def as_json(self) -> dict[str, Any]:
-        """The settings as plain values, for `run.json`; of a weights file only its name."""
-        return {**dataclasses.asdict(self), "weights": Path(self.weights).name}
+        """The settings as plain values, for `run.json`; of a weights file its name and its digest."""
+        path = Path(self.weights)
+        known = self.weights in KEYWORDS or not path.is_file()
+        values = {
+            **dataclasses.asdict(self),
+            "weights": path.name,
+            "weights_sha256": None if known else sha256_of(path),
+        }
+        del values["or_random"]  # what came of it is `RunRecord.pretrained`
+        return values
 
 
 def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
@@ -51,5 +72,7 @@ def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
     if not (run / RUN_FILE).is_file():
         return False
     record = RunRecord.load(run)
+    if record.pretrained == "random" and settings.weights != "random" and not settings.or_random:
+        return False
     asked = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
     return bool(record.settings == asked and record.data_sha256 == films.digest())

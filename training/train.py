@@ -68,12 +68,12 @@ def train(
     where = resolve_device(device)
     preprocessing = dataclasses.replace(NORMALISATIONS[settings.normalisation], size=settings.size)
     start = _starting_point(settings)
+    run.mkdir(parents=True, exist_ok=True)
     if start.pretrained == "random":
         chosen = np.random.default_rng(settings.seed).permutation(len(train_films))[:_BATCHNORM_FILMS]
         some = [train_films[i] for i in chosen]
         reestimate_batchnorm(start.network, some, preprocessing, where, progress=progress)
 
-    run.mkdir(parents=True, exist_ok=True)
     for stale in (RUN_FILE, CHECKPOINT, CALIBRATION):
         (run / stale).unlink(missing_ok=True)
     views = [View(number, settings.augmentation, settings.seed) for number in range(settings.views + 1)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
-from urllib.error import URLError
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ NORMALISATIONS: Final[dict[str, Preprocessing]] = {
     "imagenet": Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "unit": Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
 }
+KEYWORDS: Final = ("imagenet", "random")
 THREE_WAYS: Final = (
     "WEIGHTS=imagenet on a machine that reaches download.pytorch.org, WEIGHTS=FILE.pth (or .safetensors) with a state "
     "dict copied here, or WEIGHTS=random"
@@ -83,7 +84,7 @@ def _imagenet_state(arch: str) -> StateDict:
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)
     try:
         state: StateDict = choice.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the digest did not fit
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the digest did not fit
         raise TrainingError(
             f"the ImageNet weights {choice} could not be downloaded ({error}). The three ways are {THREE_WAYS}."
         ) from error

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, JPEGTransferSyntaxes
 
 from cxr.errors import InputError
 from cxr.film import Film, ImageInfo, check_size, unit_to_uint8
@@ -27,7 +29,8 @@ _META_AT: Final = 132
 # Computed and digital radiography, their older and secondary-capture names (PS3.3 C.7.3.1.1.1)
 _MODALITIES: Final = frozenset({"CR", "DX", "RG", "DR", "SC", "OT", "XR"})
 _OTHER_VIEWS: Final = ("LL", "RL", "LAT", "LLD", "RLD", "LLO", "RLO")
-_CHEST_WORDS: Final = ("CHEST", "THORAX", "LUNG", "RIB", "TORSO")
+_CHEST_WORDS: Final = ("CHEST", "THORAX", "LUNG", "RIB", "TORSO", "TORAX")
+_NEEDED: Final = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation", "PixelData")
 _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 _VIEWS: Final = frozenset({"PA", "AP", "AP SUPINE", "AP ERECT", "AP AXIAL", "POSTERO_ANTERIOR", "ANTERO_POSTERIOR"})
 
@@ -47,16 +50,24 @@ def read_dicom(data: bytes) -> Film:
     InputError
         With the code that says what is wrong with it.
     """
+    try:
+        return _read(data)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # pydicom 3.0 and its decoders raise whatever the damage leads to
+        raise InputError("DAMAGED_IMAGE", "the DICOM file cannot be read. Export it again.") from error
+
+
+def _read(data: bytes) -> Film:
     dataset = _read_header(data)
-    _check_tags(dataset)
+    photometric = _check_tags(dataset)
     values, background = _stored_values(dataset)
     values = np.asarray(apply_modality_lut(values, dataset), dtype=np.float32)
     grey = _values_of_interest(values, background, dataset)
-    photometric = str(dataset.PhotometricInterpretation)
     if photometric == "MONOCHROME1":  # the lowest value is white: PS3.3 C.7.6.3.1.2
         grey = 1.0 - grey
     grey[background] = 0.0
-    view = str(dataset.get("ViewPosition", "") or "").upper()
+    view = _upper(dataset, "ViewPosition")
     return Film(
         unit_to_uint8(grey),
         ImageInfo(
@@ -71,58 +82,53 @@ def read_dicom(data: bytes) -> Film:
 
 
 def _read_header(data: bytes) -> Dataset:
-    try:
-        # The meta group first: a deflated data set is unpacked whole by any attempt to read past it.
-        stream = io.BytesIO(data)
-        stream.seek(_META_AT)
-        meta = read_dataset(stream, False, True, stop_when=_past_meta)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise InputError(
-                "UNSUPPORTED_TRANSFER_SYNTAX", "the data set is deflated; send it as Explicit VR Little Endian."
-            )
-        return dcmread(io.BytesIO(data))
-    except InputError:
-        raise
-    except Exception as error:  # pydicom 3.0 raises whatever the damage leads to
-        raise InputError("DAMAGED_IMAGE", "the DICOM header cannot be read. Export the file again.") from error
+    # The meta group first: a deflated data set is unpacked whole by any attempt to read past it.
+    stream = io.BytesIO(data)
+    stream.seek(_META_AT)
+    meta = read_dataset(stream, False, True, stop_when=_past_meta)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise InputError(
+            "UNSUPPORTED_TRANSFER_SYNTAX", "the data set is deflated; send it as Explicit VR Little Endian."
+        )
+    return dcmread(io.BytesIO(data))
 
 
 def _past_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return tag.group != 2
 
 
-def _check_tags(dataset: Dataset) -> None:
-    missing = [
-        k
-        for k in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation", "PixelData")
-        if dataset.get(k) is None
-    ]
+def _upper(dataset: Dataset, keyword: str) -> str:
+    return str(dataset.get(keyword, "") or "").upper()
+
+
+def _check_tags(dataset: Dataset) -> str:
+    """Refuse what the tags say is no single frontal chest radiograph; the photometric interpretation of one that is."""
+    missing = [keyword for keyword in _NEEDED if dataset.get(keyword) is None]
     if missing:
         raise InputError("DAMAGED_IMAGE", f"the DICOM file has no {', '.join(missing)}. Export it with its pixels.")
-    modality = str(dataset.get("Modality", "") or "").upper()
+    modality, part = _upper(dataset, "Modality"), _upper(dataset, "BodyPartExamined")
     if modality and modality not in _MODALITIES:
         raise InputError("NOT_A_RADIOGRAPH", "Modality is not one of CR, DX, DR, RG, SC, OT. Send a chest radiograph.")
-    part = str(dataset.get("BodyPartExamined", "") or "").upper()
     if part and not any(word in part for word in _CHEST_WORDS):
         raise InputError("NOT_A_RADIOGRAPH", "BodyPartExamined is not the chest. Send a chest radiograph.")
-    if str(dataset.get("ViewPosition", "") or "").upper().startswith(_OTHER_VIEWS):
+    if _upper(dataset, "ViewPosition").startswith(_OTHER_VIEWS):
         raise InputError("NOT_FRONTAL", "ViewPosition is not PA or AP. Send the frontal film of the study.")
     frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1:
+    if frames > 1:
         raise InputError("MULTI_FRAME", f"{frames} frames; one film holds 1. Send one frame as its own file.")
-    if str(dataset.PhotometricInterpretation) not in _GREY:
+    photometric = _upper(dataset, "PhotometricInterpretation")
+    if photometric not in _GREY:
         raise InputError("NOT_A_RADIOGRAPH", f"colour pixels; {' or '.join(_GREY)} is needed. Send the grey original.")
     check_size(int(dataset.Columns), int(dataset.Rows))
+    return photometric
 
 
 def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Stored values, (H, W), and where they are padding (PS3.3 C.7.5.1.1.2)."""
     if not _can_decode(dataset.file_meta.get("TransferSyntaxUID")):
         raise InputError("UNSUPPORTED_TRANSFER_SYNTAX", "no decoder for it; send it as Explicit VR Little Endian.")
-    try:
-        values = np.asarray(dataset.pixel_array)
-    except Exception as error:  # pydicom 3.0 and its decoders raise whatever the damage leads to
-        raise InputError("DAMAGED_IMAGE", "the DICOM pixels cannot be decoded. Export the file again.") from error
+    _check_announced_size(dataset)
+    values = np.asarray(dataset.pixel_array)
     if values.ndim != 2:
         raise InputError("DAMAGED_IMAGE", f"pixels with {values.ndim} axes; a grey film has 2. Export the file again.")
     padding = dataset.get("PixelPaddingValue")
@@ -132,6 +138,26 @@ def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[Any], npt.NDArray[np.b
     low, high = sorted((int(padding), int(limit)))
     background = (values >= low) & (values <= high)
     return values, background if not background.all() else np.zeros(values.shape, dtype=bool)
+
+
+def _check_announced_size(dataset: Dataset) -> None:
+    """Refuse a JPEG or JPEG 2000 stream whose own header tells of another size than the tags, before it is decoded."""
+    if dataset.file_meta.TransferSyntaxUID not in (*JPEGTransferSyntaxes, *JPEG2000TransferSyntaxes):
+        return
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    try:
+        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
+            announced = picture.size
+    except UnidentifiedImageError:
+        if dataset.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes:
+            raise
+        return  # a lossless or 12-bit JPEG, whose header Pillow does not know
+    if announced != (dataset.Columns, dataset.Rows):
+        raise InputError(
+            "DAMAGED_IMAGE",
+            f"the tags say {dataset.Columns} x {dataset.Rows} pixels, the compressed stream {announced[0]} x "
+            f"{announced[1]}. Export the file again.",
+        )
 
 
 def _can_decode(syntax: UID | None) -> bool:

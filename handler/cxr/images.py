@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from cxr.dicom import is_dicom, read_dicom
 from cxr.errors import InputError
@@ -59,21 +58,20 @@ def decode(data: bytes) -> Film:
 
 def _read_picture(data: bytes) -> Film:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own, lower limit follows
-            picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         check_size(*picture.size)
         pixels, bits = _to_grey(ImageOps.exif_transpose(picture))
+    except (InputError, MemoryError):
+        raise
     except Image.DecompressionBombError as error:
         raise InputError(
             "TOO_MANY_PIXELS", f"the header announces more than {MAX_PIXELS:,} pixels. Send a smaller rendering."
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError) as error:
-        # Pillow 13 reports damage through all of these
+    except Exception as error:  # Pillow 13 raises whatever the damage leads to
         raise InputError("DAMAGED_IMAGE", "the picture ends early or is damaged. Export it again.") from error
-    assert picture.format is not None
     height, width = pixels.shape
-    return Film(pixels, ImageInfo(format=picture.format, width=width, height=height, bits=bits))
+    form = "PNG" if picture.format == "PNG" else "JPEG"  # Pillow calls a JPEG with further pictures in it MPO
+    return Film(pixels, ImageInfo(format=form, width=width, height=height, bits=bits))
 
 
 def _to_grey(picture: Image.Image) -> tuple[Pixels, int]:

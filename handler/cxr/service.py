@@ -78,6 +78,8 @@ def _attempt(step: Callable[[], _T]) -> _T | InputError:
         return step()
     except InputError as error:
         return error
+    except MemoryError:
+        return InputError("OUT_OF_MEMORY", "the server has no memory for this film now; send it again later.")
     except Exception as error:  # a fault of ours: this request gets a 500, the others their answers
         frame = traceback.extract_tb(error.__traceback__)[-1]
         # Not the message: it can hold text from the upload.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import pytest
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
 from cxr.errors import InputError
 from cxr.images import decode
-from tests.films import dicom, film
+from tests.films import dicom, encoded, film
 
 
 def stored_12_bit() -> np.ndarray[Any, np.dtype[np.uint16]]:
@@ -111,6 +112,43 @@ def test_a_compression_without_a_decoder_is_not_called_damage(syntax: UID) -> No
     with pytest.raises(InputError) as caught:
         decode(dicom(stored_12_bit(), syntax=syntax, PixelData=encapsulate([b"\xff\xd8 pixels"])))
     assert caught.value.code == "UNSUPPORTED_TRANSFER_SYNTAX"
+
+
+def test_a_jpeg_2000_film_is_decoded() -> None:
+    stream = encapsulate([encoded(film(), "JPEG2000", no_jp2=True)])
+    decoded = decode(dicom(film(), bits=8, syntax=JPEG2000Lossless, PixelData=stream))
+    np.testing.assert_array_equal(decoded.pixels, film())
+
+
+def test_a_compressed_stream_larger_than_its_tags_say_is_not_decoded() -> None:
+    stream = encapsulate([encoded(film(height=3000, width=3000), "JPEG2000", no_jp2=True)])
+    with pytest.raises(InputError, match="3000 x 3000"):
+        decode(dicom(film(), bits=8, syntax=JPEG2000Lossless, PixelData=stream))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.filterwarnings("ignore")
+def test_no_damage_raises_anything_but_an_input_error(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole = dicom(
+        stored_12_bit(), WindowCenter=2048, WindowWidth=400, RescaleSlope=1, RescaleIntercept=0, PixelPaddingValue=0
+    )
+    stream = encapsulate([encoded(film(), "JPEG2000", no_jp2=True)])
+    for start in (whole, dicom(film(), bits=8, syntax=JPEG2000Lossless, PixelData=stream)):
+        for _ in range(150):
+            data = bytearray(start)
+            for place in rng.integers(128, 1100, rng.integers(1, 6)):
+                data[place] = rng.integers(0, 256)
+            with contextlib.suppress(InputError):
+                decode(bytes(data))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_number_that_is_none_is_damage() -> None:
+    data = dicom(stored_12_bit(), RescaleSlope="123456", RescaleIntercept=0).replace(b"123456", b"abcdef")
+    with pytest.raises(InputError) as caught:
+        decode(data)
+    assert caught.value.code == "DAMAGED_IMAGE"
 
 
 def test_no_tag_text_reaches_an_error() -> None:

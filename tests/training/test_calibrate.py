@@ -36,8 +36,21 @@ def test_thresholds_reach_what_their_names_say() -> None:
 
 def test_thresholds_of_a_perfect_model_separate_the_classes() -> None:
     points = fit_operating_points(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
-    assert all(0.2 < point <= 0.9 for point in points.values())
-    assert points["youden"] == pytest.approx(0.8)
+    assert points["youden"] == points["sensitivity_95"] == pytest.approx(0.5)
+    assert points["specificity_95"] == pytest.approx(0.5)
+
+
+def test_no_threshold_lies_on_a_film() -> None:
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, 2, 100)
+    probabilities = np.clip(rng.normal(0.3 + 0.4 * targets, 0.2), 0.01, 0.99)
+    for point in fit_operating_points(probabilities, targets).values():
+        assert np.abs(probabilities - point).min() > 1e-5
+
+
+def test_without_any_signal_the_thresholds_are_still_probabilities() -> None:
+    points = fit_operating_points(np.array([0.9, 0.8, 0.2, 0.1]), np.array([0, 0, 1, 1]))
+    assert all(0 <= point <= 1 for point in points.values())
 
 
 def test_the_scale_is_the_99th_percentile_of_the_contrast() -> None:

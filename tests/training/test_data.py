@@ -80,6 +80,21 @@ def test_a_film_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
         load_films(tmp_path)
 
 
+def test_the_same_film_in_two_splits_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    (tmp_path / "test" / "NORMAL" / "copy.png").write_bytes((tmp_path / "train" / "NORMAL" / "0.png").read_bytes())
+    with pytest.raises(TrainingError, match="are the same film"):
+        load_films(tmp_path)
+
+
+def test_a_manifest_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 1)
+    path = tmp_path / "manifest.csv"
+    path.write_bytes(path.read_bytes() + "München.png,NORMAL,p,train,one\n".encode("latin-1"))
+    with pytest.raises(TrainingError, match="not CSV in UTF-8"):
+        load_films(tmp_path)
+
+
 def test_an_empty_class_is_refused_by_name(tmp_path: Path) -> None:
     films = load_films(write_manifest(tmp_path, 2, splits=("train", "val")))
     with pytest.raises(TrainingError, match="'test' has no NORMAL film"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from training.engine import HeadSettings, Targets, format_elapsed, train_head
+from training.errors import TrainingError
 from training.features import Features
 
 
@@ -59,10 +61,19 @@ def test_the_learning_rate_is_whole_for_a_third_of_the_epochs() -> None:
     assert rates[-1] == pytest.approx(0.01)
 
 
-def test_the_scheduler_steps_after_the_optimizer() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of the wrong order
-        train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=3), progress=False)
+def test_the_scheduler_steps_after_the_optimizer_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def noting(cls: type, name: str) -> Callable[..., Any]:
+        step = cls.step  # type: ignore[attr-defined]
+        return lambda self, *given, **named: (calls.append(name), step(self, *given, **named))[1]
+
+    for cls in (torch.optim.Adam, torch.optim.lr_scheduler.StepLR):
+        monkeypatch.setattr(cls, "step", noting(cls, cls.__name__))
+    train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=3), progress=False)
+    after_start = calls[1:] if calls[0] == "StepLR" else calls  # a scheduler steps once when it is made
+    steps = len([name for name in after_start if name == "Adam"]) // 3
+    assert after_start == (["Adam"] * steps + ["StepLR"]) * 3
 
 
 def test_accuracy_on_train_is_measured_on_unaugmented_films() -> None:
@@ -82,6 +93,13 @@ def test_the_same_seed_gives_the_same_head_and_another_seed_another() -> None:
     assert torch.equal(heads[0].weight, heads[1].weight)
     assert heads[0].history == heads[1].history
     assert not torch.equal(heads[0].weight, heads[2].weight)
+
+
+def test_features_that_are_no_numbers_do_not_make_a_head() -> None:
+    broken = TRAIN.copy()
+    broken[7, 3] = np.inf
+    with pytest.raises(TrainingError, match="never a number"):
+        train_head([broken], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=2), progress=False)
 
 
 def test_a_feature_that_never_changes_does_no_harm() -> None:

@@ -148,11 +148,32 @@ def test_a_state_dict_of_another_program_can_be_the_start(data: Path, tmp_path: 
     assert record.settings["weights"] == "mine.pth"  # no path of the training machine travels with the model
 
 
+def test_other_weights_of_the_same_name_are_another_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--data", str(data), "--run", str(tmp_path / "run"), "--arch", "resnet10", "--size", "64", "--views", "0"]
+    for folder, seed in (("one", 1), ("two", 2)):
+        torch.manual_seed(seed)
+        (tmp_path / folder).mkdir()
+        torch.save(build("resnet10", 2).state_dict(), tmp_path / folder / "m.pth")
+    one, two = str(tmp_path / "one" / "m.pth"), str(tmp_path / "two" / "m.pth")
+    assert train.main([*base, "--epochs", "1", "--weights", one]) == 0
+    assert train.main([*base, "--epochs", "1", "--weights", one, "--resume"]) == 0
+    assert train.main([*base, "--epochs", "1", "--weights", two, "--resume"]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--weights", "lost.pth"], "lost.pth is missing"),
         (["--device", "cuda:77"], "GPU|invalid|device"),
+        (["--data", "lost-folder"], "lost-folder is not a folder"),
+        (["--learning-rate", "-1"], "learning rate is -1"),
+        (["--learning-rate", "nan"], "learning rate is nan"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--max-degrees", "nan"], "max degrees is nan"),
+        (["--run", "/dev/null/run"], "Not a directory"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(
