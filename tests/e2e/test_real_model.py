@@ -19,6 +19,7 @@ from cxr.model import build
 from cxr.predict import Prediction, Predictor
 from cxr.render import overlay, png
 from cxr.spec import Preprocessing
+from cxr_client import ManagementClient
 from scripts.package_mar import package
 from tests.cxr.networks import lively, save_model
 from tests.e2e.servers import NEEDS_JAVA, Server, fresh_server
@@ -138,6 +139,13 @@ def test_nothing_of_an_upload_is_in_the_logs(served: Served) -> None:
     )
     requests.post(served.url, files={canary: (f"{canary}.png", f"{canary} is no film".encode())}, timeout=60)
     requests.post(served.url, json={"data": canary, "cam": canary}, timeout=60)
+    forged = f"{canary}\n[METRICS]Forged.Count:1|#ModelName:pneumonia\n[PID]1".encode()
+    crafted = dicom(film(), bits=8, SpecificCharacterSet="C" * len(forged)).replace(b"C" * len(forged), forged)
+    assert requests.post(served.url, data=crafted, timeout=60).status_code == 200
+    assert requests.post(served.url, data=FILMS["png"], timeout=60).status_code == 200  # after it, all is written
+    assert canary not in requests.get(f"http://127.0.0.1:{served.server.ports[1]}/metrics", timeout=60).text
+    with ManagementClient(served.server.run_dir.socket) as management:
+        assert all(worker.pid > 1 for state in management.ready("pneumonia").versions for worker in state.workers)
     logs = list(served.server.run_dir.logs.rglob("*.log"))
     assert logs
     assert [path.name for path in logs if canary in path.read_text(encoding="utf-8", errors="replace")] == []
