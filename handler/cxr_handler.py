@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import cxr
+from cxr import golden
 from cxr.errors import ModelError
 from cxr.predict import Predictor
 from cxr.replies import ModelIdentity
@@ -22,7 +23,8 @@ class CxrHandler:
         Raises
         ------
         ModelError
-            If the code or the weights are not the archive's own; the worker then never becomes ready.
+            If the code or the weights are not the archive's own, or the golden films get other answers than when they
+            were packed; the worker then never becomes ready.
         """
         silence_libraries()
         properties = context.system_properties
@@ -30,6 +32,7 @@ class CxrHandler:
         self._refuse_foreign_code(folder)
         gpu = properties.get("gpu_id")
         predictor = Predictor.load(folder, "cpu" if gpu is None or int(gpu) < 0 else f"cuda:{gpu}")
+        golden.check(predictor, folder)
         manifest = context.manifest["model"]
         self.service = BatchService(
             predictor, ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])

@@ -18,15 +18,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
+from cxr import golden
 from cxr.errors import CxrError, ModelError
+from cxr.predict import Predictor
 from cxr.spec import SPEC_FILE, ModelSpec, sha256_of
 from scripts.model_store import MODEL_NAME, Version
+from training.toy_anatomy import draw_anatomy
+from training.toy_files import png_bytes
+from training.toy_films import draw_film
 
 HANDLER_FOLDER: Final = Path(__file__).resolve().parents[1] / "handler"
 _ENTRY: Final = "cxr_handler.py"
 _CONFIG: Final = "model-config.yaml"
 _MANIFEST: Final = "MAR-INF/MANIFEST.json"
 _NO_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the first a zip file can hold
+_GOLDEN_SEED: Final = 20
 _STORED_AS_IS: Final = (".pth", ".safetensors")  # weights do not compress; trying takes ten seconds
 
 
@@ -90,11 +98,30 @@ def _check_run(run: Path) -> ModelSpec:
     return spec
 
 
+def golden_films() -> dict[str, bytes]:
+    """Synthetic films for the archive's self-check, one of each class and of each way to store grey values."""
+    films: dict[str, bytes] = {}
+    for seed, (label, form) in enumerate([("NORMAL", 8), ("PNEUMONIA", 16)]):
+        rng = np.random.default_rng([_GOLDEN_SEED, seed])
+        films[f"{label.lower()}.png"] = png_bytes(draw_film(rng, draw_anatomy(rng), label, (256, 256)), form)
+    return films
+
+
+def _write_golden(folder: Path, run: Path) -> None:
+    folder.mkdir()
+    films = golden_films()
+    for name, data in films.items():
+        (folder / name).write_bytes(data)
+    said = golden.answers(Predictor.load(run, "cpu"), films)
+    (folder / golden.ANSWERS).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
 def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Path:
-    """The archive as torch-model-archiver makes it: all of handler/, the weights, the spec."""
+    """The archive as torch-model-archiver makes it: all of handler/, the weights, the spec, the golden films."""
     extras, out, temp = folder / "extras", folder / "out", folder / "tmp"
     shutil.copytree(HANDLER_FOLDER, extras, ignore=shutil.ignore_patterns("__pycache__", _ENTRY, _CONFIG))
     shutil.copyfile(run / SPEC_FILE, extras / SPEC_FILE)
+    _write_golden(extras / golden.FOLDER, run)
     out.mkdir()
     temp.mkdir()
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--archive-format", "zip-store"]

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from ts.utils.util import list_classes_from_module
 
+from cxr import golden
 from cxr.errors import ModelError
+from cxr.predict import Predictor
 from scripts.package_mar import main, package
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.films import dicom, encoded, film
@@ -93,7 +95,8 @@ def test_the_archive_holds_the_handler_the_model_and_nothing_else(archive: Path)
     source = {str(path.relative_to(HANDLER)) for path in HANDLER.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert "cxr_handler.py" in source
     with zipfile.ZipFile(archive) as packed:
-        assert set(packed.namelist()) == source | {"model.json", "model.pth", "MAR-INF/MANIFEST.json"}
+        ours = {"golden/answers.json", "golden/normal.png", "golden/pneumonia.png", "model.json", "model.pth"}
+        assert set(packed.namelist()) == source | ours | {"MAR-INF/MANIFEST.json"}
         assert packed.testzip() is None
         manifest = json.loads(packed.read("MAR-INF/MANIFEST.json"))
     assert manifest["model"] == {
@@ -147,6 +150,7 @@ def test_a_worker_answers_each_request_of_a_mixed_batch(run: Path, archive: Path
         assert body["request_id"] == f"id-{i}"
 
 
+@pytest.mark.filterwarnings("ignore")  # of writing such files; what reads them is in another process
 def test_a_worker_says_nothing_of_an_upload(archive: Path, tmp_path: Path) -> None:
     """TorchServe believes lines of the worker's output that look like metrics or process ids."""
     folder = unpacked(archive, tmp_path)
@@ -181,6 +185,44 @@ def test_a_worker_refuses_weights_with_one_flipped_byte(archive: Path, tmp_path:
     done = as_worker(folder, [encoded(film())])
     assert done.returncode != 0
     assert "damaged or of another model" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("model.json", '"temperature": 1.0', '"temperature": 1.9', "golden film"),
+        ("model.json", '"mean": [', '"mean": [0.1, ', "std"),
+        ("model.json", "0.485", "0.085", "golden film"),
+        ("model.json", '"arch"', '"brch"', "not a model spec"),
+        ("golden/answers.json", "1", "7", "golden film"),
+        ("golden/answers.json", "{", "", "golden films of the archive are damaged"),
+    ],
+)
+def test_a_worker_refuses_a_changed_spec_or_answer(
+    archive: Path, tmp_path: Path, file: str, old: str, new: str, message: str
+) -> None:
+    folder = unpacked(archive, tmp_path)
+    text = (folder / file).read_text(encoding="utf-8")
+    assert old in text
+    (folder / file).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ModelError, match=message):
+        golden.check(Predictor.load(folder, "cpu"), folder)
+
+
+def test_a_worker_refuses_an_archive_without_its_golden_films(archive: Path, tmp_path: Path) -> None:
+    folder = unpacked(archive, tmp_path)
+    (folder / "golden" / "normal.png").unlink()
+    done = as_worker(folder, [encoded(film())])
+    assert done.returncode != 0
+    assert "golden films of the archive are damaged" in done.stderr
+
+
+def test_golden_answers_of_another_network_do_not_pass(run: Path, archive: Path, tmp_path: Path) -> None:
+    folder = unpacked(archive, tmp_path)
+    golden.check(predictor(run), folder)
+    save_model(tmp_path / "other", small_network(seed=5))
+    with pytest.raises(ModelError, match="golden film"):
+        golden.check(predictor(tmp_path / "other"), folder)
 
 
 def test_the_handler_file_defines_one_class_and_is_found_by_torchserves_rule() -> None:
