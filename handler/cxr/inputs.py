@@ -1,4 +1,4 @@
-"""From a request, as TorchServe hands it to a worker, to the bytes of one film and what is asked of it."""
+"""From a request, as TorchServe hands it to a worker, to the bytes of its films and what is asked of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from cxr.predict import TARGETS
 
 CAM_FORMS: Final = ("none", "grid", "heatmap", "overlay")
 _TARGETS: Final = ("predicted", *TARGETS)
+MAX_FILMS: Final = 32
+_LONGEST_ID: Final = 128
+_SHAPES: Final = (
+    'send {"data": "<base64>"}, {"instances": [{"b64": "<base64>"}]} or {"inputs": [{"name": "image", "datatype": '
+    '"BYTES", "shape": [1], "data": ["<base64>"]}]}.'
+)
 _NOT_FILMS: Final = ("cam", "target", "model_name")
 
 
@@ -36,13 +42,36 @@ class Options:
     as_png: bool = False
 
 
-def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[bytes, Options]:
-    """The film's bytes in a request, and its options.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What came in one request.
 
-    The film is the raw body, the first file of a form, or JSON ``{"data": "<base64>"}``. Options stand in headers
-    (``Cxr-Cam``, ``Cxr-Target``), in form fields or JSON keys (``cam``, ``target``), or in the query of
-    ``/invocations``: TorchServe 0.12 drops the query of ``/predictions`` before any handler sees it
-    (pytorch/serve issue 989).
+    Parameters
+    ----------
+    films
+        The bytes of each film, or why there are none; one film for ``plain``.
+    options
+        What is asked of all of them.
+    dialect
+        ``plain``, ``v1`` (KServe V1) or ``v2`` (Open Inference Protocol): how the reply is wrapped.
+    client_id
+        The id a ``v2`` request gave itself, which its reply repeats.
+    """
+
+    films: tuple[bytes | InputError, ...]
+    options: Options
+    dialect: str = "plain"
+    client_id: str = ""
+
+
+def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+    """The films in a request, and what is asked of them.
+
+    A film is the raw body, the first part of a form that is no option, or base64 in JSON: ``{"data": …}``, KServe V1
+    ``{"instances": [{"b64": …}]}``, Open Inference Protocol ``{"inputs": [{"datatype": "BYTES", "data": […]}]}``.
+    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``), in form fields or JSON keys (``cam``, ``target``; for the
+    Open Inference Protocol under ``parameters``), or in the query of ``/invocations``: TorchServe 0.12 drops the query
+    of ``/predictions`` before any handler sees it (pytorch/serve issue 989).
 
     Parameters
     ----------
@@ -55,7 +84,7 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[by
     Raises
     ------
     InputError
-        BAD_OPTION, EMPTY_BODY, BAD_JSON or BAD_BASE64.
+        BAD_OPTION, EMPTY_BODY or BAD_JSON; what is wrong with one of several films is that film's entry instead.
     """
     body = row.get("body")
     if body is None:
@@ -65,24 +94,72 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> tuple[by
     if isinstance(body, bytes | bytearray):
         data = bytes(body)
         if data.lstrip()[:1] != b"{":
-            return data, _read_options(row, headers)
+            return Request((data,), _read_options(row, headers))
         try:
             body = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise InputError("BAD_JSON", 'the body starts as JSON and is not; send {"data": "<base64>"}.') from error
+            raise InputError("BAD_JSON", f"the body starts as JSON and is not; {_SHAPES}") from error
     if body is None:
         raise InputError("EMPTY_BODY", "no body; one JPEG, PNG or DICOM file is needed. Send it as the body.")
-    if not isinstance(body, dict) or not isinstance(body.get("data"), str):
-        raise InputError("BAD_JSON", 'the JSON has no text under "data"; send {"data": "<base64>"}.')
-    return _from_base64(body["data"]), _read_options({**row, **body}, headers)
+    if not isinstance(body, dict):
+        raise InputError("BAD_JSON", f"the JSON is no object; {_SHAPES}")
+    return _read_json(body, row, headers)
 
 
-def _read_options(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Options:
+def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+    if "instances" in body:
+        instances = _few(body["instances"])
+        texts = [one.get("b64") if isinstance(one, dict) else None for one in instances]
+        return Request(_films(texts), _read_options({**row, **body}, headers, several=True), "v1")
+    if "inputs" in body:
+        inputs = body["inputs"]
+        tensor = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
+        if not isinstance(tensor, dict) or tensor.get("datatype") != "BYTES":
+            raise InputError("BAD_JSON", f'"inputs" is not one tensor of datatype BYTES; {_SHAPES}')
+        parameters = body.get("parameters")
+        fields = {**row, **(parameters if isinstance(parameters, dict) else {})}
+        client_id = body.get("id")
+        return Request(
+            _films(_few(tensor.get("data"))),
+            _read_options(fields, headers, several=True),
+            "v2",
+            client_id if isinstance(client_id, str) and len(client_id) <= _LONGEST_ID else "",
+        )
+    if not isinstance(body.get("data"), str):
+        raise InputError("BAD_JSON", f'the JSON has no text under "data"; {_SHAPES}')
+    return Request((_from_base64(body["data"]),), _read_options({**row, **body}, headers))
+
+
+def _few(films: Any) -> list[Any]:
+    """The entries of a request with several films."""
+    if not isinstance(films, list):
+        raise InputError("BAD_JSON", f"the films are no list; {_SHAPES}")
+    if not films:
+        raise InputError("EMPTY_BODY", "the list of films is empty; at least one film is needed.")
+    if len(films) > MAX_FILMS:
+        raise InputError("BAD_JSON", f"{len(films)} films; at most {MAX_FILMS} go into one request. Send several.")
+    return films
+
+
+def _films(texts: list[Any]) -> tuple[bytes | InputError, ...]:
+    """The bytes behind each base64 text, or what is wrong with it."""
+    films: list[bytes | InputError] = []
+    for text in texts:
+        try:
+            if not isinstance(text, str):
+                raise InputError("BAD_JSON", f"a film is no text; {_SHAPES}")
+            films.append(_from_base64(text))
+        except InputError as error:
+            films.append(error)
+    return tuple(films)
+
+
+def _read_options(fields: Mapping[str, Any], headers: Mapping[str, Any], *, several: bool = False) -> Options:
     lower = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     explain = lower.get("explain", "").lower() == "true"  # TorchServe 0.12 marks /explanations with this header
     cam = fields.get("cam", lower.get("cxr-cam", "overlay" if explain else "grid"))
     target = fields.get("target", lower.get("cxr-target", "predicted"))
-    as_png = lower.get("accept", "").split(";")[0].strip().lower() == "image/png"
+    as_png = not several and lower.get("accept", "").split(";")[0].strip().lower() == "image/png"
     return Options(_known("cam", cam, CAM_FORMS), _known("target", target, _TARGETS), as_png)
 
 
@@ -103,7 +180,7 @@ def _from_base64(text: str) -> bytes:
     try:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError("BAD_BASE64", 'the text under "data" is not base64 (RFC 4648, padded).') from error
+        raise InputError("BAD_BASE64", "the text is not base64 (RFC 4648, padded).") from error
     if not data:
-        raise InputError("EMPTY_BODY", 'the text under "data" is empty; one JPEG, PNG or DICOM file is needed.')
+        raise InputError("EMPTY_BODY", "the text is empty; one JPEG, PNG or DICOM file as base64 is needed.")
     return data

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from cxr.errors import InputError
 from cxr.film import Film
-from cxr.inputs import Options
+from cxr.inputs import Options, Request
 from cxr.predict import Explanation, Prediction
 from cxr.render import display_film, evidence_map, heat_map, overlay, png
 from cxr.spec import CLASSES, ModelSpec
 
 NOTICE: Final = "Research use only. Not a diagnosis."
 _DIGITS: Final = 6  # of a logit: finer than float32 is exact at the size logits have
+
+Answer = dict[str, Any] | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,10 @@ class ModelIdentity:
         return cls(name, version, spec.arch, spec.weights_sha256, spec.pretrained)
 
 
-def prediction_reply(
+def answer_of(
     prediction: Prediction, film: Film, options: Options, spec: ModelSpec, identity: ModelIdentity, request_id: str
-) -> Reply:
-    """The reply to a film that was scored.
+) -> Answer:
+    """What is said of a film that was scored: the JSON object, or the overlay as PNG where that was asked for.
 
     Raises
     ------
@@ -57,8 +60,7 @@ def prediction_reply(
         raise InputError("NOT_FINITE", "a logit or a map cell is infinite or NaN; the film was not scored.")
     explanation = prediction.explain(options.target)
     if options.as_png:
-        picture = png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale))
-        return Reply(200, "image/png", picture)
+        return png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale))
     body = {
         "model": asdict(identity),
         "request_id": request_id,
@@ -76,12 +78,40 @@ def prediction_reply(
     }
     if options.cam == "none":
         del body["cam"]
+    return body
+
+
+def reply_to(
+    request: Request, outcomes: Sequence[Answer | InputError], identity: ModelIdentity, request_id: str
+) -> Reply:
+    """The reply to a request, wrapped as its dialect asks.
+
+    Parameters
+    ----------
+    outcomes
+        One for each film of the request. Where some of several films were answered, the reply is 200 and the others'
+        entries are their problem documents; where none was, the reply is the first one's error.
+    """
+    first = outcomes[0]
+    if isinstance(first, InputError) and all(isinstance(one, InputError) for one in outcomes):
+        return error_reply(first, request_id)
+    if isinstance(first, bytes):
+        return Reply(200, "image/png", first)
+    entries = [problem(one, request_id) if isinstance(one, InputError) else one for one in outcomes]
+    body: Any = entries[0]
+    if request.dialect == "v1":
+        body = {"predictions": entries}
+    elif request.dialect == "v2":
+        texts = [json.dumps(entry, allow_nan=False) for entry in entries]
+        tensor = {"name": "prediction", "datatype": "BYTES", "shape": [len(texts)], "data": texts}
+        body = {"model_name": identity.name, "model_version": identity.version, "id": request.client_id}
+        body["outputs"] = [tensor]
     return Reply(200, "application/json", _strict_json(body))
 
 
-def error_reply(error: InputError, request_id: str) -> Reply:
-    """The reply to a request that cannot be answered (RFC 9457)."""
-    body = {
+def problem(error: InputError, request_id: str) -> dict[str, Any]:
+    """What is said of a film or a request that cannot be answered (RFC 9457)."""
+    return {
         "type": f"urn:pneumoscan:error:{error.code}",
         "title": error.title,
         "status": error.status,
@@ -90,7 +120,11 @@ def error_reply(error: InputError, request_id: str) -> Reply:
         "request_id": request_id,
         "retryable": error.retryable,
     }
-    return Reply(error.status, "application/problem+json", _strict_json(body))
+
+
+def error_reply(error: InputError, request_id: str) -> Reply:
+    """The reply to a request that cannot be answered."""
+    return Reply(error.status, "application/problem+json", _strict_json(problem(error, request_id)))
 
 
 def _by_class(values: Any) -> dict[str, float]:

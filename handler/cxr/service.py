@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from cxr.errors import InputError
 from cxr.film import Film
 from cxr.images import decode
-from cxr.inputs import Options, read_request
-from cxr.predict import Predictor
-from cxr.replies import ModelIdentity, Reply, error_reply, prediction_reply
+from cxr.inputs import Request, read_request
+from cxr.predict import Prediction, Predictor
+from cxr.replies import Answer, ModelIdentity, Reply, answer_of, error_reply, reply_to
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -46,30 +46,36 @@ class BatchService:
 
     def answer(self, batch: Sequence[Incoming]) -> list[Reply]:
         """One reply for each request, in their order. Never raises for anything a request holds."""
-        jobs = [_attempt(partial(_prepare, one)) for one in batch]
-        films = [job[0].pixels for job in jobs if not isinstance(job, InputError)]
-        scored = _attempt(partial(self.predictor.predict, films))
-        predictions = iter(() if isinstance(scored, InputError) else scored)
+        read = [_attempt(partial(read_request, one.row, one.headers)) for one in batch]
+        films = [[] if isinstance(request, InputError) else _decode_all(request) for request in read]
+        pixels = [film.pixels for some in films for film in some if not isinstance(film, InputError)]
+        scored = _attempt(partial(self.predictor.predict, pixels))
+        said: Sequence[Prediction | InputError] = [scored] * len(pixels) if isinstance(scored, InputError) else scored
+        predictions = iter(said)
         replies: list[Reply] = []
-        for one, job in zip(batch, jobs, strict=True):
-            reply: Reply | InputError
-            if isinstance(job, InputError):
-                reply = job
-            elif isinstance(scored, InputError):
-                reply = scored
-            else:
-                film, options = job
-                spec = self.predictor.spec
-                reply = _attempt(
-                    partial(prediction_reply, next(predictions), film, options, spec, self.identity, one.request_id)
-                )
+        for one, request, some in zip(batch, read, films, strict=True):
+            if isinstance(request, InputError):
+                replies.append(error_reply(request, one.request_id))
+                continue
+            outcomes = [
+                film if isinstance(film, InputError) else self._say(next(predictions), film, request, one.request_id)
+                for film in some
+            ]
+            reply = _attempt(partial(reply_to, request, outcomes, self.identity, one.request_id))
             replies.append(error_reply(reply, one.request_id) if isinstance(reply, InputError) else reply)
         return replies
 
+    def _say(
+        self, scored: Prediction | InputError, film: Film, request: Request, request_id: str
+    ) -> Answer | InputError:
+        if isinstance(scored, InputError):
+            return scored
+        spec = self.predictor.spec
+        return _attempt(partial(answer_of, scored, film, request.options, spec, self.identity, request_id))
 
-def _prepare(one: Incoming) -> tuple[Film, Options]:
-    data, options = read_request(one.row, one.headers)
-    return decode(data), options
+
+def _decode_all(request: Request) -> list[Film | InputError]:
+    return [one if isinstance(one, InputError) else _attempt(partial(decode, one)) for one in request.films]
 
 
 def _attempt(step: Callable[[], _T]) -> _T | InputError:

@@ -14,6 +14,10 @@ FILM = b"\x89PNG\r\n\x1a\n and so on"
 TEXT = base64.b64encode(FILM).decode()
 
 
+def oip(*texts: Any, **fields: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(texts)], "data": list(texts)}], **fields}
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -24,10 +28,12 @@ TEXT = base64.b64encode(FILM).decode()
         pytest.param({"body": {"data": TEXT}}, id="decoded JSON"),
         pytest.param({"body": b' {"data": "' + TEXT.encode() + b'"}'}, id="JSON bytes"),
         pytest.param({"body": {"data": f"data:image/png;base64,{TEXT}"}}, id="data URI"),
+        pytest.param({"body": {"instances": [{"b64": TEXT}]}}, id="KServe V1"),
+        pytest.param({"body": oip(TEXT)}, id="Open Inference Protocol"),
     ],
 )
 def test_the_film_is_found(row: dict[str, Any]) -> None:
-    assert read_request(row, {})[0] == FILM
+    assert read_request(row, {}).films == (FILM,)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +48,12 @@ def test_the_film_is_found(row: dict[str, Any]) -> None:
         ({"body": FILM}, {"explain": "False", "body": {"content-type": "image/png"}}, Options()),
         ({"body": FILM}, {"Accept": "image/png"}, Options(as_png=True)),
         ({"body": FILM}, {"accept": "*/*"}, Options()),
+        ({"body": {"instances": [{"b64": TEXT}], "cam": "none"}}, {"Accept": "image/png"}, Options("none")),
+        ({"body": oip(TEXT, parameters={"target": "contrast"})}, {}, Options(target="contrast")),
     ],
 )
 def test_options_are_read(row: dict[str, Any], headers: dict[str, Any], options: Options) -> None:
-    assert read_request(row, headers)[1] == options
+    assert read_request(row, headers).options == options
 
 
 @pytest.mark.parametrize(
@@ -58,6 +66,13 @@ def test_options_are_read(row: dict[str, Any], headers: dict[str, Any], options:
         ({"body": {"dat": TEXT}}, {}, "BAD_JSON"),
         ({"body": {"data": 7}}, {}, "BAD_JSON"),
         ({"body": [TEXT]}, {}, "BAD_JSON"),
+        ({"body": {"instances": TEXT}}, {}, "BAD_JSON"),
+        ({"body": {"instances": []}}, {}, "EMPTY_BODY"),
+        ({"body": {"instances": [{"b64": TEXT}] * 33}}, {}, "BAD_JSON"),
+        ({"body": {"inputs": []}}, {}, "BAD_JSON"),
+        ({"body": {"inputs": [{"datatype": "FP32", "data": [1.0]}]}}, {}, "BAD_JSON"),
+        ({"body": oip()}, {}, "EMPTY_BODY"),
+        ({"body": oip(TEXT, parameters={"cam": "CANARY"})}, {}, "BAD_OPTION"),
         ({"body": {"data": "%%%"}}, {}, "BAD_BASE64"),
         ({"body": {"data": TEXT[:-1]}}, {}, "BAD_BASE64"),
         ({"body": {"data": "é" + TEXT}}, {}, "BAD_BASE64"),
@@ -72,3 +87,20 @@ def test_what_cannot_be_read_gets_its_code(row: dict[str, Any], headers: dict[st
         read_request(row, headers)
     assert caught.value.code == code
     assert "CANARY" not in caught.value.detail
+
+
+def test_what_is_wrong_with_one_of_several_films_stays_with_it() -> None:
+    request = read_request({"body": {"instances": [{"b64": TEXT}, {"b64": "%"}, "no object", {"b64": ""}]}}, {})
+    assert request.dialect == "v1"
+    assert request.films[0] == FILM
+    assert [one.code for one in request.films[1:] if isinstance(one, InputError)] == [
+        "BAD_BASE64",
+        "BAD_JSON",
+        "EMPTY_BODY",
+    ]
+
+
+@pytest.mark.parametrize(("given", "kept"), [("run-7", "run-7"), (7, ""), ("x" * 129, ""), (None, "")])
+def test_the_id_of_an_open_inference_request_is_kept(given: Any, kept: str) -> None:
+    request = read_request({"body": oip(TEXT, TEXT, id=given)}, {})
+    assert (request.dialect, request.client_id, len(request.films)) == ("v2", kept, 2)

@@ -155,5 +155,38 @@ def test_a_fault_of_ours_is_a_500_without_a_word_of_the_upload(
     assert "CANARY" not in caplog.text
 
 
+def several(*films: bytes) -> list[str]:
+    return [base64.b64encode(one).decode() for one in films]
+
+
+def test_a_kserve_v1_request_gets_one_entry_for_each_film(service: BatchService) -> None:
+    good, other = encoded(film(1)), encoded(film(2))
+    texts = several(good, b"no film", other)
+    mixed = ask(service, other, {"instances": [{"b64": text} for text in texts]}, b"GIF", good)
+    assert [status for status, _, _ in mixed] == [200, 200, 415, 200]
+    entries = mixed[1][2]["predictions"]
+    assert entries[1]["code"] == "UNKNOWN_FORMAT"
+    for entry, alone in ((entries[0], mixed[3][2]), (entries[2], mixed[0][2])):
+        assert entry["probabilities"]["PNEUMONIA"] == pytest.approx(alone["probabilities"]["PNEUMONIA"], abs=1e-5)
+        np.testing.assert_allclose(entry["cam"]["grid"], alone["cam"]["grid"], atol=1e-4)
+
+
+def test_an_open_inference_request_gets_a_tensor_of_json_texts(service: BatchService) -> None:
+    texts = several(encoded(film(1)), encoded(film(2)))
+    body = {"id": "7", "inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": texts}]}
+    status, content_type, reply = ask(service, body)[0]
+    assert (status, content_type) == (200, "application/json")
+    assert (reply["model_name"], reply["model_version"], reply["id"]) == ("pneumonia", "1.0.0", "7")
+    (tensor,) = reply["outputs"]
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("prediction", "BYTES", [2])
+    alone = ask(service, encoded(film(2)))[0][2]
+    assert json.loads(tensor["data"][1])["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+
+
+def test_where_no_film_of_several_can_be_answered_the_reply_is_the_first_error(service: BatchService) -> None:
+    status, content_type, body = ask(service, {"instances": [{"b64": "%"}, {"b64": ""}]})[0]
+    assert (status, content_type, body["code"]) == (400, "application/problem+json", "BAD_BASE64")
+
+
 def test_an_empty_batch_has_no_replies(service: BatchService) -> None:
     assert service.answer([]) == []
