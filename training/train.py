@@ -21,7 +21,7 @@ import torchvision
 
 from cxr.model import ARCHITECTURES
 from cxr.predict import resolve_device
-from cxr.spec import CLASSES
+from cxr.spec import CLASSES, SPEC_FILE
 from training.augment import Augmentation
 from training.command import run_command
 from training.data import Films, Record, load_films
@@ -74,7 +74,7 @@ def train(
         some = [train_films[i] for i in chosen]
         reestimate_batchnorm(start.network, some, preprocessing, where, progress=progress)
 
-    for stale in (RUN_FILE, CHECKPOINT, CALIBRATION):
+    for stale in (RUN_FILE, CHECKPOINT, CALIBRATION, SPEC_FILE, "metrics.json"):  # what names the older weights
         (run / stale).unlink(missing_ok=True)
     views = [View(number, settings.augmentation, settings.seed) for number in range(settings.views + 1)]
     shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]

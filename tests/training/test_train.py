@@ -210,6 +210,15 @@ def test_a_calibration_of_another_checkpoint_is_refused(data: Path, tmp_path: Pa
         export.export(run)
 
 
+def test_a_new_training_takes_the_old_model_out_of_the_run(data: Path, tmp_path: Path) -> None:
+    for name in ("run.json", "model.json", "calibration.json", "metrics.json"):
+        (tmp_path / name).write_text("of an older training", encoding="utf-8")
+    train.train(load_films(data), tmp_path, SETTINGS, cache=tmp_path / "cache", device="cpu", progress=False)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"run.json", "checkpoint.pth"} <= left
+    assert not {"model.json", "calibration.json", "metrics.json"} & left  # nothing to pack until it is exported
+
+
 def test_safetensors_hold_the_same_model(run: Path, data: Path, tmp_path: Path) -> None:
     for name in ("run.json", "checkpoint.pth", "calibration.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
