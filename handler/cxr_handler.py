@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cxr
-from cxr import golden
+from cxr import digests, golden
+from cxr.card import read_metrics
 from cxr.errors import ModelError
 from cxr.predict import Predictor
 from cxr.replies import ModelIdentity
 from cxr.service import BatchService, Incoming
 from cxr.silence import silence_libraries
+
+_LAST_WORDS_S: Final = 0.5
 
 
 class CxrHandler:
@@ -23,20 +28,20 @@ class CxrHandler:
         Raises
         ------
         ModelError
-            If the code or the weights are not the archive's own, or the golden films get other answers than when they
-            were packed; the worker then never becomes ready.
+            If the code is not the archive's own, a file has other bytes or the golden films get other answers than when
+            they were packed; the worker then never becomes ready.
         """
         silence_libraries()
         properties = context.system_properties
         folder = Path(properties["model_dir"])
         self._refuse_foreign_code(folder)
+        digests.check(folder)
         gpu = properties.get("gpu_id")
         predictor = Predictor.load(folder, "cpu" if gpu is None or int(gpu) < 0 else f"cuda:{gpu}")
         golden.check(predictor, folder)
         manifest = context.manifest["model"]
-        self.service = BatchService(
-            predictor, ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
-        )
+        identity = ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
+        self.service = BatchService(predictor, identity, read_metrics(folder, predictor.spec))
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One reply for each request of a batch, each with its own status and content type."""
@@ -49,6 +54,9 @@ class CxrHandler:
         for i, reply in enumerate(replies):
             context.set_response_status(code=reply.status, phrase="", idx=i)
             context.set_response_content_type(i, reply.content_type)
+        if self.service.is_lost:
+            # The replies go out first; TorchServe then misses the worker and starts another.
+            threading.Timer(_LAST_WORDS_S, os._exit, [1]).start()
         return [reply.body for reply in replies]
 
     @staticmethod

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import total_ordering
 from pathlib import Path
@@ -14,6 +16,9 @@ MODEL_NAME = "pneumonia"
 # Semantic Versioning 2.0.0 without the build part, which has no order and whose "+" means a space in a URL.
 _VERSION = re.compile(r"(?P<release>\d+(?:\.\d+){0,2})(?:-(?P<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?")
 _ARCHIVE_NAME = re.compile(rf"{MODEL_NAME}-(?P<version>.+)\.mar")
+
+# What zipfile and json raise over damage, depending on where it is.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, struct.error, zlib.error)
 
 
 class StoreError(Exception):
@@ -100,14 +105,20 @@ def check_archive(archive: Archive) -> None:
     Raises
     ------
     StoreError
-        The file is no zip archive, has no readable manifest, or holds another version.
+        The file is no zip archive, is damaged, has no readable manifest, or holds another version.
     """
     try:
         with zipfile.ZipFile(archive.path) as mar:
             manifest = json.loads(mar.read("MAR-INF/MANIFEST.json"))
+            damaged = mar.testzip()
         packed = str(manifest["model"]["modelVersion"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (*_UNREADABLE, zipfile.BadZipFile) as error:
         raise StoreError(f"{archive.path} is no model archive ({error}): pack it again, or move it away") from error
+    if damaged is not None:
+        raise StoreError(
+            f"{archive.path} is damaged ({damaged} has another checksum than when it was packed): copy or pack it "
+            "again, or move it away"
+        )
     if packed != archive.version.text:
         raise StoreError(
             f"{archive.path} holds version {packed}: rename it to {MODEL_NAME}-{packed}.mar, or move it away"

@@ -7,6 +7,8 @@ model and the same code always give the same bytes.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,11 +18,13 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 
 from cxr import golden
+from cxr.card import METRICS_FILE, read_metrics
+from cxr.digests import SUMS_FILE, sums_text
 from cxr.errors import CxrError, ModelError
 from cxr.predict import Predictor
 from cxr.spec import SPEC_FILE, ModelSpec, sha256_of
@@ -117,10 +121,12 @@ def _write_golden(folder: Path, run: Path) -> None:
 
 
 def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Path:
-    """The archive as torch-model-archiver makes it: all of handler/, the weights, the spec, the golden films."""
+    """The archive as torch-model-archiver makes it: all of handler/, weights, spec, measured figures, golden films."""
     extras, out, temp = folder / "extras", folder / "out", folder / "tmp"
     shutil.copytree(HANDLER_FOLDER, extras, ignore=shutil.ignore_patterns("__pycache__", _ENTRY, _CONFIG))
     shutil.copyfile(run / SPEC_FILE, extras / SPEC_FILE)
+    if read_metrics(run, spec) is not None:
+        shutil.copyfile(run / METRICS_FILE, extras / METRICS_FILE)
     _write_golden(extras / golden.FOLDER, run)
     out.mkdir()
     temp.mkdir()
@@ -137,19 +143,32 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
 
 
 def _rewrite(source: Path, target: Path) -> None:
-    """The same archive with sorted entries, no dates and no creation time."""
+    """The same archive with sorted entries, no dates, no creation time, and the digests of what is in it."""
+    digests: dict[str, str] = {}
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for name in sorted(name for name in old.namelist() if not name.endswith("/")):
-            entry = zipfile.ZipInfo(name, _NO_DATE)
-            entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_STORED if name.endswith(_STORED_AS_IS) else zipfile.ZIP_DEFLATED
             if name == _MANIFEST:
                 manifest = json.loads(old.read(name))
                 manifest.pop("createdOn", None)
-                new.writestr(entry, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+                text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+                digests[name] = _write_entry(new, name, io.BytesIO(text.encode()))
                 continue
-            with old.open(name) as reader, new.open(entry, "w", force_zip64=True) as writer:
-                shutil.copyfileobj(reader, writer, 1 << 20)
+            with old.open(name) as reader:
+                digests[name] = _write_entry(new, name, reader)
+        _write_entry(new, SUMS_FILE, io.BytesIO(sums_text(digests).encode()))
+
+
+def _write_entry(archive: zipfile.ZipFile, name: str, reader: IO[bytes]) -> str:
+    """Put one file into the archive; its SHA-256."""
+    entry = zipfile.ZipInfo(name, _NO_DATE)
+    entry.external_attr = 0o644 << 16
+    entry.compress_type = zipfile.ZIP_STORED if name.endswith(_STORED_AS_IS) else zipfile.ZIP_DEFLATED
+    digest = hashlib.sha256()
+    with archive.open(entry, "w", force_zip64=True) as writer:
+        while chunk := reader.read(1 << 20):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

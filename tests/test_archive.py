@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib.util
 import json
 import os
@@ -12,12 +13,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ts.utils.util import list_classes_from_module
 
-from cxr import golden
+from cxr import digests, golden
 from cxr.errors import ModelError
 from cxr.predict import Predictor
+from scripts.model_store import Archive, StoreError, Version, check_archive
 from scripts.package_mar import main, package
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.films import dicom, encoded, film
@@ -96,8 +99,12 @@ def test_the_archive_holds_the_handler_the_model_and_nothing_else(archive: Path)
     assert "cxr_handler.py" in source
     with zipfile.ZipFile(archive) as packed:
         ours = {"golden/answers.json", "golden/normal.png", "golden/pneumonia.png", "model.json", "model.pth"}
-        assert set(packed.namelist()) == source | ours | {"MAR-INF/MANIFEST.json"}
+        assert set(packed.namelist()) == source | ours | {"MAR-INF/MANIFEST.json", "SHA256SUMS"}
         assert packed.testzip() is None
+        sums = dict(reversed(line.split("  ")) for line in packed.read("SHA256SUMS").decode().splitlines())
+        assert sums == {
+            name: hashlib.sha256(packed.read(name)).hexdigest() for name in packed.namelist() if name != "SHA256SUMS"
+        }
         manifest = json.loads(packed.read("MAR-INF/MANIFEST.json"))
     assert manifest["model"] == {
         "modelName": "pneumonia",
@@ -184,7 +191,64 @@ def test_a_worker_refuses_weights_with_one_flipped_byte(archive: Path, tmp_path:
     (folder / "model.pth").write_bytes(weights)
     done = as_worker(folder, [encoded(film())])
     assert done.returncode != 0
-    assert "damaged or of another model" in done.stderr
+    assert "model.pth is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("file", ["model.pth", "model.json"])
+def test_one_byte_flipped_anywhere_in_weights_or_spec_is_seen(archive: Path, tmp_path: Path, file: str) -> None:
+    folder = unpacked(archive, tmp_path)
+    digests.check(folder)
+    whole = (folder / file).read_bytes()
+    rng = np.random.default_rng(7)
+    places = {0, len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()}
+    for place in sorted(places):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        (folder / file).write_bytes(changed)
+        with pytest.raises(ModelError, match=f"{file} is damaged"):
+            digests.check(folder)
+    (folder / file).write_bytes(whole)
+    digests.check(folder)
+
+
+def test_a_byte_flipped_in_the_archive_itself_is_told_before_a_server_starts(archive: Path, tmp_path: Path) -> None:
+    """Anywhere in the packed weights, spec or list of digests, their headers within the archive included."""
+    whole = archive.read_bytes()
+    copy = Archive(tmp_path / archive.name, Version("1.2.3"))
+    copy.path.write_bytes(whole)
+    check_archive(copy)
+    rng = np.random.default_rng(8)
+    with zipfile.ZipFile(archive) as packed:
+        entries = [packed.getinfo(name) for name in ("model.pth", "model.json", "SHA256SUMS")]
+        content = {entry.filename: packed.read(entry) for entry in entries}
+    seen = 0
+    for entry in entries:
+        start = entry.header_offset + 30 + len(entry.filename) + 20  # local header, name, zip64 sizes
+        for place in (start, start + entry.compress_size - 1, *(start + rng.integers(0, entry.compress_size, 12))):
+            changed = bytearray(whole)
+            changed[int(place)] ^= 1 << int(rng.integers(8))
+            copy.path.write_bytes(changed)
+            try:
+                check_archive(copy)
+            except StoreError:
+                seen += 1
+            else:  # the last bits of a compressed stream mean nothing
+                assert zipfile.ZipFile(copy.path).read(entry.filename) == content[entry.filename]
+    assert seen >= 40
+
+
+def test_the_archive_carries_what_was_measured_of_these_weights_and_tells_it(tmp_path: Path) -> None:
+    measured = tmp_path / "run"
+    spec = save_model(measured)
+    for weights, known in ((spec.weights_sha256, True), ("of another run", False)):
+        (measured / "metrics.json").write_text(json.dumps({"weights_sha256": weights, "overall": {"auroc": 0.75}}))
+        folder = unpacked(package(measured, "1.2.3", tmp_path / str(known)), tmp_path / f"unpacked-{known}")
+        card = json.loads(base64.b64decode(answers(as_worker(folder, [b""], describe="True"))["replies"][0]["body"]))
+        assert card["model"]["version"] == "1.2.3"
+        assert card["notice"] == "Research use only. Not a diagnosis."
+        assert (card["evaluation"] is not None) is known
+        if known:
+            assert card["evaluation"]["overall"]["auroc"] == 0.75
 
 
 @pytest.mark.parametrize(
@@ -214,7 +278,7 @@ def test_a_worker_refuses_an_archive_without_its_golden_films(archive: Path, tmp
     (folder / "golden" / "normal.png").unlink()
     done = as_worker(folder, [encoded(film())])
     assert done.returncode != 0
-    assert "golden films of the archive are damaged" in done.stderr
+    assert "golden/normal.png is missing from the archive" in done.stderr
 
 
 def test_golden_answers_of_another_network_do_not_pass(run: Path, archive: Path, tmp_path: Path) -> None:

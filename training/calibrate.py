@@ -1,4 +1,4 @@
-"""Temperature, thresholds and the scale of the heat map, all from the validation films.
+"""Temperature, thresholds and the scale of the heat map from the validation films, the screen from the training films.
 
 Fits to a run's checkpoint and leaves `calibration.json` in the run; `training.export` puts it into the spec.
 """
@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +18,13 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
 from cxr.predict import Prediction, softmax
+from cxr.screen import Screen
 from training.command import run_command
 from training.data import load_films
 from training.metrics import Floats, Targets
 from training.runs import CALIBRATION, checkpoint_predictor, write_text
 from training.score import score
+from training.screen import FEWEST, screen_of
 
 _LEVEL: Final = 0.95  # of the sensitivity and specificity thresholds
 _CAM_PERCENTILE: Final = 99.0
@@ -30,7 +32,7 @@ _CAM_PERCENTILE: Final = 99.0
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What is fitted on validation; the fields are those of `cxr.spec.ModelSpec`."""
+    """What is fitted to a checkpoint; the fields are those of `cxr.spec.ModelSpec`."""
 
     weights_sha256: str
     temperature: float
@@ -38,6 +40,7 @@ class Calibration:
     operating_point: str
     indeterminate: tuple[float, float]
     cam_scale: float
+    screen: Screen | None = None
 
 
 def fit_temperature(logits: Floats, targets: Targets) -> float:
@@ -104,14 +107,18 @@ def calibrate(predictions: Sequence[Prediction], targets: Targets, weights_sha25
 
 
 def _command(arguments: argparse.Namespace) -> None:
-    records = load_films(arguments.data).of("val")
+    films = load_films(arguments.data)
+    records = films.of("val")
     predictor = checkpoint_predictor(arguments.run, arguments.device)
     predictions = score(predictor, records)
     targets = np.array([record.target for record in records], dtype=np.int64)
     fitted = calibrate(predictions, targets, predictor.spec.weights_sha256)
+    fitted = replace(fitted, screen=screen_of(films.of("train")))
     write_text(arguments.run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
     points = ", ".join(f"{name} {value:.3f}" for name, value in fitted.operating_points.items())
     print(f"{arguments.run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
+    if fitted.screen is None:
+        print(f"{arguments.run}: fewer than {FEWEST} training films, so no screen for views that are not frontal")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from training.metrics import Floats, Targets, binary_metrics
 from training.report import write_report
 from training.runs import write_text, write_whole
 from training.score import score
+from training.screen import judge
 
 _GROUPS: Final = (("source",), ("label_source",), ("source", "label_source"), ("view",))
 _ARCHIVE_CODE: Final = "PNEUMOSCAN_ARCHIVE_CODE"  # set for the process that runs an archive's own code
@@ -46,6 +47,8 @@ def evaluate(predictor: Predictor, records: Sequence[Record], out: Path, *, prog
     targets = np.array([record.target for record in records], dtype=np.int64)
     probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
     metrics = summarise(predictor.spec, records, targets, probabilities)
+    screen = predictor.spec.screen
+    metrics["screen"] = screen and judge(screen, records, progress=progress)
     write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))
     threshold = predictor.spec.threshold
     plot_roc(out / "roc.png", targets, probabilities, threshold)

@@ -43,6 +43,12 @@ def write_report(path: Path, spec: ModelSpec, metrics: dict[str, Any]) -> None:
     for name, group in {"all": overall, **metrics["groups"]}.items():
         cells = [_figure(group[column]) for column in _COLUMNS]
         lines.append(f"| {name} | {group['films']} | {group['positive']} | {' | '.join(cells)} |")
+    if screen := metrics["screen"]:
+        lines += [
+            "",
+            f"Of these {screen['films']} frontal films, {screen['unlike_frontal']} do not look frontal to the model's "
+            f"screen and {screen['inverted']} look inverted.",
+        ]
     lines += [
         "",
         "A dash stands where a group lacks a class the figure needs. ECE: 15 bins of equal width.",

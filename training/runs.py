@@ -20,13 +20,14 @@ import cxr
 from cxr.errors import ModelError
 from cxr.model import build, load_strictly, read_state_dict
 from cxr.predict import Predictor, resolve_device
+from cxr.screen import Screen
 from cxr.spec import ModelSpec, Preprocessing, sha256_of
 from training.errors import TrainingError
 
 RUN_FILE: Final = "run.json"
 CHECKPOINT: Final = "checkpoint.pth"
 CALIBRATION: Final = "calibration.json"
-CALIBRATED: Final = ("temperature", "operating_points", "operating_point", "indeterminate", "cam_scale")
+CALIBRATED: Final = ("temperature", "operating_points", "operating_point", "indeterminate", "cam_scale", "screen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,8 @@ def spec_of(run: Path) -> ModelSpec:
     if calibration.pop("weights_sha256") != spec.weights_sha256:
         raise TrainingError(f"{path} belongs to another checkpoint: run training.calibrate --run {run} again")
     calibration["indeterminate"] = tuple(calibration["indeterminate"])
+    screen = calibration.get("screen")
+    calibration["screen"] = screen and Screen.from_values(screen)
     return dataclasses.replace(spec, **{key: calibration[key] for key in CALIBRATED})
 
 

@@ -38,6 +38,7 @@ CODES: Final[dict[str, Code]] = {
     "NOT_FINITE": Code(500, "The model's answer is not a finite number"),
     "INTERNAL": Code(500, "The server failed on this film"),
     "OVERLOADED": Code(503, "The server has too much to do", retryable=True),
+    "WORKER_LOST": Code(503, "The server lost its GPU and starts anew", retryable=True),
     "OUT_OF_MEMORY": Code(507, "The server ran out of memory", retryable=True),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,14 @@ Pixels = npt.NDArray[np.uint8]
 MAX_BYTES: Final = 48 * 1024 * 1024  # a 25 MB CR DICOM with room to spare; its base64 still fits a 64 MiB body
 MAX_PIXELS: Final = 50_000_000  # the largest flat-panel detectors have about 20 million
 MIN_SIDE: Final = 64  # below this a film shows no lung structure
+_MOST_CLIPPED: Final = 0.1  # share of the middle of the film
+
+FLAGS: Final[dict[str, str]] = {
+    "inverted": "black and white look swapped; the film was scored as it came",
+    "clipped": "more than a tenth of the middle of the film is pure black or pure white",
+    "unlike_frontal": "does not look like a frontal chest film; it was scored because file or request say it is one",
+    "bit_depth_unsure": "a few pixels are far brighter than all others, so that the film may have been read too dark",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class ImageInfo:
     photometric_interpretation, view_position
         DICOM tags (0028,0004) and (0018,5101), None for other formats or where absent.
     flags
-        Things worth knowing that did not stop the film, by stable name.
+        Things worth knowing that did not stop the film, from `FLAGS`.
     """
 
     format: str
@@ -50,6 +58,10 @@ class Film:
 
     pixels: Pixels
     info: ImageInfo
+
+    def flagged(self, *flags: str) -> Film:
+        """The same film with further flags."""
+        return replace(self, info=replace(self.info, flags=(*self.info.flags, *flags)))
 
 
 def check_size(width: int, height: int) -> None:
@@ -83,6 +95,16 @@ def check_contrast(pixels: Pixels) -> None:
         raise InputError(
             "NO_CONTRAST", f"grey values {low} to {high} of 0 to 255; a film has more. Check export and window."
         )
+
+
+def is_clipped(pixels: Pixels) -> bool:
+    """Whether the export lost the darkest or brightest parts: a tenth of the middle of the film at either end.
+
+    The middle is the inner three quarters of each side: collimated and framed films have black or white borders.
+    """
+    height, width = pixels.shape
+    middle = pixels[height // 8 : height - height // 8, width // 8 : width - width // 8]
+    return bool(np.mean((middle == 0) | (middle == 255)) > _MOST_CLIPPED)
 
 
 def significant_bits(highest: int) -> int:

@@ -18,12 +18,14 @@ from cxr.film import (
     Pixels,
     check_contrast,
     check_size,
+    is_clipped,
     significant_bits,
     unit_to_uint8,
 )
 
 _JPEG_START: Final = b"\xff\xd8\xff"
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
+_USUAL: Final = 0.999  # share of the pixels that should need the bit depth of the brightest
 _MAX_COLOUR: Final = 12.0  # mean distance of the channels, 0-255; grey films saved as colour stay below 2
 
 
@@ -53,14 +55,14 @@ def decode(data: bytes) -> Film:
             "UNKNOWN_FORMAT", "the first bytes are of no JPEG, PNG or DICOM file; send the file itself, unchanged."
         )
     check_contrast(film.pixels)
-    return film
+    return film.flagged("clipped") if is_clipped(film.pixels) else film
 
 
 def _read_picture(data: bytes) -> Film:
     try:
         picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         check_size(*picture.size)
-        pixels, bits = _to_grey(ImageOps.exif_transpose(picture))
+        pixels, bits, flags = _to_grey(ImageOps.exif_transpose(picture))
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -71,23 +73,25 @@ def _read_picture(data: bytes) -> Film:
         raise InputError("DAMAGED_IMAGE", "the picture ends early or is damaged. Export it again.") from error
     height, width = pixels.shape
     form = "PNG" if picture.format == "PNG" else "JPEG"  # Pillow calls a JPEG with further pictures in it MPO
-    return Film(pixels, ImageInfo(format=form, width=width, height=height, bits=bits))
+    return Film(pixels, ImageInfo(format=form, width=width, height=height, bits=bits, flags=flags))
 
 
-def _to_grey(picture: Image.Image) -> tuple[Pixels, int]:
-    """Grey uint8 pixels and the significant bits of the stored values."""
+def _to_grey(picture: Image.Image) -> tuple[Pixels, int, tuple[str, ...]]:
+    """Grey uint8 pixels, the significant bits of the stored values, and flags."""
     if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to 8 bits clips instead of scaling
         stored = np.asarray(picture).astype(np.float32)
         bits = significant_bits(int(stored.max()))
-        return unit_to_uint8(stored / ((1 << bits) - 1)), bits
+        usual = significant_bits(int(np.quantile(stored, _USUAL)))
+        flags = ("bit_depth_unsure",) if usual < bits else ()
+        return unit_to_uint8(stored / ((1 << bits) - 1)), bits, flags
     if picture.mode in ("L", "1"):
-        return np.asarray(picture.convert("L")), 8
+        return np.asarray(picture.convert("L")), 8, ()
     if "A" in picture.mode or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
     colour = picture.convert("RGB")
     _check_grey(colour)
-    return np.asarray(colour.convert("L")), 8
+    return np.asarray(colour.convert("L")), 8, ()
 
 
 def _check_grey(colour: Image.Image) -> None:

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cxr.errors import InputError
+from cxr.frontal import LATERAL
 from cxr.predict import TARGETS
 
 CAM_FORMS: Final = ("none", "grid", "heatmap", "overlay")
 _TARGETS: Final = ("predicted", *TARGETS)
+VIEWS: Final = ("PA", "AP", LATERAL)
 MAX_FILMS: Final = 32
 _LONGEST_ID: Final = 128
 _SHAPES: Final = (
     'send {"data": "<base64>"}, {"instances": [{"b64": "<base64>"}]} or {"inputs": [{"name": "image", "datatype": '
     '"BYTES", "shape": [1], "data": ["<base64>"]}]}.'
 )
-_NOT_FILMS: Final = ("cam", "target", "model_name")
+_NOT_FILMS: Final = ("cam", "target", "view", "model_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,21 @@ class Options:
         One of `CAM_FORMS`.
     target
         ``predicted``, a class or ``contrast``.
+    view
+        What the client knows of the view, where the file has no tag: one of `VIEWS`, or None.
     as_png
         Answer with the overlay itself instead of JSON.
     """
 
     cam: str = "grid"
     target: str = "predicted"
+    view: str | None = None
     as_png: bool = False
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether the reply shows the film or is as large as it."""
+        return self.as_png or self.cam in ("heatmap", "overlay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +79,9 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
 
     A film is the raw body, the first part of a form that is no option, or base64 in JSON: ``{"data": …}``, KServe V1
     ``{"instances": [{"b64": …}]}``, Open Inference Protocol ``{"inputs": [{"datatype": "BYTES", "data": […]}]}``.
-    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``), in form fields or JSON keys (``cam``, ``target``; for the
-    Open Inference Protocol under ``parameters``), or in the query of ``/invocations``: TorchServe 0.12 drops the query
-    of ``/predictions`` before any handler sees it (pytorch/serve issue 989).
+    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``), in form fields or JSON keys (``cam``,
+    ``target``, ``view``; for the Open Inference Protocol under ``parameters``), or in the query of ``/invocations``:
+    TorchServe 0.12 drops the query of ``/predictions`` before any handler sees it (pytorch/serve issue 989).
 
     Parameters
     ----------
@@ -104,6 +114,14 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     if not isinstance(body, dict):
         raise InputError("BAD_JSON", f"the JSON is no object; {_SHAPES}")
     return _read_json(body, row, headers)
+
+
+def asks_for_card(headers: Mapping[str, Any]) -> bool:
+    """Whether this is TorchServe's own question: ``GET /models/pneumonia?customized=true`` on the management API.
+
+    TorchServe 0.12 turns it into a request with this header and no body.
+    """
+    return str(headers.get("describe", "")).lower() == "true"
 
 
 def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
@@ -159,8 +177,14 @@ def _read_options(fields: Mapping[str, Any], headers: Mapping[str, Any], *, seve
     explain = lower.get("explain", "").lower() == "true"  # TorchServe 0.12 marks /explanations with this header
     cam = fields.get("cam", lower.get("cxr-cam", "overlay" if explain else "grid"))
     target = fields.get("target", lower.get("cxr-target", "predicted"))
+    view = fields.get("view", lower.get("cxr-view"))
     as_png = not several and lower.get("accept", "").split(";")[0].strip().lower() == "image/png"
-    return Options(_known("cam", cam, CAM_FORMS), _known("target", target, _TARGETS), as_png)
+    return Options(
+        _known("cam", cam, CAM_FORMS),
+        _known("target", target, _TARGETS),
+        None if view is None else _known("view", view, VIEWS),
+        as_png,
+    )
 
 
 def _known(name: str, value: Any, known: tuple[str, ...]) -> str:

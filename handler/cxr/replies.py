@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from cxr.card import NOTICE
 from cxr.errors import InputError
 from cxr.film import Film
 from cxr.inputs import Options, Request
@@ -15,7 +16,8 @@ from cxr.predict import Explanation, Prediction
 from cxr.render import display_film, evidence_map, heat_map, overlay, png
 from cxr.spec import CLASSES, ModelSpec
 
-NOTICE: Final = "Research use only. Not a diagnosis."
+# TorchServe 0.12 kills the worker over a reply larger than its max_response_size, which is 64 MiB in config.properties.
+MAX_REPLY_BYTES: Final = 60 * 1024 * 1024
 _DIGITS: Final = 6  # of a logit: finer than float32 is exact at the size logits have
 
 Answer = dict[str, Any] | bytes
@@ -91,6 +93,11 @@ def reply_to(
     outcomes
         One for each film of the request. Where some of several films were answered, the reply is 200 and the others'
         entries are their problem documents; where none was, the reply is the first one's error.
+
+    Raises
+    ------
+    InputError
+        TOO_MANY_BYTES, where many films with pictures make a reply that no server would send.
     """
     first = outcomes[0]
     if isinstance(first, InputError) and all(isinstance(one, InputError) for one in outcomes):
@@ -106,7 +113,19 @@ def reply_to(
         tensor = {"name": "prediction", "datatype": "BYTES", "shape": [len(texts)], "data": texts}
         body = {"model_name": identity.name, "model_version": identity.version, "id": request.client_id}
         body["outputs"] = [tensor]
-    return Reply(200, "application/json", _strict_json(body))
+    data = _strict_json(body)
+    if len(data) > MAX_REPLY_BYTES:
+        raise InputError(
+            "TOO_MANY_BYTES",
+            f"the reply would have {len(data):,} bytes, at most {MAX_REPLY_BYTES:,} are sent. Ask for fewer films at "
+            "once, or for cam=grid.",
+        )
+    return Reply(200, "application/json", data)
+
+
+def card_reply(card: dict[str, Any]) -> Reply:
+    """The reply to who asks for the model card."""
+    return Reply(200, "application/json", _strict_json(card))
 
 
 def problem(error: InputError, request_id: str) -> dict[str, Any]:

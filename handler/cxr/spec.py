@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import ModelError
+from cxr.screen import Screen
 
 SPEC_FILE: Final = "model.json"
 CLASSES: Final = ("NORMAL", "PNEUMONIA")
@@ -82,6 +83,8 @@ class ModelSpec:
         Probabilities of PNEUMONIA inside this closed band are reported as indeterminate; None for no band.
     cam_scale
         Logits at which the contrast map is at full colour, the same for every film of this model.
+    screen
+        What tells frontal films from others where no tag does; None where it was not fitted.
     code_version, data_sha256, training
         What made the model: package version, digest of the films and labels, settings and seeds.
     """
@@ -97,6 +100,7 @@ class ModelSpec:
     operating_point: str = "default"
     indeterminate: tuple[float, float] | None = None
     cam_scale: float = 1.0
+    screen: Screen | None = None
     code_version: str = ""
     data_sha256: str = ""
     training: dict[str, Any] = field(default_factory=dict)
@@ -143,6 +147,8 @@ class ModelSpec:
             if values.get("indeterminate") is not None:
                 low, high = values["indeterminate"]
                 values["indeterminate"] = (low, high)
+            if values.get("screen") is not None:
+                values["screen"] = Screen.from_values(values["screen"])
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{SPEC_FILE} is not a model spec of this version: {error}") from error

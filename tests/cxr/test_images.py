@@ -103,4 +103,4 @@ def test_what_is_no_film_gets_its_code(data: bytes, code: str) -> None:
 
 def test_every_code_has_a_status_of_its_kind() -> None:
     assert all(400 <= code.status < 600 for code in CODES.values())
-    assert {name for name, code in CODES.items() if code.retryable} == {"OVERLOADED", "OUT_OF_MEMORY"}
+    assert {name for name, code in CODES.items() if code.retryable} == {"OVERLOADED", "WORKER_LOST", "OUT_OF_MEMORY"}

@@ -39,10 +39,12 @@ def test_the_film_is_found(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("row", "headers", "options"),
     [
-        ({"body": FILM}, {}, Options("grid", "predicted", False)),
+        ({"body": FILM}, {}, Options("grid", "predicted", None, as_png=False)),
         ({"body": FILM}, {"Cxr-Cam": "overlay", "cxr-target": "NORMAL"}, Options("overlay", "NORMAL")),
         ({"body": FILM, "cam": b"none", "target": b"contrast"}, {"Cxr-Cam": "overlay"}, Options("none", "contrast")),
         ({"body": {"data": TEXT, "cam": "heatmap"}}, {}, Options("heatmap")),
+        ({"body": FILM}, {"Cxr-View": "PA"}, Options(view="PA")),
+        ({"body": oip(TEXT, parameters={"view": "LATERAL"})}, {"Cxr-View": "PA"}, Options(view="LATERAL")),
         ({"body": FILM}, {"explain": "True"}, Options("overlay")),
         ({"body": FILM}, {"explain": "True", "Cxr-Cam": "grid"}, Options("grid")),
         ({"body": FILM}, {"explain": "False", "body": {"content-type": "image/png"}}, Options()),

@@ -1,0 +1,81 @@
+"""The model card: what a model is for, what it was made from and how well it did, as the server tells it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from cxr.errors import ModelError
+from cxr.film import MAX_BYTES, MAX_PIXELS, MIN_SIDE
+from cxr.spec import ModelSpec
+
+METRICS_FILE: Final = "metrics.json"
+NOTICE: Final = "Research use only. Not a diagnosis."
+_USE: Final = "Ranking frontal chest films by how much they look like pneumonia, for research and teaching."
+_LIMITS: Final = (
+    "Not tested as a medical device. Pneumonia of any cause is one class; a film without it can show other disease.",
+    "Figures hold for films like those they were measured on: other hospitals, machines and ages can differ widely.",
+    "The map shows which cells the probability comes from. It is no outline of disease.",
+)
+
+
+def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
+    """What `training.evaluate` found for these weights, from a folder's `metrics.json`; None where there is none.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged.
+    """
+    path = folder / METRICS_FILE
+    if not path.is_file():
+        return None
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        return dict(metrics) if metrics["weights_sha256"] == spec.weights_sha256 else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is damaged ({error}): run training.evaluate again") from error
+
+
+def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The card as JSON values.
+
+    Parameters
+    ----------
+    identity
+        Name, version, architecture and weights, as every reply gives them.
+    metrics
+        Of `read_metrics`; the card says so where nothing was measured.
+    """
+    return {
+        "model": dict(identity),
+        "notice": NOTICE,
+        "intended_use": _USE,
+        "limits": list(_LIMITS),
+        "classes": list(spec.classes),
+        "input": {"max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "min_side": MIN_SIDE},
+        "preprocessing": asdict(spec.preprocessing),
+        "calibration": {
+            "temperature": spec.temperature,
+            "operating_point": spec.operating_point,
+            "operating_points": dict(spec.operating_points),
+            "indeterminate": spec.indeterminate and list(spec.indeterminate),
+            "cam_scale": spec.cam_scale,
+        },
+        "views": _views(spec),
+        "training": dict(spec.training),
+        "data_sha256": spec.data_sha256,
+        "code_version": spec.code_version,
+        "evaluation": None if metrics is None else dict(metrics),
+    }
+
+
+def _views(spec: ModelSpec) -> str:
+    if spec.screen is None:
+        return "views that are not frontal are refused by their tags alone"
+    if spec.screen.refuses:
+        return "films without a view tag that do not look frontal are refused"
+    return "films that do not look frontal are flagged"

@@ -1,0 +1,133 @@
+"""Whether a film looks like the frontal films its model was trained on, from the directions of its edges.
+
+The tags of a DICOM file say what was exposed and how; a JPEG or PNG says nothing. A frontal film has a spine in the
+middle, a lung on each side and ribs that fall away from it, and keeps them whatever its exposure, so that a linear
+score on a histogram of oriented gradients tells it from a lateral view, a turned film or something else altogether.
+`training.screen` fits the weights; without them every film passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cxr.errors import ModelError
+from cxr.film import Pixels
+
+SIDE: Final = 64  # pixels of the thumbnail whose edges are looked at
+_CELLS: Final = 8  # along each side
+_DIRECTIONS: Final = 8
+FEATURES: Final = _CELLS * _CELLS * _DIRECTIONS
+
+Floats = npt.NDArray[np.float32]
+
+
+def thumbnail(pixels: Pixels) -> Pixels:
+    """The whole film as (SIDE, SIDE) uint8, each pixel the mean of what it covers."""
+    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
+
+
+def edge_histograms(thumbnails: Pixels) -> Floats:
+    """How much edge lies in which direction in each cell, free of brightness and contrast.
+
+    Parameters
+    ----------
+    thumbnails
+        (N, SIDE, SIDE) uint8.
+
+    Returns
+    -------
+    (N, FEATURES) float32: the square roots of histograms that sum to at most 1; each edge is shared between the two
+    nearest of eight directions over the full circle, so that dark-to-bright and bright-to-dark differ.
+
+    References
+    ----------
+    Dalal, Triggs (2005): Histograms of Oriented Gradients for Human Detection. CVPR, sections 6.2-6.4. The square root
+    is that of Arandjelović, Zisserman (2012): Three things everyone should know. CVPR, section 2.1.
+    """
+    films = thumbnails.astype(np.float32)
+    down, right = np.gradient(films, axis=(1, 2))
+    strength = np.hypot(down, right)
+    direction = np.mod(np.arctan2(down, right) / (2 * np.pi), 1.0) * _DIRECTIONS
+    below = np.floor(direction)
+    share = direction - below
+    cell = SIDE // _CELLS
+    histograms = np.empty((len(films), _CELLS, _CELLS, _DIRECTIONS), dtype=np.float32)
+    for k in range(_DIRECTIONS):
+        here = strength * np.where(below % _DIRECTIONS == k, 1.0 - share, 0.0)
+        here += strength * np.where((below + 1) % _DIRECTIONS == k, share, 0.0)
+        histograms[..., k] = here.reshape(len(films), _CELLS, cell, _CELLS, cell).sum(axis=(2, 4))
+    flat = histograms.reshape(len(films), FEATURES)
+    return np.asarray(np.sqrt(flat / np.maximum(flat.sum(axis=1, keepdims=True), 1e-6)))
+
+
+def of_negative(histograms: Floats) -> Floats:
+    """The histograms of the same films with black and white swapped: every edge points the other way."""
+    by_direction = histograms.reshape(-1, _CELLS, _CELLS, _DIRECTIONS)
+    return np.roll(by_direction, _DIRECTIONS // 2, axis=3).reshape(-1, FEATURES)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the screen says of one film.
+
+    Parameters
+    ----------
+    score
+        Log-odds that the film, right or with black and white swapped, is frontal.
+    is_frontal
+        Whether the score reaches the screen's threshold.
+    inverted
+        Whether it is the swapped film that looks frontal.
+    """
+
+    score: float
+    is_frontal: bool
+    inverted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """A linear score on `edge_histograms`.
+
+    Parameters
+    ----------
+    weights, bias
+        FEATURES numbers and one; the score is in log-odds of being frontal.
+    threshold
+        Films that score below it are taken for something else.
+    refuses
+        Whether such films are refused; else they are flagged only. A screen of drawn films must not refuse real ones.
+    """
+
+    weights: tuple[float, ...]
+    bias: float
+    threshold: float
+    refuses: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != FEATURES:
+            raise ModelError(f"the screen has {len(self.weights)} weights: {FEATURES} are needed")
+        if not np.isfinite([*self.weights, self.bias, self.threshold]).all():
+            raise ModelError("the screen has a weight that is not finite: calibrate the run again")
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Screen:
+        """The screen as it comes out of JSON, where tuples are lists."""
+        return cls(**{**values, "weights": tuple(values["weights"])})
+
+    def scores(self, histograms: Floats) -> npt.NDArray[np.float64]:
+        """Log-odds of being frontal: (N, FEATURES) → (N,)."""
+        return np.asarray(histograms.astype(np.float64) @ np.asarray(self.weights) + self.bias)
+
+    def judge(self, pixels: Pixels) -> Verdict:
+        """What the screen says of a film, (H, W) uint8."""
+        histograms = edge_histograms(thumbnail(pixels)[None])
+        right, swapped = float(self.scores(histograms)[0]), float(self.scores(of_negative(histograms))[0])
+        inverted = right < self.threshold <= swapped
+        score = swapped if inverted else right
+        return Verdict(score, score >= self.threshold, inverted)
