@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from cxr.dicom import is_dicom, read_dicom
@@ -24,6 +25,8 @@ from cxr.film import (
 )
 
 _JPEG_START: Final = b"\xff\xd8\xff"
+_JPEG_SCAN: Final = b"\xff\xda"  # cannot occur in coded data, ITU-T T.81 section B.1.1.5
+_MOST_SCANS: Final = 100
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _USUAL: Final = 0.999  # share of the pixels that should need the bit depth of the brightest
 _MAX_COLOUR: Final = 12.0  # mean distance of the channels, 0-255; grey films saved as colour stay below 2
@@ -61,6 +64,7 @@ def decode(data: bytes) -> Film:
 def _read_picture(data: bytes) -> Film:
     try:
         picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        _check_scans(data)
         check_size(*picture.size)
         pixels, bits, flags = _to_grey(ImageOps.exif_transpose(picture))
     except (InputError, MemoryError):
@@ -76,14 +80,19 @@ def _read_picture(data: bytes) -> Film:
     return Film(pixels, ImageInfo(format=form, width=width, height=height, bits=bits, flags=flags))
 
 
+def _check_scans(data: bytes) -> None:
+    """Refuse a JPEG that would take minutes: each scan of a progressive one goes over the whole film again."""
+    scans = data.count(_JPEG_SCAN) if data.startswith(_JPEG_START) else 0
+    if scans > _MOST_SCANS:
+        raise InputError(
+            "DAMAGED_IMAGE", f"{scans:,} scans; a JPEG has 1, a progressive one about 10. Save it as baseline JPEG."
+        )
+
+
 def _to_grey(picture: Image.Image) -> tuple[Pixels, int, tuple[str, ...]]:
     """Grey uint8 pixels, the significant bits of the stored values, and flags."""
     if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to 8 bits clips instead of scaling
-        stored = np.asarray(picture).astype(np.float32)
-        bits = significant_bits(int(stored.max()))
-        usual = significant_bits(int(np.quantile(stored, _USUAL)))
-        flags = ("bit_depth_unsure",) if usual < bits else ()
-        return unit_to_uint8(stored / ((1 << bits) - 1)), bits, flags
+        return _from_16_bits(np.asarray(picture))
     if picture.mode in ("L", "1"):
         return np.asarray(picture.convert("L")), 8, ()
     if "A" in picture.mode or "transparency" in picture.info:
@@ -92,6 +101,17 @@ def _to_grey(picture: Image.Image) -> tuple[Pixels, int, tuple[str, ...]]:
     colour = picture.convert("RGB")
     _check_grey(colour)
     return np.asarray(colour.convert("L")), 8, ()
+
+
+def _from_16_bits(stored: npt.NDArray[Any]) -> tuple[Pixels, int, tuple[str, ...]]:
+    # By a table and in bands: numpy counts and looks up in 64-bit numbers, which would be four times the film at once.
+    bands = np.array_split(stored, max(1, stored.size >> 20))
+    counts = sum(np.bincount(band.ravel(), minlength=1 << 16) for band in bands)
+    bits = significant_bits(int(np.flatnonzero(counts)[-1]))
+    usual = significant_bits(int(np.searchsorted(np.cumsum(counts), _USUAL * stored.size)))
+    table = unit_to_uint8(np.arange(1 << bits) / ((1 << bits) - 1))
+    pixels = np.concatenate([table[band] for band in bands])
+    return pixels, bits, ("bit_depth_unsure",) if usual < bits else ()
 
 
 def _check_grey(colour: Image.Image) -> None:
