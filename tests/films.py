@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import io
+import tempfile
+from pathlib import Path
 from typing import Any
 
+import gdcm
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    ExplicitVRLittleEndian,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    generate_uid,
+)
 
 Grey = npt.NDArray[np.uint8]
 
@@ -37,7 +48,9 @@ def dicom(stored: npt.NDArray[Any], *, bits: int = 12, syntax: UID = ExplicitVRL
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["test"])
     meta.TransferSyntaxUID = syntax
-    dataset = FileDataset("film.dcm", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = FileDataset(
+        "film.dcm", {}, file_meta=meta, preamble=b"\0" * 128, is_little_endian=syntax.is_little_endian
+    )
     dataset.SOPClassUID = meta.MediaStorageSOPClassUID
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     dataset.Modality = "CR"
@@ -59,3 +72,33 @@ def dicom(stored: npt.NDArray[Any], *, bits: int = 12, syntax: UID = ExplicitVRL
     stream = io.BytesIO()
     dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
+
+
+def compressed(data: bytes, syntax: UID, **options: Any) -> bytes:
+    """An uncompressed DICOM file in a compressed transfer syntax; `options` are pydicom's for its encoder."""
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
+        return _compressed_by_gdcm(data, syntax)
+    dataset = dcmread(io.BytesIO(data))
+    dataset.compress(syntax, generate_instance_uid=False, **options)
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def _compressed_by_gdcm(data: bytes, syntax: UID) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "plain.dcm"), Path(folder, "compressed.dcm")
+        source.write_bytes(data)
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(source))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(str(target))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        return target.read_bytes()

@@ -12,15 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 from pydicom import Dataset, dcmread
-from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
+from cxr.codecs import Stored, read_stored
 from cxr.errors import InputError
 from cxr.film import Film, ImageInfo, check_size, unit_to_uint8
 
@@ -30,7 +27,10 @@ _META_AT: Final = 132
 _MODALITIES: Final = frozenset({"CR", "DX", "RG", "DR", "SC", "OT", "XR"})
 _OTHER_VIEWS: Final = ("LL", "RL", "LAT", "LLD", "RLD", "LLO", "RLO")
 _CHEST_WORDS: Final = ("CHEST", "THORAX", "LUNG", "RIB", "TORSO", "TORAX")
-_NEEDED: Final = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation", "PixelData")
+_NEEDED: Final = (
+    *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"),
+    *("PhotometricInterpretation", "PixelData"),
+)
 _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 _VIEWS: Final = frozenset({"PA", "AP", "AP SUPINE", "AP ERECT", "AP AXIAL", "POSTERO_ANTERIOR", "ANTERO_POSTERIOR"})
 
@@ -61,9 +61,9 @@ def read_dicom(data: bytes) -> Film:
 def _read(data: bytes) -> Film:
     dataset = _read_header(data)
     photometric = _check_tags(dataset)
-    values, background = _stored_values(dataset)
-    values = np.asarray(apply_modality_lut(values, dataset), dtype=np.float32)
-    grey = _values_of_interest(values, background, dataset)
+    stored = read_stored(dataset)
+    background = _background(stored, dataset)
+    grey = _values_of_interest(_modality_values(stored, dataset), background, dataset)
     if photometric == "MONOCHROME1":  # the lowest value is white: PS3.3 C.7.6.3.1.2
         grey = 1.0 - grey
     grey[background] = 0.0
@@ -103,6 +103,8 @@ def _upper(dataset: Dataset, keyword: str) -> str:
 
 def _check_tags(dataset: Dataset) -> str:
     """Refuse what the tags say is no single frontal chest radiograph; the photometric interpretation of one that is."""
+    if "PixelData" not in dataset and ("FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset):
+        raise InputError("DAMAGED_IMAGE", "float pixel data; a film has integers, in PixelData. Export the original.")
     missing = [keyword for keyword in _NEEDED if dataset.get(keyword) is None]
     if missing:
         raise InputError("DAMAGED_IMAGE", f"the DICOM file has no {', '.join(missing)}. Export it with its pixels.")
@@ -123,66 +125,61 @@ def _check_tags(dataset: Dataset) -> str:
     return photometric
 
 
-def _stored_values(dataset: Dataset) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Stored values, (H, W), and where they are padding (PS3.3 C.7.5.1.1.2)."""
-    if not _can_decode(dataset.file_meta.get("TransferSyntaxUID")):
-        raise InputError("UNSUPPORTED_TRANSFER_SYNTAX", "no decoder for it; send it as Explicit VR Little Endian.")
-    _check_announced_size(dataset)
-    values = np.asarray(dataset.pixel_array)
-    if values.ndim != 2:
-        raise InputError("DAMAGED_IMAGE", f"pixels with {values.ndim} axes; a grey film has 2. Export the file again.")
+def _background(values: Stored, dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Where the stored values are padding (PS3.3 C.7.5.1.1.2)."""
+    nowhere = np.zeros(values.shape, dtype=bool)
     padding = dataset.get("PixelPaddingValue")
     if padding is None:
-        return values, np.zeros(values.shape, dtype=bool)
-    limit = dataset.get("PixelPaddingRangeLimit", padding)
-    low, high = sorted((int(padding), int(limit)))
-    background = (values >= low) & (values <= high)
-    return values, background if not background.all() else np.zeros(values.shape, dtype=bool)
+        return nowhere
+    # Writers give it in the wrong one of its two VRs: 63536 for -2000
+    kind = "iu"[dataset.PixelRepresentation == 0] + str(int(dataset.BitsAllocated) // 8)
+    limits = np.array([int(padding), int(dataset.get("PixelPaddingRangeLimit", padding))]).astype(kind)
+    background = np.asarray((values >= limits.min()) & (values <= limits.max()))
+    return background if not background.all() else nowhere
 
 
-def _check_announced_size(dataset: Dataset) -> None:
-    """Refuse a JPEG or JPEG 2000 stream whose own header tells of another size than the tags, before it is decoded."""
-    if dataset.file_meta.TransferSyntaxUID not in (*JPEGTransferSyntaxes, *JPEG2000TransferSyntaxes):
-        return
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    try:
-        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
-            announced = picture.size
-    except UnidentifiedImageError:
-        if dataset.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes:
-            raise
-        return  # a lossless or 12-bit JPEG, whose header Pillow does not know
-    if announced != (dataset.Columns, dataset.Rows):
-        raise InputError(
-            "DAMAGED_IMAGE",
-            f"the tags say {dataset.Columns} x {dataset.Rows} pixels, the compressed stream {announced[0]} x "
-            f"{announced[1]}. Export the file again.",
-        )
+def _modality_values(stored: Stored, dataset: Dataset) -> Values:
+    """Stored values after the modality LUT or the rescale: PS3.3 C.11.1."""
+    if dataset.get("ModalityLUTSequence"):
+        return _look_up(stored, dataset.ModalityLUTSequence[0], dataset)[0]
+    slope, intercept = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
+    if slope is None or intercept is None:
+        return stored.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = stored * np.float32(slope) + np.float32(intercept)
+    if not np.isfinite([values.min(), values.max()]).all():
+        raise InputError("DAMAGED_IMAGE", "RescaleSlope or RescaleIntercept is no finite number. Export it again.")
+    return np.asarray(values, dtype=np.float32)
 
 
-def _can_decode(syntax: UID | None) -> bool:
-    if syntax is None:
-        return False
-    if not syntax.is_compressed:
-        return True
-    try:
-        return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
-        return False
+def _look_up(values: npt.NDArray[Any], item: Dataset, dataset: Dataset) -> tuple[Values, float]:
+    """Values through a look-up table, and the highest one it can give: PS3.3 C.11.1.1 and C.11.2.1.1."""
+    length, first, bits = (int(number) for number in item.LUTDescriptor)
+    if not 1 <= bits <= 16:
+        raise InputError("DAMAGED_IMAGE", f"a look-up table of {bits} bits; 1 to 16 are possible. Export it again.")
+    length = length % 65536 or 65536  # 0 stands for 65,536; a signed VR makes long ones negative
+    table = item.LUTData
+    if isinstance(table, bytes):  # OW; entries of 8 bits take one byte or, by some writers, two
+        order = ">" if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+        table = np.frombuffer(table, f"{order}u2" if len(table) >= 2 * length else "u1", count=length)
+    table = np.asarray(table, dtype=np.float32)[:length]
+    places = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.int32)
+    return np.asarray(table[places]), float((1 << bits) - 1)
 
 
 def _values_of_interest(values: Values, background: npt.NDArray[np.bool_], dataset: Dataset) -> Values:
     """The values as a screen shows them, 0-1: by VOI LUT, by window, or by the film's own range."""
     if dataset.get("VOILUTSequence"):
-        lut = dataset.VOILUTSequence[0]
-        return np.asarray(apply_voi_lut(values.astype(np.int64), dataset), np.float32) / (
-            (1 << int(lut.LUTDescriptor[2])) - 1
-        )
-    window = _window(dataset)
+        looked_up, highest = _look_up(values, dataset.VOILUTSequence[0], dataset)
+        return looked_up / highest
+    function = _upper(dataset, "VOILUTFunction") or "LINEAR"
+    window = _window(dataset, 1.0 if function == "LINEAR" else 0.0)
     if window is not None:
         centre, width = window
-        if str(dataset.get("VOILUTFunction", "LINEAR") or "LINEAR") == "SIGMOID":  # PS3.3 C.11.2.1.3.1
-            return np.asarray(1.0 / (1.0 + np.exp(-4.0 * (values - centre) / width)))
+        if function == "SIGMOID":  # PS3.3 C.11.2.1.3.1, 1 / (1 + exp(-4 (x - c) / w)), without its overflow
+            return np.asarray(0.5 + 0.5 * np.tanh(2.0 * (values - centre) / width))
+        if function == "LINEAR_EXACT":  # PS3.3 C.11.2.1.3.2
+            return np.asarray(np.clip((values - centre) / width + 0.5, 0.0, 1.0))
         # PS3.3 C.11.2.1.2.1
         return np.asarray(np.clip((values - (centre - 0.5)) / max(width - 1.0, 1.0) + 0.5, 0.0, 1.0))
     shown = values[~background]
@@ -190,7 +187,7 @@ def _values_of_interest(values: Values, background: npt.NDArray[np.bool_], datas
     return (values - low) / max(high - low, 1e-6)
 
 
-def _window(dataset: Dataset) -> tuple[float, float] | None:
+def _window(dataset: Dataset, narrowest: float) -> tuple[float, float] | None:
     """The first window centre and width, where both are there and the width is one the standard allows."""
     centre, width = dataset.get("WindowCenter"), dataset.get("WindowWidth")
     if centre in (None, "") or width in (None, ""):
@@ -200,4 +197,5 @@ def _window(dataset: Dataset) -> tuple[float, float] | None:
         first_width = float(np.atleast_1d(np.asarray(width, dtype=float))[0])
     except (ValueError, TypeError, IndexError):
         return None
-    return (first_centre, first_width) if first_width >= 1 and np.isfinite(first_centre) else None
+    allowed = first_width >= narrowest and first_width > 0 and np.isfinite([first_centre, first_width]).all()
+    return (first_centre, first_width) if allowed else None
