@@ -1,0 +1,51 @@
+"""A running server with a small model, for test modules that ask about replies and not about the model's quality.
+
+A module asks for it with `from tests.e2e.small_server import small_server` and takes the fixture by that name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from cxr.predict import Predictor
+from cxr.spec import Preprocessing
+from scripts.package_mar import package
+from tests.cxr.networks import save_model
+from tests.e2e.servers import Server, fresh_server
+
+VERSION = "1.0.0"
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallServer:
+    """A running server and the model it serves, in this process."""
+
+    server: Server
+    predictor: Predictor
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.server.ports[1]}"
+
+    @property
+    def predictions(self) -> str:
+        return f"{self.url}/predictions/pneumonia"
+
+
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
+    """A ResNet-10 behind TorchServe, with the input size and limits of the model that is really served."""
+    run = tmp_path_factory.mktemp("run")
+    save_model(run, preprocessing=Preprocessing())
+    with fresh_server() as server:
+        package(run, VERSION, server.store)
+        started = server.call("--detach", "--device", "cpu")
+        assert started.returncode == 0, started.stderr
+        yield SmallServer(server, Predictor.load(run, "cpu"))
