@@ -64,6 +64,10 @@ class InputError(CxrError):
         self.code = code
         self.detail = detail
 
+    def bare(self) -> InputError:
+        """The same error without the frames it came through, which hold the upload and keep it in memory."""
+        return InputError(self.code, self.detail)
+
     @property
     def status(self) -> int:
         """The HTTP status of the reply."""

@@ -78,7 +78,7 @@ class Request:
 def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     """The films in a request, and what is asked of them.
 
-    A film is the raw body, the first part of a form that is no option, or base64 in JSON: ``{"data": …}``, KServe V1
+    A film is the raw body, the part ``film`` of a form or else its first that is no option, or base64 in JSON: ``{"data": …}``, KServe V1
     ``{"instances": [{"b64": …}]}``, Open Inference Protocol ``{"inputs": [{"datatype": "BYTES", "data": […]}]}``.
     Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``), in form fields or JSON keys (``cam``,
     ``target``, ``view``; for the Open Inference Protocol under ``parameters``), or in the query of ``/invocations``:
@@ -97,7 +97,7 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     InputError
         BAD_OPTION, EMPTY_BODY or BAD_JSON; what is wrong with one of several films is that film's entry instead.
     """
-    body = row.get("body")
+    body = row.get("body", row.get("film"))
     if body is None:
         body = next((value for name, value in row.items() if name not in _NOT_FILMS), None)
     if isinstance(body, str):  # TorchServe decodes text/* bodies
@@ -120,12 +120,12 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     return _read_json(body, row, headers)
 
 
-def asks_for_card(headers: Mapping[str, Any]) -> bool:
+def asks_for_card(row: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
     """Whether this is TorchServe's own question: ``GET /models/pneumonia?customized=true`` on the management API.
 
     TorchServe 0.12 turns it into a request with this header and no body.
     """
-    return str(headers.get("describe", "")).lower() == "true"
+    return str(headers.get("describe", "")).lower() == "true" and not any(row.values())
 
 
 def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
@@ -138,8 +138,10 @@ def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[st
         tensor = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
         if not isinstance(tensor, dict) or tensor.get("datatype") != "BYTES":
             raise InputError("BAD_JSON", f'"inputs" is not one tensor of datatype BYTES; {_SHAPES}')
-        parameters = body.get("parameters")
-        fields = {**row, **(parameters if isinstance(parameters, dict) else {})}
+        parameters = body.get("parameters", {})
+        if not isinstance(parameters, dict):
+            raise InputError("BAD_JSON", f'"parameters" is no object; {_SHAPES}')
+        fields = {**row, **parameters}
         client_id = body.get("id")
         return Request(
             _films(_few(tensor.get("data"))),
@@ -172,23 +174,24 @@ def _films(texts: list[Any]) -> tuple[bytes | InputError, ...]:
                 raise InputError("BAD_JSON", f"a film is no text; {_SHAPES}")
             films.append(_from_base64(text))
         except InputError as error:
-            films.append(error)
+            films.append(error.bare())
     return tuple(films)
 
 
 def _read_options(fields: Mapping[str, Any], headers: Mapping[str, Any], *, several: bool = False) -> Options:
     lower = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     explain = lower.get("explain", "").lower() == "true"  # TorchServe 0.12 marks /explanations with this header
-    cam = fields.get("cam", lower.get("cxr-cam", "overlay" if explain else "grid"))
-    target = fields.get("target", lower.get("cxr-target", "predicted"))
-    view = fields.get("view", lower.get("cxr-view"))
+    cam = _option("cam", CAM_FORMS, fields, lower) or ("overlay" if explain else "grid")
+    target = _option("target", _TARGETS, fields, lower) or "predicted"
     as_png = not several and lower.get("accept", "").split(";")[0].strip().lower() == "image/png"
-    return Options(
-        _known("cam", cam, CAM_FORMS),
-        _known("target", target, _TARGETS),
-        None if view is None else _known("view", view, VIEWS),
-        as_png,
-    )
+    return Options(cam, target, _option("view", VIEWS, fields, lower), as_png)
+
+
+def _option(name: str, known: tuple[str, ...], fields: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
+    """What the body says of an option, else what its header says; both have to be known values."""
+    places = ((fields, name), (headers, f"cxr-{name}"))
+    said = [_known(name, source[key], known) for source, key in places if key in source]
+    return said[0] if said else None
 
 
 def _known(name: str, value: Any, known: tuple[str, ...]) -> str:

@@ -72,7 +72,7 @@ class BatchService:
     def answer(self, batch: Sequence[Incoming]) -> list[Reply]:
         """One reply for each request, in their order. Never raises for anything a request holds."""
         read = [
-            None if asks_for_card(one.headers) else _attempt(partial(read_request, one.row, one.headers))
+            None if asks_for_card(one.row, one.headers) else _attempt(partial(read_request, one.row, one.headers))
             for one in batch
         ]
         films = [self._prepare_all(request) if isinstance(request, Request) else [] for request in read]
@@ -137,7 +137,7 @@ def _attempt(step: Callable[[], _T]) -> _T | InputError:
 def _explain(error: Exception) -> InputError:
     """What a client is told of an error."""
     if isinstance(error, InputError):
-        return error
+        return error.bare()
     if is_out_of_memory(error):
         return InputError("OUT_OF_MEMORY", "the server has no memory for this film now; send it again later.")
     # A fault of ours: this request gets a 500, the others their answers.

@@ -25,6 +25,7 @@ def oip(*texts: Any, **fields: Any) -> dict[str, Any]:
         pytest.param({"body": bytearray(FILM)}, id="raw, as TorchServe hands it over"),
         pytest.param({"film": bytearray(FILM)}, id="form"),
         pytest.param({"cam": bytearray(b"grid"), "film": FILM, "other": b"x"}, id="form with fields"),
+        pytest.param({"note": b"x", "film": FILM}, id="form with a part called film"),
         pytest.param({"body": {"data": TEXT}}, id="decoded JSON"),
         pytest.param({"body": b' {"data": "' + TEXT.encode() + b'"}'}, id="JSON bytes"),
         pytest.param({"body": {"data": f"data:image/png;base64,{TEXT}"}}, id="data URI"),
@@ -82,6 +83,9 @@ def test_options_are_read(row: dict[str, Any], headers: dict[str, Any], options:
         ({"body": FILM}, {"Cxr-Cam": "CANARY"}, "BAD_OPTION"),
         ({"body": FILM, "target": b"\xff"}, {}, "BAD_OPTION"),
         ({"body": {"data": TEXT, "cam": ["grid"]}}, {}, "BAD_OPTION"),
+        ({"body": {"data": TEXT, "view": None}}, {}, "BAD_OPTION"),
+        ({"body": {"data": TEXT, "cam": "none"}}, {"Cxr-Cam": "CANARY"}, "BAD_OPTION"),
+        ({"body": oip(TEXT, parameters=[1])}, {}, "BAD_JSON"),
     ],
 )
 def test_what_cannot_be_read_gets_its_code(row: dict[str, Any], headers: dict[str, Any], code: str) -> None:
