@@ -113,8 +113,8 @@ def _check_tags(dataset: Dataset) -> str:
         raise InputError("NOT_A_RADIOGRAPH", "Modality is not one of CR, DX, DR, RG, SC, OT. Send a chest radiograph.")
     if part and not any(word in part for word in _CHEST_WORDS):
         raise InputError("NOT_A_RADIOGRAPH", "BodyPartExamined is not the chest. Send a chest radiograph.")
-    if _upper(dataset, "ViewPosition").startswith(_OTHER_VIEWS):
-        raise InputError("NOT_FRONTAL", "ViewPosition is not PA or AP. Send the frontal film of the study.")
+    if tag := _tag_of_another_view(dataset):
+        raise InputError("NOT_FRONTAL", f"{tag} is not that of a PA or AP view. Send the frontal film of the study.")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
         raise InputError("MULTI_FRAME", f"{frames} frames; one film holds 1. Send one frame as its own file.")
@@ -123,6 +123,20 @@ def _check_tags(dataset: Dataset) -> str:
         raise InputError("NOT_A_RADIOGRAPH", f"colour pixels; {' or '.join(_GREY)} is needed. Send the grey original.")
     check_size(int(dataset.Columns), int(dataset.Rows))
     return photometric
+
+
+def _tag_of_another_view(dataset: Dataset) -> str | None:
+    """The tag that says a view is not frontal, where one does."""
+    if _upper(dataset, "ViewPosition").startswith(_OTHER_VIEWS):
+        return "ViewPosition"
+    # The rows of a frontal film run to the patient's left or right, of a lateral one to the front or back: PS3.3
+    # C.7.6.1.1.1.
+    rows = dataset.get("PatientOrientation") or [""]
+    if str(rows[0]).upper()[:1] in ("A", "P"):
+        return "PatientOrientation"
+    if any("LATERAL" in _upper(code, "CodeMeaning") for code in dataset.get("ViewCodeSequence") or ()):
+        return "ViewCodeSequence"  # PS3.16 CID 4010
+    return None
 
 
 def _background(values: Stored, dataset: Dataset) -> npt.NDArray[np.bool_]:

@@ -78,8 +78,9 @@ class Request:
 def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     """The films in a request, and what is asked of them.
 
-    A film is the raw body, the part ``film`` of a form or else its first that is no option, or base64 in JSON: ``{"data": …}``, KServe V1
-    ``{"instances": [{"b64": …}]}``, Open Inference Protocol ``{"inputs": [{"datatype": "BYTES", "data": […]}]}``.
+    A film is the raw body, the part ``film`` of a form or else its first that is no option, or base64 in JSON:
+    ``{"data": …}``, KServe V1 ``{"instances": [{"b64": …}]}``, Open Inference Protocol
+    ``{"inputs": [{"datatype": "BYTES", "data": […]}]}``.
     Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``), in form fields or JSON keys (``cam``,
     ``target``, ``view``; for the Open Inference Protocol under ``parameters``), or in the query of ``/invocations``:
     TorchServe 0.12 drops the query of ``/predictions`` before any handler sees it (pytorch/serve issue 989).

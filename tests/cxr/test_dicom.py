@@ -221,6 +221,17 @@ def test_without_its_first_bytes_a_dicom_file_is_none() -> None:
     assert caught.value.code == "UNKNOWN_FORMAT"
 
 
+def view_code(meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeMeaning = meaning
+    return code
+
+
+def test_a_frontal_film_may_say_so_in_every_tag() -> None:
+    tags = {"PatientOrientation": ["L", "F"], "ViewCodeSequence": [view_code("postero-anterior")]}
+    assert decode(dicom(stored_12_bit(), **tags)).info.view_position == "PA"
+
+
 @pytest.mark.parametrize(
     ("tags", "code"),
     [
@@ -228,6 +239,8 @@ def test_without_its_first_bytes_a_dicom_file_is_none() -> None:
         ({"BodyPartExamined": "KNEE"}, "NOT_A_RADIOGRAPH"),
         ({"ViewPosition": "LL"}, "NOT_FRONTAL"),
         ({"ViewPosition": "LATERAL"}, "NOT_FRONTAL"),
+        ({"ViewPosition": None, "PatientOrientation": ["A", "F"]}, "NOT_FRONTAL"),
+        ({"ViewPosition": "", "ViewCodeSequence": [view_code("Left lateral")]}, "NOT_FRONTAL"),
         ({"NumberOfFrames": 3}, "MULTI_FRAME"),
         ({"Rows": 20000, "Columns": 20000}, "TOO_MANY_PIXELS"),
         ({"PixelData": None}, "DAMAGED_IMAGE"),
