@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -42,8 +44,14 @@ class SmallServer:
 @pytest.fixture(scope="module")
 def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallServer]:
     """A ResNet-10 behind TorchServe, with the input size and limits of the model that is really served."""
-    run = tmp_path_factory.mktemp("run")
-    save_model(run, preprocessing=Preprocessing())
+    with serving(tmp_path_factory.mktemp("run"), Preprocessing()) as server:
+        yield server
+
+
+@contextmanager
+def serving(run: Path, preprocessing: Preprocessing) -> Iterator[SmallServer]:
+    """Pack a ResNet-10 and serve it until the block ends."""
+    save_model(run, preprocessing=preprocessing)
     with fresh_server() as server:
         package(run, VERSION, server.store)
         started = server.call("--detach", "--device", "cpu")
