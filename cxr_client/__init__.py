@@ -27,12 +27,13 @@ from cxr_client.errors import (
     ServerFailed,
     ServerUnreachable,
 )
-from cxr_client.inference import CAMS, TARGETS, InferenceClient
+from cxr_client.inference import CAMS, TARGETS, VIEWS, InferenceClient
 from cxr_client.management import ManagementClient, Readiness, VersionState, WorkerState
 
 __all__ = [
     "CAMS",
     "TARGETS",
+    "VIEWS",
     "AnswerLost",
     "ClientError",
     "InferenceClient",

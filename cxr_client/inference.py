@@ -18,6 +18,7 @@ from cxr_client.errors import AnswerLost, Problem, ServerFailed, ServerUnreachab
 MODEL_NAME = "pneumonia"
 CAMS = ("none", "grid", "heatmap", "overlay")
 TARGETS = ("predicted", "NORMAL", "PNEUMONIA", "contrast")
+VIEWS = ("PA", "AP", "LATERAL")
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -58,7 +59,12 @@ class InferenceClient:
         self._session.close()
 
     def predict(
-        self, film: bytes | Path, cam: str = "grid", target: str = "predicted", version: str | None = None
+        self,
+        film: bytes | Path,
+        cam: str = "grid",
+        target: str = "predicted",
+        version: str | None = None,
+        view: str | None = None,
     ) -> dict[str, Any]:
         """Give the server's reply about one film.
 
@@ -72,6 +78,8 @@ class InferenceClient:
             Which logit the map explains.
         version : str, optional
             Version of the model; the server's default version without it.
+        view : {"PA", "AP", "LATERAL"}, optional
+            What is known of the view, for a file without a tag that says it.
 
         Returns
         -------
@@ -89,7 +97,7 @@ class InferenceClient:
         ServerUnreachable
             Nobody to ask.
         """
-        reply = self._post(film, cam, target, version, accept="application/json")
+        reply = self._post(film, {"cam": cam, "target": target, "view": view}, version, accept="application/json")
         try:
             value = json.loads(reply.content, parse_constant=_no_constant)
         except ValueError:  # not JSON, not text, or NaN
@@ -98,30 +106,35 @@ class InferenceClient:
             raise ServerFailed(_bad_reply(reply, "a JSON object"))
         return value
 
-    def overlay(self, film: bytes | Path, target: str = "predicted", version: str | None = None) -> bytes:
+    def overlay(
+        self, film: bytes | Path, target: str = "predicted", version: str | None = None, view: str | None = None
+    ) -> bytes:
         """Give the overlay of one film as PNG bytes, at the film's own aspect ratio; see `predict` for the rest."""
-        reply = self._post(film, "overlay", target, version, accept="image/png")
+        options = {"cam": "overlay", "target": target, "view": view}
+        reply = self._post(film, options, version, accept="image/png")
         if not reply.content.startswith(b"\x89PNG\r\n\x1a\n"):
             raise ServerFailed(_bad_reply(reply, "a PNG"))
         return reply.content
 
-    def _post(self, film: bytes | Path, cam: str, target: str, version: str | None, accept: str) -> requests.Response:
+    def _post(
+        self, film: bytes | Path, options: dict[str, str | None], version: str | None, accept: str
+    ) -> requests.Response:
         if not isinstance(film, bytes | Path):
             # A str would be sent as the film itself.
             raise TypeError(f"film is {type(film).__name__}: give bytes, or pathlib.Path(...) for a file")
         path = f"/predictions/{MODEL_NAME}" + (f"/{quote(version, safe='')}" if version else "")
+        asked = {name: value for name, value in options.items() if value is not None}
         try:
             reply = self._session.post(
                 self.url + path,
-                params={"cam": cam, "target": target},
+                params=asked,
                 data=film if isinstance(film, bytes) else film.read_bytes(),
                 # With requests' default, no type at all, TorchServe would guess; a form type is answered with 500.
                 # The options again as headers: TorchServe 0.12.0 drops the query of /predictions, no handler sees it.
                 headers={
                     "Content-Type": "application/octet-stream",
                     "Accept": accept,
-                    "Cxr-Cam": cam,
-                    "Cxr-Target": target,
+                    **{f"Cxr-{name.title()}": value for name, value in asked.items()},
                 },
                 timeout=(CONNECT_TIMEOUT_S, self.timeout_s),
                 allow_redirects=False,

@@ -125,6 +125,26 @@ class ManagementClient:
             raise ManagementFailed(f"GET {path} did not answer with a list of versions")
         return value
 
+    def card(self, model: str, version: str | None = None) -> dict[str, Any]:
+        """Give the model card that a worker tells of itself: its use and limits, what it was made from, how it did.
+
+        Parameters
+        ----------
+        model, version
+            As in `describe`, without ``all``.
+
+        Raises
+        ------
+        ManagementFailed
+            As in `describe`, or the model tells no card.
+        """
+        path = f"/models/{quote(model, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
+        value = self._get(f"{path}?customized=true")
+        card = value[0].get("customizedMetadata") if isinstance(value, list) and value else None
+        if not isinstance(card, dict):
+            raise ManagementFailed(f"GET {path}?customized=true tells no model card")
+        return card
+
     def ready(self, model: str) -> Readiness:
         """Give the state of every registered version of a model; none of them if the model is not registered."""
         try:

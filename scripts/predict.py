@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import base64
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
 
-from cxr_client import TARGETS, AnswerLost, ClientError, InferenceClient, ServerUnreachable
+from cxr_client import TARGETS, VIEWS, AnswerLost, ClientError, InferenceClient, ServerUnreachable
 from scripts.film_files import find_films, picture_names
 from scripts.outcomes import CSV_COLUMNS, Outcome, write_csv, write_json, write_table
 
@@ -28,9 +28,7 @@ class UsageError(Exception):
 def ask(
     client: InferenceClient,
     film: Path,
-    cam: str,
-    target: str,
-    version: str | None,
+    options: Mapping[str, str],
     picture: Path | None,
     overwrite: bool = False,
 ) -> Outcome:
@@ -38,13 +36,15 @@ def ask(
 
     Parameters
     ----------
+    options : mapping
+        Keyword arguments of `InferenceClient.predict`.
     picture : Path, optional
         Where the reply's PNG is written; it is taken out of the reply, which then names the file.
     overwrite : bool
         Whether a file there may be replaced.
     """
     try:
-        reply = client.predict(film, cam=cam, target=target, version=version)
+        reply = client.predict(film, **options)
         if picture is not None:
             cam_reply = dict(reply.get("cam") or {})
             png = base64.b64decode(cam_reply.pop("png", "") or "", validate=True)
@@ -83,6 +83,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--target", choices=TARGETS, default="predicted", help="which logit the map explains (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--view",
+        choices=VIEWS,
+        help="view of the films, for files without a tag that says it; a film that does not look frontal is then "
+        "flagged and not refused (LATERAL is refused)",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write each film's picture to DIR/<stem>.overlay.png (or .heatmap.png)"
@@ -152,11 +158,13 @@ def _plan(args: argparse.Namespace) -> tuple[list[Path], list[Path | None]]:
 
 def _ask_all(args: argparse.Namespace, films: list[Path], pictures: list[Path | None]) -> list[Outcome]:
     gave_up: list[ServerUnreachable] = []
+    asked = {"cam": args.cam, "target": args.target, "version": args.model_version, "view": args.view}
+    options = {name: value for name, value in asked.items() if value is not None}
 
     def one(film: Path, picture: Path | None) -> Outcome:
         if gave_up:  # the next thousand films would each wait for the same nothing
             return Outcome(film, error=gave_up[0])
-        outcome = ask(client, film, args.cam, args.target, args.model_version, picture, args.force)
+        outcome = ask(client, film, options, picture, args.force)
         if isinstance(outcome.error, ServerUnreachable) and not isinstance(outcome.error, AnswerLost):
             gave_up.append(outcome.error)
         return outcome

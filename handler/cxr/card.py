@@ -48,7 +48,7 @@ def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[st
     identity
         Name, version, architecture and weights, as every reply gives them.
     metrics
-        Of `read_metrics`; the card says so where nothing was measured.
+        Of `read_metrics`; the evaluation is empty where nothing was measured.
     """
     return {
         "model": dict(identity),
@@ -69,7 +69,7 @@ def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[st
         "training": dict(spec.training),
         "data_sha256": spec.data_sha256,
         "code_version": spec.code_version,
-        "evaluation": None if metrics is None else dict(metrics),
+        "evaluation": dict(metrics or {}),
     }
 
 

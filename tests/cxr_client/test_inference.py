@@ -51,11 +51,11 @@ def test_a_file_name_as_text_is_not_taken_for_a_film(server: FilmServer, client:
 
 def test_options_go_both_as_query_and_as_headers(server: FilmServer, client: InferenceClient) -> None:
     # TorchServe 0.12.0 drops the query of /predictions; an edge or another server may read only that.
-    client.predict(b"\x00", cam="heatmap", target="contrast", version="1.0.0-rc.1")
+    client.predict(b"\x00", cam="heatmap", target="contrast", version="1.0.0-rc.1", view="PA")
     (asked,) = server.asked
     assert asked.path == "/predictions/pneumonia/1.0.0-rc.1"
-    assert asked.query == {"cam": ["heatmap"], "target": ["contrast"]}
-    assert (asked.headers["cxr-cam"], asked.headers["cxr-target"]) == ("heatmap", "contrast")
+    assert asked.query == {"cam": ["heatmap"], "target": ["contrast"], "view": ["PA"]}
+    assert [asked.headers[f"cxr-{name}"] for name in ("cam", "target", "view")] == ["heatmap", "contrast", "PA"]
 
 
 def test_a_version_cannot_change_the_path(server: FilmServer, client: InferenceClient) -> None:
