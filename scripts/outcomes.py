@@ -17,6 +17,7 @@ CSV_COLUMNS = (
     "probability_NORMAL",
     "probability_PNEUMONIA",
     "indeterminate",
+    "flags",
     "error_code",
     "error",
 )
@@ -63,7 +64,8 @@ def write_table(outcomes: Sequence[Outcome], to: IO[str]) -> None:
             probability = _probability(outcome.reply, "PNEUMONIA")
             shown = "-" if probability is None else f"{probability:.3f}"
             said = f"{outcome.reply.get('label', '-'):<9}  {shown:>5}"
-            said += "  indeterminate" if _indeterminate(outcome.reply) else ""
+            remarks = ["indeterminate"] if _indeterminate(outcome.reply) else []
+            said += f"  {', '.join(remarks + _flags(outcome.reply))}"
         print(f"{outcome.film!s:<{width}}  {said}".rstrip(), file=to)
 
 
@@ -79,6 +81,7 @@ def write_csv(outcomes: Sequence[Outcome], to: IO[str]) -> None:
             _probability(reply, "NORMAL"),
             _probability(reply, "PNEUMONIA"),
             _indeterminate(reply),
+            " ".join(_flags(reply)),
             outcome.error_code,
             outcome.error_text,
         ]
@@ -114,3 +117,7 @@ def _probability(reply: dict[str, Any], label: str) -> float | None:
 
 def _indeterminate(reply: dict[str, Any]) -> bool | None:
     return (reply.get("decision") or {}).get("indeterminate")
+
+
+def _flags(reply: dict[str, Any]) -> list[str]:
+    return list((reply.get("image") or {}).get("flags") or ())

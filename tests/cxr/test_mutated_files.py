@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import numpy as np
@@ -14,6 +15,8 @@ from cxr.errors import InputError
 from cxr.images import decode
 from tests.films import compressed, dicom, encoded, film
 from tests.real_films import NEEDS_REAL_FILMS, REAL
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
 EXAMPLES = 10_000
 _LARGEST = 400_000  # bytes of a real file that is taken as a seed
@@ -51,33 +54,39 @@ def mutated(draw: st.DrawFn, apart: bool = False) -> bytes:
     """A whole file with a few bytes changed, put in, taken out or repeated, more often near its start."""
     files = seeds_decoded_apart() if apart else seeds()
     data = bytearray(draw(st.sampled_from(files)))
-    for _ in range(draw(st.integers(1, 6))):
-        near = draw(st.sampled_from([64, 512, 4096, len(data)]))
-        at = draw(st.integers(0, max(0, min(near, len(data)) - 1)))
+    for _ in range(draw(st.integers(1, 3))):
+        near = draw(st.sampled_from([512, 4096, len(data), len(data)]))
+        if not data:
+            break
+        at = draw(st.integers(0, min(near, len(data)) - 1))
         match draw(st.integers(0, 4)):
             case 0:
                 data[at : at + 1] = bytes([draw(st.integers(0, 255))])
             case 1:
                 data[at : at + 4] = draw(st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"]))
-            case 2:
+            case 2 if draw(st.booleans()):
                 del data[at : at + draw(st.integers(1, 64))]
-            case 3:
+            case 3 if draw(st.booleans()):
                 data[at:at] = data[at : at + draw(st.integers(1, 64))]
-            case _:
+            case 4 if draw(st.integers(0, 4)) == 0:
                 del data[at:]
+            case _:
+                data[at] ^= 1 << draw(st.integers(0, 7))
     return bytes(data)
 
 
-def answered(data: bytes) -> None:
+def is_read(data: bytes) -> bool:
+    """Whether a film came out; nothing but a film or an error of ours may."""
     try:
         film_read = decode(data)
     except InputError:
-        return
+        return False
     assert film_read.pixels.ndim == 2
     assert film_read.pixels.dtype == np.uint8
+    return True
 
 
-_SETTINGS = settings(
+SETTINGS = settings(
     deadline=None,
     derandomize=True,
     database=None,
@@ -88,38 +97,38 @@ _SETTINGS = settings(
 
 @pytest.mark.slow
 def test_ten_thousand_mutated_files_are_read_or_refused(capfd: pytest.CaptureFixture[str]) -> None:
-    tried = 0
+    outcomes: Counter[bool] = Counter()
 
-    @settings(_SETTINGS, max_examples=EXAMPLES)
+    @settings(SETTINGS, max_examples=EXAMPLES)
     @given(mutated())
     def every(data: bytes) -> None:
-        nonlocal tried
-        tried += 1
-        answered(data)
+        outcomes[is_read(data)] += 1
 
     every()
-    assert tried >= EXAMPLES
     assert capfd.readouterr().out == ""
+    print(f"{outcomes[True]} read, {outcomes[False]} refused")
+    assert outcomes.total() >= EXAMPLES
+    assert min(outcomes.values()) >= EXAMPLES / 20  # neither too much damage nor too little
 
 
 @pytest.mark.slow
 def test_mutated_files_for_decoders_in_a_process_of_their_own(capfd: pytest.CaptureFixture[str]) -> None:
     """Far fewer: each that reaches its decoder costs a process. The decoders do end theirs."""
 
-    @settings(_SETTINGS, max_examples=200)
+    @settings(SETTINGS, max_examples=200)
     @given(mutated(apart=True))
     def every(data: bytes) -> None:
-        answered(data)
+        is_read(data)
 
     every()
     assert capfd.readouterr().out == ""
 
 
 def test_a_few_mutated_files_in_every_run() -> None:
-    @settings(_SETTINGS, max_examples=200)
+    @settings(SETTINGS, max_examples=200)
     @given(mutated())
     def every(data: bytes) -> None:
-        answered(data)
+        is_read(data)
 
     every()
 

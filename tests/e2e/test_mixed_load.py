@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from hypothesis import given, settings
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
+from cxr.errors import CODES
 from cxr.images import decode
 from cxr_client import ManagementClient
 from tests.bad_requests import BadRequest, bad_requests
 from tests.cxr.networks import SMALL
+from tests.cxr.test_mutated_files import SETTINGS, mutated
 from tests.e2e.servers import NEEDS_JAVA
 from tests.e2e.small_server import SmallServer, serving, small_server  # noqa: F401
 from tests.films import compressed, dicom, encoded, film
@@ -184,6 +187,25 @@ def test_ten_thousand_requests_do_not_make_the_worker_grow(tmp_path: Path) -> No
     slope = float(np.polyfit(np.arange(10), memory, 1)[0])
     print(f"resident after each 1,000 requests, MB: {[round(one, 1) for one in memory]}; slope {slope:.2f} per 1,000")
     assert slope < 1.0
+
+
+def test_mutated_files_over_rest_end_no_worker(small_server: SmallServer) -> None:  # noqa: F811
+    before = workers(small_server)
+    statuses: Counter[int] = Counter()
+
+    @settings(SETTINGS, max_examples=500)
+    @given(mutated())
+    def every(data: bytes) -> None:
+        reply = requests.post(small_server.predictions, data=data, headers=OCTETS, timeout=60)
+        assert reply.status_code in {200, 400, 413, 415, 422}, reply.text
+        assert reply.status_code == 200 or reply.json()["code"] in CODES
+        statuses[reply.status_code] += 1
+
+    every()
+    assert statuses.total() >= 500
+    assert statuses[200] > 25
+    assert statuses[422] > 25
+    assert workers(small_server) == before
 
 
 IDENTIFYING = [

@@ -131,6 +131,7 @@ def test_csv_has_the_columns_that_are_promised(
         "probability_NORMAL",
         "probability_PNEUMONIA",
         "indeterminate",
+        "flags",
         "error_code",
         "error",
     ]
@@ -140,6 +141,7 @@ def test_csv_has_the_columns_that_are_promised(
         "probability_NORMAL": "1.0",
         "probability_PNEUMONIA": "0.0",
         "indeterminate": "false",
+        "flags": "",
         "error_code": "",
         "error": "",
     }
