@@ -34,10 +34,14 @@ def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         return dict(metrics) if metrics["weights_sha256"] == spec.weights_sha256 else None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged ({error}): run training.evaluate again") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[str, Any] | None) -> dict[str, Any]:

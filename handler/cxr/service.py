@@ -66,7 +66,7 @@ class BatchService:
     def __init__(self, predictor: Predictor, identity: ModelIdentity, metrics: Mapping[str, Any] | None = None) -> None:
         self.predictor = predictor
         self.identity = identity
-        self.card = model_card(predictor.spec, asdict(identity), metrics)
+        self.card = card_reply(model_card(predictor.spec, asdict(identity), metrics))
         self.is_lost = False  # the device fails every call: the process has to end
 
     def answer(self, batch: Sequence[Incoming]) -> list[Reply]:
@@ -80,7 +80,7 @@ class BatchService:
         replies: list[Reply] = []
         for one, request, some in zip(batch, read, films, strict=True):
             if request is None:
-                replies.append(card_reply(self.card))
+                replies.append(self.card)
                 continue
             if isinstance(request, InputError):
                 replies.append(error_reply(request, one.request_id))

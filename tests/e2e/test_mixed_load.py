@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import requests
 from hypothesis import given, settings
+from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from cxr.errors import CODES
@@ -187,6 +188,16 @@ def test_ten_thousand_requests_do_not_make_the_worker_grow(tmp_path: Path) -> No
     slope = float(np.polyfit(np.arange(10), memory, 1)[0])
     print(f"resident after each 1,000 requests, MB: {[round(one, 1) for one in memory]}; slope {slope:.2f} per 1,000")
     assert slope < 1.0
+
+
+def test_a_dicom_of_25_mb_is_answered_raw_and_as_base64(small_server: SmallServer) -> None:  # noqa: F811
+    large = np.asarray(Image.fromarray(film(3)).resize((3520, 3600)))
+    data = dicom(large.astype(np.uint16) * 16)
+    assert len(data) > 25_000_000
+    as_text = requests.post(small_server.predictions, json={"data": text_of(data)}, timeout=60)
+    as_file = requests.post(small_server.predictions, data=data, headers=OCTETS, timeout=60)
+    assert (as_text.status_code, as_file.status_code) == (200, 200), as_text.text
+    same(as_text.json(), as_file.json())
 
 
 def test_mutated_files_over_rest_end_no_worker(small_server: SmallServer) -> None:  # noqa: F811

@@ -1,0 +1,54 @@
+"""The model card: what a spec and its measurements say, as strict JSON, to who asks and to nobody else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cxr.card import read_metrics
+from cxr.errors import ModelError
+from cxr.replies import ModelIdentity
+from cxr.service import BatchService, Incoming
+from tests.cxr.networks import predictor, save_model
+from tests.films import encoded, film
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> BatchService:
+    spec = save_model(tmp_path)
+    metrics = {"weights_sha256": spec.weights_sha256, "overall": {"auroc": 0.9}}
+    return BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "2.0.0"), metrics)
+
+
+def test_who_asks_in_a_batch_gets_the_card_and_the_others_their_answers(service: BatchService) -> None:
+    rows = [{"body": encoded(film())}, {}, {"body": b"GIF89a"}]
+    headers = [{}, {"describe": "True"}, {}]
+    replies = service.answer([Incoming(*one, "id") for one in zip(rows, headers, strict=True)])
+    assert [reply.status for reply in replies] == [200, 200, 415]
+    card = json.loads(replies[1].body)
+    assert card["model"]["version"] == "2.0.0"
+    assert card["evaluation"]["overall"] == {"auroc": 0.9}
+    assert card["calibration"]["operating_points"] == {"youden": 0.5}
+    assert "label" in json.loads(replies[0].body)
+
+
+def test_a_film_with_the_header_is_still_a_film(service: BatchService) -> None:
+    (reply,) = service.answer([Incoming({"body": encoded(film())}, {"describe": "True"}, "id")])
+    assert "label" in json.loads(reply.body)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weights_sha256": NaN}'])
+def test_damaged_measurements_are_told_before_a_model_serves(tmp_path: Path, text: str) -> None:
+    spec = save_model(tmp_path)
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(ModelError, match=r"training\.evaluate"):
+        read_metrics(tmp_path, spec)
+
+
+def test_measurements_of_other_weights_are_not_told(tmp_path: Path) -> None:
+    spec = save_model(tmp_path)
+    assert read_metrics(tmp_path, spec) is None
+    (tmp_path / "metrics.json").write_text('{"weights_sha256": "of another model"}')
+    assert read_metrics(tmp_path, spec) is None
