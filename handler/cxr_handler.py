@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any, Final
 
-import cxr
 from cxr import digests, golden
 from cxr.card import read_metrics
 from cxr.errors import ModelError
@@ -62,6 +62,8 @@ class CxrHandler:
     @staticmethod
     def _refuse_foreign_code(folder: Path) -> None:
         """An installed package or a PYTHONPATH must not answer in the archive's name."""
-        code = Path(str(cxr.__file__)).resolve()
-        if not code.is_relative_to(folder.resolve()):
-            raise ModelError(f"cxr was imported from {code.parent}, not from the archive in {folder}: unset PYTHONPATH")
+        ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "cxr"]
+        for module in ours:
+            code = Path(str(module.__file__)).resolve()
+            if not code.is_relative_to(folder.resolve()):
+                raise ModelError(f"{module.__name__} was imported from {code}, not from the archive: unset PYTHONPATH")

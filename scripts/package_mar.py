@@ -127,6 +127,8 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
     shutil.copyfile(run / SPEC_FILE, extras / SPEC_FILE)
     if read_metrics(run, spec) is not None:
         shutil.copyfile(run / METRICS_FILE, extras / METRICS_FILE)
+    elif (run / METRICS_FILE).is_file():
+        print(f"{run / METRICS_FILE} is of another model and left out: run training.evaluate again", file=sys.stderr)
     _write_golden(extras / golden.FOLDER, run)
     out.mkdir()
     temp.mkdir()

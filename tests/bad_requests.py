@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from cxr.film import MAX_BYTES
 from tests.films import dicom, encoded, film
@@ -50,6 +51,25 @@ def rle_that_claims(rows: int, columns: int) -> bytes:
 def deflated(megabytes: int) -> bytes:
     """A deflated DICOM data set that grows to this many MB when it is unpacked."""
     return dicom(film(), bits=8, syntax=DeflatedExplicitVRLittleEndian, PixelData=bytes(megabytes << 20))
+
+
+def with_elements(elements: bytes) -> bytes:
+    """An Implicit VR DICOM film with further elements before its pixels."""
+    whole = dicom(film(), bits=8, syntax=ImplicitVRLittleEndian)
+    at = whole.rindex(b"\xe0\x7f\x10\x00")
+    return whole[:at] + elements + whole[at:]
+
+
+def jpeg_2000_in_precincts_of_one_pixel(side: int) -> bytes:
+    """A DICOM film of 1 kB in JPEG 2000, cut into as many precincts as it has pixels (ITU-T T.800 A.5.1, A.6.1)."""
+    size = struct.pack(">HHH8LHBBB", 0xFF51, 41, 0, side, side, 0, 0, side, side, 0, 0, 1, 7, 1, 1)
+    style = struct.pack(">HH", 0xFF52, 13) + bytes([1, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0])
+    steps = struct.pack(">HH", 0xFF5C, 4) + bytes([0x40, 8 << 3])
+    data = bytes(64)
+    tile = struct.pack(">HHHLBB", 0xFF90, 10, 0, 14 + len(data), 0, 1) + b"\xff\x93" + data
+    stream = b"\xff\x4f" + size + style + steps + tile + b"\xff\xd9"
+    pixels = np.zeros((side, side), np.uint8)
+    return dicom(pixels, bits=8, syntax=JPEG2000Lossless, PixelData=encapsulate([stream]))
 
 
 def photograph() -> bytes:

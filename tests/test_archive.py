@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ import base64
 context = service.context
 context.request_ids = {i: f"id-{i}" for i in range(len(requests))}
 context.request_processor = [RequestProcessor(request["headers"]) for request in requests]
-rows = [{"body": bytearray(base64.b64decode(request["body"]))} for request in requests]
+rows = [{"body": bytearray(base64.b64decode(one["body"]))} if one["body"] else {} for one in requests]
 replies = service._entry_point(rows, context)
 import cxr
 print("REPLIES" + json.dumps({
@@ -73,8 +74,10 @@ def unpacked(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def as_worker(folder: Path, bodies: list[bytes], *, path: str = "", **headers: str) -> subprocess.CompletedProcess[str]:
-    requests = [{"body": base64.b64encode(body).decode(), "headers": headers} for body in bodies]
+def as_worker(
+    folder: Path, bodies: Sequence[bytes | None], *, path: str = "", **headers: str
+) -> subprocess.CompletedProcess[str]:
+    requests = [{"body": body and base64.b64encode(body).decode(), "headers": headers} for body in bodies]
     environment = {**os.environ, "PYTHONPATH": path or str(folder)}
     return subprocess.run(
         [sys.executable, "-c", WORKER, str(folder)],
@@ -240,10 +243,13 @@ def test_a_byte_flipped_in_the_archive_itself_is_told_before_a_server_starts(arc
 def test_the_archive_carries_what_was_measured_of_these_weights_and_tells_it(tmp_path: Path) -> None:
     measured = tmp_path / "run"
     spec = save_model(measured)
+    decision = {"operating_point": spec.operating_point, "threshold": spec.threshold}
     for weights, known in ((spec.weights_sha256, True), ("of another run", False)):
-        (measured / "metrics.json").write_text(json.dumps({"weights_sha256": weights, "overall": {"auroc": 0.75}}))
+        (measured / "metrics.json").write_text(
+            json.dumps({**decision, "weights_sha256": weights, "overall": {"auroc": 0.75}})
+        )
         folder = unpacked(package(measured, "1.2.3", tmp_path / str(known)), tmp_path / f"unpacked-{known}")
-        card = json.loads(base64.b64decode(answers(as_worker(folder, [b""], describe="True"))["replies"][0]["body"]))
+        card = json.loads(base64.b64decode(answers(as_worker(folder, [None], describe="True"))["replies"][0]["body"]))
         assert card["model"]["version"] == "1.2.3"
         assert card["notice"] == "Research use only. Not a diagnosis."
         assert bool(card["evaluation"]) is known

@@ -113,7 +113,7 @@ def _command(arguments: argparse.Namespace) -> None:
     predictions = score(predictor, records)
     targets = np.array([record.target for record in records], dtype=np.int64)
     fitted = calibrate(predictions, targets, predictor.spec.weights_sha256)
-    fitted = replace(fitted, screen=screen_of(films.of("train")))
+    fitted = replace(fitted, screen=screen_of([record for record in films.records if record.split == "train"]))
     write_text(arguments.run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
     points = ", ".join(f"{name} {value:.3f}" for name, value in fitted.operating_points.items())
     print(f"{arguments.run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import ModelError
-from cxr.film import MAX_BYTES, MAX_PIXELS, MIN_SIDE
-from cxr.spec import ModelSpec
+from cxr.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
+from cxr.spec import ModelSpec, refuse_constant
 
 METRICS_FILE: Final = "metrics.json"
 NOTICE: Final = "Research use only. Not a diagnosis."
@@ -23,7 +23,11 @@ _LIMITS: Final = (
 
 
 def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
-    """What `training.evaluate` found for these weights, from a folder's `metrics.json`; None where there is none.
+    """What `training.evaluate` found for this model, from a folder's `metrics.json`.
+
+    Returns
+    -------
+    None where there is no such file, or it is of other weights or another threshold.
 
     Raises
     ------
@@ -34,14 +38,11 @@ def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        return dict(metrics) if metrics["weights_sha256"] == spec.weights_sha256 else None
+        metrics = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        measured = [metrics[name] for name in ("weights_sha256", "operating_point", "threshold")]
+        return dict(metrics) if measured == [spec.weights_sha256, spec.operating_point, spec.threshold] else None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged ({error}): run training.evaluate again") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[st
             "cam_scale": spec.cam_scale,
         },
         "views": _views(spec),
+        "flags": dict(FLAGS),
         "training": dict(spec.training),
         "data_sha256": spec.data_sha256,
         "code_version": spec.code_version,

@@ -6,6 +6,7 @@ a compressed stream announces is compared with the tags first, because decoders 
 
 from __future__ import annotations
 
+import io
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,12 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydicom import Dataset, uid
-from pydicom.encaps import encapsulate, get_frame, parse_basic_offsets
+from pydicom.encaps import get_frame, parse_basic_offsets
 from pydicom.pixels.decoders.base import get_decoder
 
 from cxr.apart import can_decode_apart, decode_apart
 from cxr.errors import InputError
+from cxr.headers import JPEG_START, jpeg_segments
 
 Stored = npt.NDArray[np.int32]
 
@@ -26,11 +29,8 @@ _NATIVE: Final = frozenset({uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndi
 _APART: Final[dict[uid.UID, str]] = {
     **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), "gdcm"),
     **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "_CharLS"),
-}
-_PLUGINS: Final[dict[uid.UID, str]] = {  # of pydicom
-    uid.JPEGBaseline8Bit: "pillow",
-    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "pylibjpeg"),
-    **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"),
+    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "_openjpeg"),
+    **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "_openjpeg"),
 }
 _LOSSY: Final = frozenset(
     {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K}
@@ -43,8 +43,8 @@ _FRAME_MARKERS: Final[dict[uid.UID, tuple[int, ...]]] = {
     **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), (0xF7,)),
 }
 _ALL_FRAME_MARKERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
-_WITHOUT_LENGTH: Final = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # no segment, or one that ends the header
-_MAX_SEGMENTS: Final = 1000  # before the frame header; a colour profile takes a few dozen
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+_MAX_FRAGMENTS: Final = 5000
 _JP2_START: Final = b"\x00\x00\x00\x0cjP  "
 _CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
 _MAX_TILES: Final = 4096  # OpenJPEG takes 6 kB for each before it reads one; 50 million pixels in 128 x 128 have 3,052
@@ -96,9 +96,7 @@ def read_stored(dataset: Dataset) -> Stored:
 def _can_decode(syntax: uid.UID | None) -> bool:
     if syntax in _APART:
         return can_decode_apart(_APART[syntax])
-    if syntax in _PLUGINS:
-        return _PLUGINS[syntax] in get_decoder(syntax).available_plugins
-    return syntax in _NATIVE or syntax == uid.RLELossless
+    return syntax in _NATIVE or syntax in (uid.RLELossless, uid.JPEGBaseline8Bit)
 
 
 def _damaged(what: str) -> InputError:
@@ -128,6 +126,8 @@ def _native(dataset: Dataset, allocated: int, tags: Layout) -> npt.NDArray[Any]:
 
 
 def _only_frame(dataset: Dataset) -> bytes:
+    if dataset.PixelData.count(_ITEM) > _MAX_FRAGMENTS:
+        raise _damaged(f"the frame is in more than {_MAX_FRAGMENTS:,} parts")
     offsets = parse_basic_offsets(dataset.PixelData)  # PS3.5 A.4: one for each frame, or none
     if len(offsets) > 1:
         raise _damaged(f"the tags say 1 frame, the offset table {len(offsets)}")
@@ -167,23 +167,14 @@ def _unpack_segment(segment: bytes, length: int) -> bytearray:
 
 def _read_jpeg_header(frame: bytes, expected: tuple[int, ...]) -> Layout:
     """What the frame header of a JPEG or JPEG-LS stream announces: ITU-T T.81 B.2.2, T.87 C.2.2."""
-    if frame[:2] != b"\xff\xd8":
+    if not frame.startswith(JPEG_START):
         raise _damaged("the compressed stream does not begin as JPEG")
-    at = 2
-    for _ in range(_MAX_SEGMENTS):
-        prefix, marker = frame[at : at + 2]
-        if prefix != 0xFF or marker in _WITHOUT_LENGTH:
-            break
-        if marker == 0xFF:  # fill bytes: T.81 B.1.1.2
-            at += 1
-            continue
+    for marker, at in jpeg_segments(frame):
         if marker in _ALL_FRAME_MARKERS:
             if marker not in expected:
                 raise _damaged(f"the stream's coding, 0x{marker:X}, is not the one its transfer syntax names")
             bits, height, width, components = struct.unpack_from(">BHHB", frame, at + 4)
             return Layout(width, height, components, bits, signed=False)
-        (length,) = struct.unpack_from(">H", frame, at + 2)
-        at += 2 + length
     raise _damaged("the compressed stream has no frame header")
 
 
@@ -213,25 +204,15 @@ def _check_stream(stream: Layout, tags: Layout, allocated: int) -> None:
 
 
 def _decode(frame: bytes, syntax: uid.UID, stream: Layout) -> npt.NDArray[Any]:
-    container = 8 if stream.bits <= 8 else 16
-    if syntax in _APART:
+    if syntax == uid.JPEGBaseline8Bit:
+        with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
+            return np.asarray(picture)
+    try:
         pixels = decode_apart(_APART[syntax], frame, stream.width, stream.height, stream.bits)
-        return np.frombuffer(pixels, f"<u{container // 8}").reshape(stream.height, stream.width)
-    options: dict[str, Any] = {  # pydicom 3.0 takes the names of its own type for the type of each
-        "pixel_keyword": "PixelData",
-        "rows": stream.height,
-        "columns": stream.width,
-        "samples_per_pixel": 1,
-        "number_of_frames": 1,
-        "bits_allocated": container,
-        "bits_stored": container,
-        "pixel_representation": int(stream.signed),
-        "photometric_interpretation": "MONOCHROME2",
-    }
-    source = encapsulate([frame])
-    decoder = get_decoder(syntax)
-    values, _ = decoder.as_array(source, index=0, raw=True, decoding_plugin=_PLUGINS[syntax], **options)
-    return np.asarray(values)
+    except TimeoutError as error:
+        raise InputError("OVERLOADED", "no processor was free to decode the film; send it again later.") from error
+    kind = f"<{'i' if stream.signed else 'u'}{1 if stream.bits <= 8 else 2}"
+    return np.frombuffer(pixels, kind).reshape(stream.height, stream.width)
 
 
 def _fit(values: npt.NDArray[Any], stream: Layout, tags: Layout, *, lossy: bool = False) -> Stored:

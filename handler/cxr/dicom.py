@@ -7,22 +7,18 @@ else is refused.
 
 from __future__ import annotations
 
-import io
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset, dcmread
-from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRBigEndian
 
 from cxr.codecs import Stored, read_stored
+from cxr.dicom_header import MAGIC_AT, META_AT, read_header
 from cxr.errors import InputError
 from cxr.film import Film, ImageInfo, check_size, unit_to_uint8
 
-_MAGIC_AT: Final = 128
-_META_AT: Final = 132
 # Computed and digital radiography, their older and secondary-capture names (PS3.3 C.7.3.1.1.1)
 _MODALITIES: Final = frozenset({"CR", "DX", "RG", "DR", "SC", "OT", "XR"})
 _OTHER_VIEWS: Final = ("LL", "RL", "LAT", "LLD", "RLD", "LLO", "RLO")
@@ -39,7 +35,7 @@ Values = npt.NDArray[np.floating]
 
 def is_dicom(data: bytes) -> bool:
     """Whether the bytes start as a DICOM file does (PS3.10 section 7.1)."""
-    return data[_MAGIC_AT:_META_AT] == b"DICM"
+    return data[MAGIC_AT:META_AT] == b"DICM"
 
 
 def read_dicom(data: bytes) -> Film:
@@ -59,7 +55,7 @@ def read_dicom(data: bytes) -> Film:
 
 
 def _read(data: bytes) -> Film:
-    dataset = _read_header(data)
+    dataset = read_header(data)
     photometric = _check_tags(dataset)
     stored = read_stored(dataset)
     background = _background(stored, dataset)
@@ -79,22 +75,6 @@ def _read(data: bytes) -> Film:
             view_position=view if view in _VIEWS else None,
         ),
     )
-
-
-def _read_header(data: bytes) -> Dataset:
-    # The meta group first: a deflated data set is unpacked whole by any attempt to read past it.
-    stream = io.BytesIO(data)
-    stream.seek(_META_AT)
-    meta = read_dataset(stream, False, True, stop_when=_past_meta)
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise InputError(
-            "UNSUPPORTED_TRANSFER_SYNTAX", "the data set is deflated; send it as Explicit VR Little Endian."
-        )
-    return dcmread(io.BytesIO(data))
-
-
-def _past_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag.group != 2
 
 
 def _upper(dataset: Dataset, keyword: str) -> str:

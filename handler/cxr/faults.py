@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,7 +18,10 @@ from cxr.predict import Prediction, Predictor
 _NO_MEMORY: Final = (
     "can't allocate memory",
     "not enough memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
     "could not create a primitive",
     "could not execute a primitive",
 )
@@ -38,17 +42,17 @@ def predict_each(predictor: Predictor, films: Sequence[Pixels]) -> list[Predicti
     DeviceLostError
         If the device does not answer any more.
     """
-    fault = None
     try:
         return list(predictor.predict(films))
     except Exception as error:  # whatever torch and its libraries raise
-        if not answers(predictor.device):
-            raise DeviceLostError(f"{predictor.device} fails every call: the worker has to start anew") from error
-        fault = error.with_traceback(error.__traceback__ if len(films) == 1 else None)
-    # Outside the except clause: a traceback keeps the tensors of the failed pass alive.
+        # The place instead of the traceback, which keeps the tensors of the failed pass alive.
+        error.add_note(where(error))
+        fault = error.with_traceback(None)
     gc.collect()
     if predictor.device.type == "cuda":
         torch.cuda.empty_cache()
+    if not is_alive(predictor.device):
+        raise DeviceLostError(f"{predictor.device} fails every call: the worker has to start anew") from fault
     if len(films) == 1:
         return [fault]
     half = len(films) // 2
@@ -62,7 +66,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
-def answers(device: torch.device) -> bool:
+def is_alive(device: torch.device) -> bool:
     """Whether a device still adds two numbers.
 
     After an illegal access or a failed assertion every later CUDA call of the process fails too (CUDA Runtime API,
@@ -72,5 +76,15 @@ def answers(device: torch.device) -> bool:
         return True
     try:
         return float((torch.ones(1, device=device) + 1.0).cpu()[0]) == 2.0
+    except torch.OutOfMemoryError:  # it is full, with which halves of the batch may do
+        return True
     except RuntimeError:
         return False
+
+
+def where(error: BaseException) -> str:
+    """Function and line that raised an error, by its traceback or, where that was dropped, by what is noted of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames:
+        return f"{frames[-1].name}:{frames[-1].lineno}"
+    return next(iter(getattr(error, "__notes__", ())), "an unknown place")

@@ -23,11 +23,8 @@ from cxr.film import (
     significant_bits,
     unit_to_uint8,
 )
+from cxr.headers import JPEG_START, PNG_START, check_jpeg, check_png
 
-_JPEG_START: Final = b"\xff\xd8\xff"
-_JPEG_SCAN: Final = b"\xff\xda"  # cannot occur in coded data, ITU-T T.81 section B.1.1.5
-_MOST_SCANS: Final = 100
-_PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _USUAL: Final = 0.999  # share of the pixels that should need the bit depth of the brightest
 _MAX_COLOUR: Final = 12.0  # mean distance of the channels, 0-255; grey films saved as colour stay below 2
 
@@ -49,7 +46,7 @@ def decode(data: bytes) -> Film:
         raise InputError("EMPTY_BODY", "0 bytes; one JPEG, PNG or DICOM file is needed. Send it as the body.")
     if len(data) > MAX_BYTES:
         raise InputError("TOO_MANY_BYTES", f"{len(data):,} bytes; at most {MAX_BYTES:,} are read. Compress the film.")
-    if data.startswith((_JPEG_START, _PNG_START)):
+    if data.startswith((JPEG_START, PNG_START)):
         film = _read_picture(data)
     elif is_dicom(data):
         film = read_dicom(data)
@@ -63,8 +60,8 @@ def decode(data: bytes) -> Film:
 
 def _read_picture(data: bytes) -> Film:
     try:
+        (check_png if data.startswith(PNG_START) else check_jpeg)(data)
         picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-        _check_scans(data)
         check_size(*picture.size)
         pixels, bits, flags = _to_grey(ImageOps.exif_transpose(picture))
     except (InputError, MemoryError):
@@ -78,15 +75,6 @@ def _read_picture(data: bytes) -> Film:
     height, width = pixels.shape
     form = "PNG" if picture.format == "PNG" else "JPEG"  # Pillow calls a JPEG with further pictures in it MPO
     return Film(pixels, ImageInfo(format=form, width=width, height=height, bits=bits, flags=flags))
-
-
-def _check_scans(data: bytes) -> None:
-    """Refuse a JPEG that would take minutes: each scan of a progressive one goes over the whole film again."""
-    scans = data.count(_JPEG_SCAN) if data.startswith(_JPEG_START) else 0
-    if scans > _MOST_SCANS:
-        raise InputError(
-            "DAMAGED_IMAGE", f"{scans:,} scans; a JPEG has 1, a progressive one about 10. Save it as baseline JPEG."
-        )
 
 
 def _to_grey(picture: Image.Image) -> tuple[Pixels, int, tuple[str, ...]]:

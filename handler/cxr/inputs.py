@@ -126,7 +126,7 @@ def asks_for_card(row: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
 
     TorchServe 0.12 turns it into a request with this header and no body.
     """
-    return str(headers.get("describe", "")).lower() == "true" and not any(row.values())
+    return str(headers.get("describe", "")).lower() == "true" and not any(row.values()) and "body" not in row
 
 
 def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:

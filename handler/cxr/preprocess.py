@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
+from cxr.film import Pixels
 from cxr.spec import Preprocessing
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def resize(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:

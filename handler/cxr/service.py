@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import traceback
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from cxr.card import model_card
 from cxr.errors import InputError
-from cxr.faults import DeviceLostError, is_out_of_memory, predict_each
+from cxr.faults import DeviceLostError, is_out_of_memory, predict_each, where
 from cxr.film import Film, Pixels
 from cxr.frontal import check_frontal
 from cxr.images import decode
@@ -21,6 +21,9 @@ from cxr.preprocess import resize
 from cxr.render import display_film
 from cxr.replies import Answer, ModelIdentity, Reply, answer_of, card_reply, error_reply, reply_to
 
+# Of a batch. TorchServe replaces a worker that takes longer than responseTimeout, 120 s in model-config.yaml, and
+# fails all requests of its batch; a batch of 256 films needs the rest on two cores.
+_DECODING_S: Final = 40.0
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -71,11 +74,12 @@ class BatchService:
 
     def answer(self, batch: Sequence[Incoming]) -> list[Reply]:
         """One reply for each request, in their order. Never raises for anything a request holds."""
+        deadline = time.monotonic() + _DECODING_S
         read = [
             None if asks_for_card(one.row, one.headers) else _attempt(partial(read_request, one.row, one.headers))
             for one in batch
         ]
-        films = [self._prepare_all(request) if isinstance(request, Request) else [] for request in read]
+        films = [self._prepare_all(request, deadline) if isinstance(request, Request) else [] for request in read]
         predictions = iter(self._score([one for some in films for one in some if not isinstance(one, InputError)]))
         replies: list[Reply] = []
         for one, request, some in zip(batch, read, films, strict=True):
@@ -93,13 +97,15 @@ class BatchService:
             replies.append(error_reply(reply, one.request_id) if isinstance(reply, InputError) else reply)
         return replies
 
-    def _prepare_all(self, request: Request) -> list[Prepared | InputError]:
+    def _prepare_all(self, request: Request, deadline: float) -> list[Prepared | InputError]:
         return [
-            one if isinstance(one, InputError) else _attempt(partial(self._prepare, one, request.options))
+            one if isinstance(one, InputError) else _attempt(partial(self._prepare, one, request.options, deadline))
             for one in request.films
         ]
 
-    def _prepare(self, data: bytes, options: Options) -> Prepared:
+    def _prepare(self, data: bytes, options: Options, deadline: float) -> Prepared:
+        if time.monotonic() > deadline:
+            raise InputError("OVERLOADED", "the films before it took too long to decode; send it again, or by itself.")
         spec = self.predictor.spec
         film = check_frontal(decode(data), options.view, spec.screen)
         tensor_film = resize(film.pixels, spec.preprocessing)
@@ -141,7 +147,6 @@ def _explain(error: Exception) -> InputError:
     if is_out_of_memory(error):
         return InputError("OUT_OF_MEMORY", "the server has no memory for this film now; send it again later.")
     # A fault of ours: this request gets a 500, the others their answers.
-    frame = traceback.extract_tb(error.__traceback__)[-1]
     # Not the message: it can hold text from the upload.
-    _log.error("%s at %s:%s", type(error).__name__, frame.name, frame.lineno)
+    _log.error("%s at %s", type(error).__name__, where(error))
     return InputError("INTERNAL", "the server failed on this request; its log says where.")

@@ -141,7 +141,7 @@ class ModelSpec:
             If the text is not JSON, or a field is missing, unknown or out of range.
         """
         try:
-            values = json.loads(text)
+            values = json.loads(text, parse_constant=refuse_constant)
             values["preprocessing"] = Preprocessing.from_values(values["preprocessing"])
             values["classes"] = tuple(values["classes"])
             if values.get("indeterminate") is not None:
@@ -166,6 +166,11 @@ class ModelSpec:
         if not path.is_file():
             raise ModelError(f"{path} is missing: run training.export, which writes it beside the weights")
         return cls.from_json(path.read_text(encoding="utf-8"))
+
+
+def refuse_constant(name: str) -> None:
+    """Keep NaN and infinities, which JSON has not, out of what is read: ``json.loads(…, parse_constant=…)``."""
+    raise ValueError(f"{name} is not JSON")
 
 
 def sha256_of(path: Path) -> str:

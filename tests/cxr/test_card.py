@@ -50,5 +50,7 @@ def test_damaged_measurements_are_told_before_a_model_serves(tmp_path: Path, tex
 def test_measurements_of_other_weights_are_not_told(tmp_path: Path) -> None:
     spec = save_model(tmp_path)
     assert read_metrics(tmp_path, spec) is None
-    (tmp_path / "metrics.json").write_text('{"weights_sha256": "of another model"}')
-    assert read_metrics(tmp_path, spec) is None
+    own = {"weights_sha256": spec.weights_sha256, "operating_point": spec.operating_point, "threshold": spec.threshold}
+    for other, known in (({}, True), ({"weights_sha256": "another"}, False), ({"threshold": 0.93}, False)):
+        (tmp_path / "metrics.json").write_text(json.dumps(own | other))
+        assert (read_metrics(tmp_path, spec) is not None) is known

@@ -290,7 +290,7 @@ def test_a_stream_that_brings_its_decoder_down_is_damage_and_nothing_is_printed(
 
 def test_a_decoder_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart, "_WALL_FACTOR", 0.0001)
-    assert refusal_of(ramp_in(JPEGExtended12Bit, RAMP_12_BIT)).code == "DAMAGED_IMAGE"
+    assert refusal_of(ramp_in(JPEGExtended12Bit, RAMP_12_BIT)).code == "OVERLOADED"
 
 
 def test_a_system_without_room_for_a_process_is_out_of_memory_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:

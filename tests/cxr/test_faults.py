@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxr.faults import DeviceLostError, is_out_of_memory, predict_each
+from cxr.faults import DeviceLostError, is_alive, is_out_of_memory, predict_each, where
 from cxr.film import Pixels
 from cxr.predict import Prediction, Predictor
 from cxr.replies import ModelIdentity
@@ -86,9 +88,50 @@ def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits(
 def test_a_film_that_does_not_fit_alone_is_the_only_one_refused(
     small: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scarce(small, 0, monkeypatch)
-    said = predict_each(small, [film(1), film(2)])
-    assert [is_out_of_memory(one) for one in said if isinstance(one, Exception)] == [True, True]
+    real, large = small.predict, film(2)
+
+    def predict(films: Sequence[Pixels]) -> list[Prediction]:
+        if any(one is large for one in films):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(films)
+
+    monkeypatch.setattr(small, "predict", predict)
+    first, second, third = predict_each(small, [film(1), large, film(3)])
+    assert isinstance(first, Prediction)
+    assert isinstance(third, Prediction)
+    assert isinstance(second, torch.OutOfMemoryError)
+    assert is_out_of_memory(second)
+
+
+def test_a_failed_pass_leaves_nothing_in_memory(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def predict(_: Sequence[Pixels]) -> list[Prediction]:
+        tensor = torch.zeros(10)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(small, "predict", predict)
+    gc.disable()
+    try:
+        said = predict_each(small, [film(1), film(2)])
+        assert [one() for one in held] == [None] * 3
+    finally:
+        gc.enable()
+    assert ["predict:" in where(one) for one in said if isinstance(one, Exception)] == [True, True]
+
+
+def test_a_full_gpu_is_not_taken_for_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> None:
+        def ones(*_: object, **__: object) -> torch.Tensor:
+            raise error
+
+        monkeypatch.setattr(torch, "ones", ones)
+
+    fail(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_alive(torch.device("cuda"))
+    fail(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert not is_alive(torch.device("cuda"))
 
 
 def test_a_film_the_network_fails_on_does_not_cost_the_others_their_answers(
@@ -136,14 +179,14 @@ def lose_the_device(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(predictor, "predict", predict)
-    monkeypatch.setattr("cxr.faults.answers", lambda _: False)
+    monkeypatch.setattr("cxr.faults.is_alive", lambda _: False)
 
 
 def test_a_lost_device_is_told_from_a_film_that_fails(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     lose_the_device(small, monkeypatch)
     with pytest.raises(DeviceLostError):
         predict_each(small, [film()])
-    monkeypatch.setattr("cxr.faults.answers", lambda _: True)
+    monkeypatch.setattr("cxr.faults.is_alive", lambda _: True)
     assert [type(one) for one in predict_each(small, [film()])] == [RuntimeError]
 
 
@@ -159,9 +202,9 @@ def test_the_films_of_a_lost_device_may_be_sent_again(small: Predictor, monkeypa
 @pytest.mark.gpu
 def test_a_failed_assertion_on_the_gpu_is_a_lost_device() -> None:
     code = (
-        "import torch; from cxr.faults import answers; gpu = torch.device('cuda'); assert answers(gpu)\n"
+        "import torch; from cxr.faults import is_alive; gpu = torch.device('cuda'); assert is_alive(gpu)\n"
         "try:\n    torch.zeros(2, device=gpu)[torch.tensor([9], device=gpu)].cpu()\nexcept RuntimeError:\n    pass\n"
-        "print('lost' if not answers(gpu) else 'alive')"
+        "print('lost' if not is_alive(gpu) else 'alive')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert done.stdout.strip() == "lost"
