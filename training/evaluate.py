@@ -1,6 +1,8 @@
 """Measure an exported model, or a packed archive, on films it has not seen.
 
 Scores with the same `Predictor` that serves. With --archive the archive is unpacked and its own code does the scoring.
+Leaves metrics.json, predictions.csv, report.html (one file that opens anywhere), report.md, errors.md and pictures.
+Every figure has a 95 % interval by a bootstrap over patients.
 """
 
 from __future__ import annotations
@@ -14,61 +16,104 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 import cxr
 from cxr.predict import Prediction, Predictor
 from cxr.spec import CLASSES, ModelSpec
 from training.command import run_command
+from training.curves import bands, reliability
 from training.data import SPLITS, Record, load_films
 from training.errors import TrainingError
-from training.figures import plot_confusion, plot_reliability, plot_roc
-from training.metrics import Floats, Targets, binary_metrics
-from training.report import write_report
+from training.errors_page import errors_page
+from training.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
+from training.groups import groups_of
+from training.intervals import LEVEL, PREVALENCES, STANDARD, Bootstrap, group_figures
+from training.metrics import Floats, Targets
+from training.report import TITLES, cell, write_report
 from training.runs import write_text, write_whole
 from training.score import score
 from training.screen import judge
 
-_GROUPS: Final = (("source",), ("label_source",), ("source", "label_source"), ("view",))
 _ARCHIVE_CODE: Final = "PNEUMOSCAN_ARCHIVE_CODE"  # set for the process that runs an archive's own code
 
 
-def evaluate(predictor: Predictor, records: Sequence[Record], out: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Score films and write `metrics.json`, `predictions.csv`, `report.md` and figures.
+def evaluate(
+    predictor: Predictor,
+    records: Sequence[Record],
+    out: Path,
+    *,
+    bootstrap: Bootstrap = STANDARD,
+    prevalences: Sequence[float] = PREVALENCES,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score films and write `metrics.json`, `predictions.csv`, the report, the page of errors and figures.
 
     Returns
     -------
-    The content of `metrics.json`: the model's identity, the figures over all films and for each group of films.
+    The content of `metrics.json`: the model's identity, how the intervals were made, and the figures over all films and
+    for each group of films, as `training.intervals.group_figures` gives them.
+
+    Raises
+    ------
+    TrainingError
+        If a prevalence is none, or a film cannot be decoded.
     """
+    for prevalence in prevalences:
+        if not 0.0 < prevalence < 1.0:
+            raise TrainingError(f"prevalence is {prevalence:g}: a share above 0 and below 1")
+    spec = predictor.spec
     predictions = score(predictor, records, progress=progress)
     targets = np.array([record.target for record in records], dtype=np.int64)
     probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
-    metrics = summarise(predictor.spec, records, targets, probabilities)
-    screen = predictor.spec.screen
-    metrics["screen"] = screen and judge(screen, records, progress=progress)
+    metrics = summarise(spec, records, targets, probabilities, bootstrap, prevalences)
+    metrics["screen"] = spec.screen and judge(spec.screen, records, progress=progress)
     write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))
-    threshold = predictor.spec.threshold
-    plot_roc(out / "roc.png", targets, probabilities, threshold)
-    plot_reliability(out / "reliability.png", targets, probabilities)
-    plot_confusion(out / "confusion.png", targets, probabilities, threshold)
-    write_report(out / "report.md", predictor.spec, metrics)
+    patients = [record.patient_id for record in records]
+    _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics["overall"])
+    write_report(out, spec, metrics, errors_page(out, records, predictions, spec.threshold, spec.cam_scale))
     write_text(out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
 
-def summarise(spec: ModelSpec, records: Sequence[Record], targets: Targets, probabilities: Floats) -> dict[str, Any]:
-    """The figures over all films and for each group the manifest's columns make."""
-    groups: dict[str, Any] = {}
-    for columns in _GROUPS:
-        keys = [tuple(record.extra.get(column, "") for column in columns) for record in records]
-        found = sorted(key for key in set(keys) if all(key))
-        for key in found if len(found) > 1 else []:
-            rows = np.array([other == key for other in keys])
-            name = ", ".join(f"{column}={value}" for column, value in zip(columns, key, strict=True))
-            groups[name] = binary_metrics(targets[rows], probabilities[rows], spec.threshold)
+def _draw(
+    out: Path,
+    targets: Targets,
+    probabilities: Floats,
+    patients: Sequence[str],
+    threshold: float,
+    bootstrap: Bootstrap,
+    overall: dict[str, Any],
+) -> None:
+    roc, precision = bands(targets, probabilities, patients, bootstrap) or (None, None)
+    labels = {name: f"{TITLES[name]} {cell(overall, name)}" for name in ("auroc", "auprc")}
+    plot_roc(out / "roc.png", targets, probabilities, threshold, labels["auroc"], roc)
+    plot_precision(out / "pr.png", targets, probabilities, threshold, labels["auprc"], precision)
+    bins = reliability(targets, probabilities, patients, bootstrap.weights(patients))
+    plot_reliability(out / "reliability.png", targets, probabilities, threshold, bins)
+    plot_confusion(out / "confusion.png", targets, probabilities, threshold)
+
+
+def summarise(
+    spec: ModelSpec,
+    records: Sequence[Record],
+    targets: Targets,
+    probabilities: Floats,
+    bootstrap: Bootstrap = STANDARD,
+    prevalences: Sequence[float] = PREVALENCES,
+) -> dict[str, Any]:
+    """The figures over all films and for each group the manifest's columns make, with their intervals."""
+    patients = np.array([record.patient_id for record in records])
+
+    def figures(rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        chosen = targets[rows], probabilities[rows], patients[rows].tolist()
+        return group_figures(*chosen, spec.threshold, bootstrap, prevalences)
+
     return {
         "split": records[0].split,
         "arch": spec.arch,
@@ -77,8 +122,9 @@ def summarise(spec: ModelSpec, records: Sequence[Record], targets: Targets, prob
         "threshold": spec.threshold,
         "operating_point": spec.operating_point,
         "synthetic": all(record.extra.get("source") == "synthetic" for record in records),
-        "overall": binary_metrics(targets, probabilities, spec.threshold),
-        "groups": groups,
+        "bootstrap": {"unit": "patient", "level": LEVEL, **asdict(bootstrap)},
+        "overall": figures(np.ones(len(records), dtype=np.bool_)),
+        "groups": {name: figures(rows) for name, rows in groups_of(records).items()},
     }
 
 
@@ -102,6 +148,8 @@ def _evaluate_archive(archive: Path, arguments: argparse.Namespace) -> None:
         out = arguments.out or Path("runs") / archive.stem
         command = [sys.executable, "-m", "training.evaluate", "--run", folder, "--out", str(out)]
         command += ["--data", str(arguments.data), "--split", arguments.split, "--device", arguments.device]
+        command += ["--bootstrap", str(arguments.bootstrap), "--seed", str(arguments.seed)]
+        command += ["--prevalence", *map(str, arguments.prevalence)]
         environment = {**os.environ, "PYTHONPATH": folder, _ARCHIVE_CODE: folder}
         if subprocess.run(command, env=environment, check=False).returncode:
             raise TrainingError(f"{archive}: its own code could not score the films, see above")
@@ -117,12 +165,11 @@ def _command(arguments: argparse.Namespace) -> None:
     predictor = Predictor.load(arguments.run, arguments.device)
     records = load_films(arguments.data).of(arguments.split)
     out = arguments.out or arguments.run
-    metrics = evaluate(predictor, records, out)
+    bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
+    metrics = evaluate(predictor, records, out, bootstrap=bootstrap, prevalences=arguments.prevalence)
     overall = metrics["overall"]
-    print(
-        f"{out / 'report.md'}: {overall['films']} {arguments.split} films, AUROC {overall['auroc']:.3f}, "
-        f"sensitivity {overall['sensitivity']:.3f}, specificity {overall['specificity']:.3f}"
-    )
+    said = ", ".join(f"{TITLES[name]} {cell(overall, name)}" for name in ("auroc", "sensitivity", "specificity"))
+    print(f"{out / 'report.html'}: {overall['films']} {arguments.split} films, {said}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,6 +181,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data folder")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--out", type=Path, help="folder for the results (default: the run; runs/NAME for an archive)")
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        nargs="+",
+        default=list(PREVALENCES),
+        metavar="SHARE",
+        help="of PNEUMONIA where the model would be used, for PPV and NPV beside the films' own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bootstrap", type=int, default=STANDARD.resamples, metavar="N", help="resamples (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=STANDARD.seed, help="of the resamples (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     return run_command(parser, _command, argv)
 

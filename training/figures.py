@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from cxr.preprocess import to_film
 from cxr.spec import CLASSES, Preprocessing
+from training.curves import Band, Bin
 from training.data import Record
 from training.engine import Epoch
 from training.features import View
 from training.metrics import Floats, Targets
 from training.runs import write_whole
+
+_SQUARE: Final = (4.8, 4.6)  # inches
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -58,47 +62,98 @@ def plot_history(path: Path, history: Sequence[Epoch], best_epoch: int) -> None:
     _save(figure, path)
 
 
-def plot_roc(path: Path, targets: Targets, probabilities: Floats, threshold: float) -> None:
-    """The ROC curve with the operating point on it; both classes have to be there."""
-    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+def plot_roc(
+    path: Path, targets: Targets, probabilities: Floats, threshold: float, label: str, band: Band | None
+) -> None:
+    """The ROC curve with its band and the operating point on it; both classes have to be there.
+
+    Parameters
+    ----------
+    label
+        The area with its interval, for the legend.
+    """
+    figure = Figure(figsize=_SQUARE, layout="constrained")
     axes = figure.subplots()
+    _fill(axes, band)
     false_positive, true_positive, _ = roc_curve(targets, probabilities)
-    axes.plot(false_positive, true_positive, label=f"AUROC {roc_auc_score(targets, probabilities):.3f}")
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.plot(false_positive, true_positive, label=label)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
     called = probabilities >= threshold
-    axes.plot(called[targets == 0].mean(), called[targets == 1].mean(), "o", label=f"threshold {threshold:.3f}")
+    place = (called[targets == 0].mean(), called[targets == 1].mean())
+    axes.plot(*place, "o", color="black", label=f"threshold {threshold:.3f}")
     axes.set_xlabel("1 - specificity")
     axes.set_ylabel("sensitivity")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="lower right", fontsize=8)
     _save(figure, path)
 
 
-def plot_reliability(path: Path, targets: Targets, probabilities: Floats) -> None:
-    """Frequency of PNEUMONIA over its stated probability, in ten bins of equal width."""
-    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+def plot_precision(
+    path: Path, targets: Targets, probabilities: Floats, threshold: float, label: str, band: Band | None
+) -> None:
+    """Precision (PPV) over recall (sensitivity) with its band, as `plot_roc` does."""
+    figure = Figure(figsize=_SQUARE, layout="constrained")
     axes = figure.subplots()
-    frequency, stated = calibration_curve(targets, probabilities, n_bins=10)
+    _fill(axes, band)
+    precision, recall, _ = precision_recall_curve(targets, probabilities)
+    axes.step(recall, precision, where="post", label=label)
+    prevalence = targets.mean()
+    axes.axhline(prevalence, color="grey", linestyle=":", label=f"chance: prevalence {prevalence:.3f}")
+    called = probabilities >= threshold
+    if called.any():
+        place = (called[targets == 1].mean(), targets[called].mean())
+        axes.plot(*place, "o", color="black", label=f"threshold {threshold:.3f}")
+    axes.set_ylim(-0.03, 1.05)
+    axes.set_xlabel("recall (sensitivity)")
+    axes.set_ylabel("precision (PPV)")
+    axes.legend(loc="lower left", fontsize=8)
+    _save(figure, path)
+
+
+def _fill(axes: Axes, band: Band | None) -> None:
+    if band is not None:
+        axes.fill_between(band.grid, band.low, band.high, alpha=0.25, linewidth=0, label="95 % of resamples")
+
+
+def plot_reliability(
+    path: Path, targets: Targets, probabilities: Floats, threshold: float, bins: Sequence[Bin]
+) -> None:
+    """Frequency of PNEUMONIA over its stated probability with intervals; below, how many films were told which."""
+    figure = Figure(figsize=(_SQUARE[0], 5.6), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
-    axes.plot(stated, frequency, "o-", label="model")
-    axes.set_xlabel("stated probability of PNEUMONIA")
+    stated, frequency = [one.stated for one in bins], [one.frequency for one in bins]
+    axes.plot(stated, frequency, "o-", linewidth=1, label="model, 95 % interval")
+    for one in bins:
+        axes.plot([one.stated] * 2, one.interval, color="C0", linewidth=1.5)
     axes.set_ylabel("frequency of PNEUMONIA")
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=8)
+    edges = np.linspace(0, 1, 21).tolist()
+    sides = [probabilities[targets == 0], probabilities[targets == 1]]
+    below.hist(sides, edges, stacked=True, color=["C0", "C1"], label=CLASSES)
+    below.axvline(threshold, color="black", linewidth=1, linestyle="--", label="threshold")
+    below.set_xlim(-0.03, 1.03)
+    below.set_xlabel("stated probability of PNEUMONIA")
+    below.set_ylabel("films")
+    below.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
     _save(figure, path)
 
 
 def plot_confusion(path: Path, targets: Targets, probabilities: Floats, threshold: float) -> None:
-    """Counts of films by true and by called class."""
-    figure = Figure(figsize=(4.0, 3.6), layout="constrained")
+    """Films by true and by called class: counts, and shares of the true class."""
+    figure = Figure(figsize=(4.4, 3.9), layout="constrained")
     axes = figure.subplots()
     counts = confusion_matrix(targets, (probabilities >= threshold).astype(np.int64), labels=[0, 1])
-    axes.imshow(counts, cmap="Blues", vmin=0)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row in range(2):
         for column in range(2):
-            dark = counts[row, column] > counts.max() / 2
-            colour = "white" if dark else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=14)
+            share = shares[row, column]
+            words = f"{counts[row, column]}\n{100 * share:.1f} %"
+            axes.text(
+                column, row, words, ha="center", va="center", color="white" if share > 0.5 else "black", fontsize=14
+            )
     axes.set_xticks([0, 1], CLASSES)
     axes.set_yticks([0, 1], CLASSES, rotation=90, va="center")
-    axes.set_xlabel("called")
+    axes.set_xlabel(f"called, at {threshold:.3f} and above PNEUMONIA")
     axes.set_ylabel("true")
     _save(figure, path)

@@ -3,7 +3,7 @@
 run.json checkpoint.pth history.csv history.png augmentations.png    training.train
 calibration.json                                                     training.calibrate
 model.pth model.json                                                 training.export
-metrics.json predictions.csv report.md *.png                         training.evaluate
+metrics.json predictions.csv report.md report.html *.png errors*      training.evaluate
 """
 
 from __future__ import annotations

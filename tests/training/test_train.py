@@ -45,7 +45,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_everything_a_reader_looks_for(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
-    assert names == {
+    assert names - {"errors"} == {  # there only where the model errs
         "run.json",
         "checkpoint.pth",
         "history.csv",
@@ -57,7 +57,10 @@ def test_a_run_leaves_everything_a_reader_looks_for(run: Path) -> None:
         "metrics.json",
         "predictions.csv",
         "report.md",
+        "report.html",
+        "errors.md",
         "roc.png",
+        "pr.png",
         "reliability.png",
         "confusion.png",
     }
