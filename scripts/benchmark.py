@@ -21,6 +21,7 @@ from cxr.cam import class_maps, logits_of
 from cxr.errors import CxrError
 from cxr.model import ARCHITECTURES, build, features, pool, use_exact_float32
 from cxr.predict import resolve_device
+from scripts.arguments import positive
 
 
 def raw(arch: str, device: torch.device, batch: int, repeats: int) -> dict[str, Any]:
@@ -100,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = what.add_parser("raw", help="the network alone, and what the heat map costs")
     command.add_argument("--arch", choices=list(ARCHITECTURES), default="resnet152")
     command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    command.add_argument("--batch", type=_positive, default=8, help="films in a pass (default %(default)s)")
-    command.add_argument("--repeats", type=_positive, default=15, help="rounds (default %(default)s)")
+    command.add_argument("--batch", type=positive, default=8, help="films in a pass (default %(default)s)")
+    command.add_argument("--repeats", type=positive, default=15, help="rounds (default %(default)s)")
     command.add_argument("--json", action="store_true", help="JSON instead of a table")
     arguments = parser.parse_args(argv)
     try:
@@ -112,13 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = raw(arguments.arch, device, arguments.batch, arguments.repeats)
     print(json.dumps(result) if arguments.json else _table(result))
     return 0
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 if __name__ == "__main__":

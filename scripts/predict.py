@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cxr_client import TARGETS, VIEWS, AnswerLost, ClientError, InferenceClient, ServerUnreachable
+from scripts.arguments import positive
 from scripts.film_files import find_films, picture_names
 from scripts.outcomes import CSV_COLUMNS, Outcome, write_csv, write_json, write_table
 
@@ -102,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--jobs",
-        type=_positive,
+        type=positive,
         default=8,
         metavar="N",
         help="films asked about at once, so that the server can batch them (default: %(default)s)",
@@ -179,13 +180,6 @@ def _ask_all(args: argparse.Namespace, films: list[Path], pictures: list[Path | 
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Final
 
 from cxr.errors import InputError
 
-JPEG_START: Final = b"\xff\xd8"
+JPEG_START: Final = b"\xff\xd8\xff"  # and the first byte of the marker that has to follow
 PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _MOST_SEGMENTS: Final = 1000  # a large colour profile takes a few dozen
 _MOST_CHUNKS: Final = 100_000  # 48 MiB of pixels in the smallest chunks writers use, 8 kB, take 6,000

@@ -83,6 +83,7 @@ def png_bomb(width: int, height: int) -> bytes:
         pytest.param(b"", "EMPTY_BODY", id="nothing"),
         pytest.param(b"GIF89a" + b"\0" * 200, "UNKNOWN_FORMAT", id="gif"),
         pytest.param(b"%PDF-1.7 ", "UNKNOWN_FORMAT", id="pdf"),
+        pytest.param(b"\xff\xd8 and no marker", "UNKNOWN_FORMAT", id="half a JPEG start"),
         pytest.param(b"\0" * (MAX_BYTES + 1), "TOO_MANY_BYTES", id="49 MB"),
         pytest.param(encoded(film())[:900], "DAMAGED_IMAGE", id="cut png"),
         pytest.param(encoded(film(), "JPEG")[:300], "DAMAGED_IMAGE", id="cut jpeg"),
