@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from cxr.model import features, pool
+from cxr.model import features, pool, trunk
 from cxr.spec import Preprocessing
 from tests.cxr.networks import SMALL, small_network
 from tests.training.folders import write_manifest
 from training.augment import Augmentation
 from training.data import Record, load_films
-from training.features import FeatureCache, View
+from training.errors import TrainingError
+from training.features import LAYER3, FeatureCache, View
 
 CPU = torch.device("cpu")
 
@@ -125,18 +127,51 @@ def test_another_decoder_never_meets_old_features(
     assert sum(sizes) == len(records)
 
 
-def test_a_torn_row_is_worked_out_again(
+def test_a_batch_with_a_torn_row_is_worked_out_again_to_the_same_bytes(
     tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
-    whole = cache.get(records, View(), progress=False)
+    cache.get(records, View(), batch_size=4, progress=False)
     (path,) = (tmp_path / "cache").glob("*.npy")
-    torn = np.load(path)
-    torn[4, 100:] = np.nan
-    np.save(path, torn)
+    whole = path.read_bytes()
+    torn = np.lib.format.open_memmap(path, mode="r+")
+    torn[5, 100:] = np.nan
+    torn.flush()
     sizes = count_films(cache, monkeypatch)
-    np.testing.assert_allclose(cache.get(records, View(), progress=False), whole, atol=1e-5)
-    assert sum(sizes) == 1
+    cache.get(records, View(), batch_size=4, progress=False)
+    assert sizes == [4]
+    assert path.read_bytes() == whole
+
+
+def test_what_is_changed_in_memory_does_not_reach_the_stored_features(
+    tmp_path: Path, records: tuple[Record, ...]
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
+    before = np.array(cache.get(records, View(), progress=False))
+    cache.get(records, View(), progress=False)[:] = 0.0
+    np.testing.assert_array_equal(cache.get(records, View(), progress=False), before)
+
+
+def test_the_whole_layer3_can_be_stored_too(tmp_path: Path, records: tuple[Record, ...]) -> None:
+    network = small_network()
+    got = FeatureCache(tmp_path / "cache", network, SMALL, CPU, LAYER3).get(records, View(), progress=False)
+    with torch.inference_mode():
+        expected = trunk(network, torch.stack([View().tensor(record, SMALL) for record in records]))
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
+    odd = Preprocessing(size=65)
+    assert FeatureCache(tmp_path / "cache", network, odd, CPU, LAYER3).get(records, View(), progress=False).shape == (
+        len(records),
+        *trunk(network, torch.zeros(1, 3, 65, 65)).shape[1:],
+    )
+
+
+def test_features_that_do_not_fit_on_the_disk_are_refused_before_anything_is_written(
+    tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(TrainingError, match=r"10 films takes .* GB and .* free: take another --cache"):
+        FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU).get(records, View(), progress=False)
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_extraction_leaves_batchnorm_statistics_where_they_were(tmp_path: Path, records: tuple[Record, ...]) -> None:
