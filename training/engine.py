@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import StepLR
 from tqdm import tqdm
 
 from cxr.spec import CLASSES
+from training.balance import Weights
 from training.errors import TrainingError
 from training.features import Features
 
@@ -51,8 +52,21 @@ class HeadSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighting:
+    """How much each film counts, as `training.balance.film_weights` gives it: (N,) for train, (M,) for validation."""
+
+    train: Weights
+    val: Weights
+
+    @classmethod
+    def even(cls, train: int, val: int) -> Weighting:
+        """Every film counts the same."""
+        return cls(np.ones(train, dtype=np.float32), np.ones(val, dtype=np.float32))
+
+
+@dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one epoch measured, on unaugmented films and with the head in evaluation mode."""
+    """What one epoch measured, on unaugmented films and in evaluation mode."""
 
     epoch: int
     learning_rate: float
@@ -79,6 +93,7 @@ def train_head(
     val_targets: Targets,
     settings: HeadSettings,
     *,
+    weights: Weighting | None = None,
     progress: bool = True,
 ) -> TrainedHead:
     """Train a linear head and keep the weights of the epoch with the lowest loss on validation.
@@ -95,14 +110,17 @@ def train_head(
         Class indices, (N,) and (M,).
     val_features
         (M, C), unaugmented.
+    weights
+        How much each film counts; all the same by default.
 
     Raises
     ------
     TrainingError
         If the loss is never a finite number.
     """
+    weights = weights or Weighting.even(len(train_targets), len(val_targets))
     with _one_thread():
-        return _train_head(train_views, train_targets, val_features, val_targets, settings, progress)
+        return _train_head(train_views, train_targets, val_features, val_targets, settings, weights, progress)
 
 
 def _train_head(
@@ -111,6 +129,7 @@ def _train_head(
     val_features: Features,
     val_targets: Targets,
     settings: HeadSettings,
+    weights: Weighting,
     progress: bool,
 ) -> TrainedHead:
     generator = torch.Generator().manual_seed(settings.seed)
@@ -118,6 +137,7 @@ def _train_head(
     views = torch.stack([(torch.from_numpy(view) - mean) / deviation for view in train_views])
     val = (torch.from_numpy(val_features) - mean) / deviation
     targets, val_labels = torch.from_numpy(train_targets), torch.from_numpy(val_targets)
+    counts, val_counts = torch.from_numpy(weights.train), torch.from_numpy(weights.val)
     films = len(targets)
     batch_size = max(1, min(settings.batch_size, films // _STEPS_AT_LEAST))
 
@@ -133,7 +153,6 @@ def _train_head(
         lr=settings.learning_rate,
     )
     scheduler = StepLR(optimizer, step_size=max(1, -(-settings.epochs // 3)), gamma=settings.gamma)
-    loss_of = nn.CrossEntropyLoss()
 
     history: list[Epoch] = []
     best_loss, best = float("inf"), (0, head.weight.detach().clone(), head.bias.detach().clone())
@@ -143,12 +162,13 @@ def _train_head(
         view = torch.randint(len(views), (films,), generator=generator)
         for rows in torch.split(torch.randperm(films, generator=generator), batch_size):
             optimizer.zero_grad(set_to_none=True)
-            loss_of(head(views[view[rows], rows]), targets[rows]).backward()
+            torch.autograd.backward(weighted_loss(head(views[view[rows], rows]), targets[rows], counts[rows]))
             optimizer.step()
         scheduler.step()
         head.eval()
-        train_loss, train_accuracy = _measure(head, views[0], targets)
-        val_loss, val_accuracy = _measure(head, val, val_labels)
+        with torch.inference_mode():
+            train_loss, train_accuracy = judged(head(views[0]), targets, counts)
+            val_loss, val_accuracy = judged(head(val), val_labels, val_counts)
         history.append(Epoch(number, learning_rate, train_loss, train_accuracy, val_loss, val_accuracy))
         if val_loss < best_loss:
             best_loss, best = val_loss, (number, head.weight.detach().clone(), head.bias.detach().clone())
@@ -178,12 +198,15 @@ def _standardisation(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, torch.where(deviation > 1e-6, deviation, torch.ones_like(deviation))
 
 
-def _measure(head: nn.Linear, features: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
-    with torch.inference_mode():
-        logits = head(features)
-        loss = nn.functional.cross_entropy(logits, targets)
-        accuracy = (logits.argmax(dim=1) == targets).float().mean()
-    return float(loss), float(accuracy)
+def weighted_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy, each film counting by its weight: (B, K), (B,) and (B,)."""
+    return (nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+
+
+def judged(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
+    """Weighted loss and plain accuracy of some films."""
+    accuracy = (logits.argmax(dim=1) == targets).float().mean()
+    return float(weighted_loss(logits, targets, weights)), float(accuracy)
 
 
 def format_elapsed(seconds: float) -> str:

@@ -1,9 +1,12 @@
 """A run folder: what one training left, and the files later steps add.
 
 run.json checkpoint.pth history.csv history.png augmentations.png    training.train
+unfinished.pth                                                       the same, while layers below the head are trained
 calibration.json                                                     training.calibrate
 model.pth model.json                                                 training.export
-metrics.json predictions.csv report.md report.html *.png errors*      training.evaluate
+metrics.json predictions.csv report.md report.html *.png errors*     training.evaluate
+localisation*                                                        the same, where films have boxes
+audit*                                                               training.audit
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from training.data import Films
 from training.engine import HeadSettings
 from training.errors import TrainingError
 from training.runs import RUN_FILE, RunRecord
+from training.tune import TuneSettings
 from training.weights import KEYWORDS
 
 
@@ -27,8 +28,12 @@ class TrainSettings:
         ``imagenet``, ``random`` or a file.
     normalisation
         A key of `training.weights.NORMALISATIONS`: how the starting weights saw pictures.
+    trainable
+        ``head`` on features of a frozen backbone; ``layer4`` and head; or ``all``. The latter two start from the head.
     views
-        Augmented views of each training film, beside the plain one.
+        Augmented views of each training film, beside the plain one, wherever stored features are trained on.
+    balance
+        One of `training.balance.BALANCES`: how much each film counts.
     or_random
         Go on with random weights where the ImageNet weights cannot be had.
     """
@@ -41,14 +46,18 @@ class TrainSettings:
     views: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
     head: HeadSettings = field(default_factory=HeadSettings)
+    tuning: TuneSettings = field(default_factory=TuneSettings)
+    balance: str = "none"
     seed: int = 0
     or_random: bool = False
 
     def __post_init__(self) -> None:
-        numbers = {"learning rate": self.head.learning_rate, "weight decay": self.head.weight_decay}
-        for name, value in numbers.items():
-            if not 0 <= value <= 10 or (name == "learning rate" and value == 0):
-                raise TrainingError(f"{name} is {value}: a number above 0 and at most 10 is needed")
+        for part in (self.head, self.tuning):
+            for name, value in {"learning rate": part.learning_rate, "weight decay": part.weight_decay}.items():
+                if not 0 <= value <= 10 or (name == "learning rate" and value == 0):
+                    raise TrainingError(f"{name} is {value}: a number above 0 and at most 10 is needed")
+        if not 0 < self.tuning.layer_decay <= 1:
+            raise TrainingError(f"layer decay is {self.tuning.layer_decay}: above 0 and at most 1 is needed")
         if not 0 <= self.augmentation.max_degrees <= 180:
             raise TrainingError(f"max degrees is {self.augmentation.max_degrees}: 0 to 180 is needed")
         if self.seed < 0:
@@ -64,6 +73,8 @@ class TrainSettings:
             "weights_sha256": None if known else sha256_of(path),
         }
         del values["or_random"]  # what came of it is `RunRecord.pretrained`
+        if self.trainable == "head":
+            del values["tuning"]
         return values
 
 

@@ -1,6 +1,8 @@
-"""Fine-tune a ResNet on a data folder: frozen backbone, new two-class head, the best epoch on validation kept.
+"""Fine-tune a ResNet on a data folder and keep the best epoch on validation.
 
-The test split is not opened here. Everything the result depends on is in `run.json`.
+The head is trained on stored features of the frozen backbone; with --trainable layer4 or all, layers below it are then
+trained too. Started by torchrun, several processes share the work. The test split is not opened here. Everything the
+result depends on is in `run.json`.
 """
 
 from __future__ import annotations
@@ -19,19 +21,22 @@ import numpy as np
 import torch
 import torchvision
 
-from cxr.model import ARCHITECTURES
-from cxr.predict import resolve_device
 from cxr.spec import CLASSES, SPEC_FILE
-from training.augment import Augmentation
 from training.command import run_command
-from training.data import Films, Record, load_films
-from training.engine import Epoch, HeadSettings, Targets, TrainedHead, format_elapsed, train_head
+from training.data import Films, load_films
+from training.engine import Epoch, format_elapsed
 from training.errors import TrainingError
-from training.features import FeatureCache, View, backbone_digest
+from training.features import backbone_digest
 from training.figures import plot_history, plot_views
+from training.fit import Fit, Fitted
+from training.processes import Processes, joined, speaks
+from training.provenance import provenance
+from training.resume import Unfinished
 from training.runs import CALIBRATION, CHECKPOINT, RUN_FILE, RunRecord, write_text, write_whole
 from training.settings import TrainSettings, holds_run
-from training.weights import NORMALISATIONS, THREE_WAYS, StartingPoint, reestimate_batchnorm, starting_point
+from training.tracking import tracked
+from training.train_arguments import parser_of_train, settings_of
+from training.weights import NORMALISATIONS, StartingPoint, reestimate_batchnorm, starting_point
 
 _BATCHNORM_FILMS = 128  # enough for statistics of one number a channel
 
@@ -43,9 +48,12 @@ def train(
     *,
     cache: Path | None = None,
     device: str = "auto",
+    resume: bool = False,
+    save_every_s: float = 300.0,
+    tracker: str = "none",
     progress: bool = True,
 ) -> RunRecord:
-    """Train a head and leave a run folder.
+    """Train and leave a run folder.
 
     Parameters
     ----------
@@ -56,42 +64,74 @@ def train(
     cache
         Where features are kept between runs; beside the run by default.
     device
-        Where the backbone runs: ``auto``, ``cpu`` or ``cuda``.
+        Where the network runs: ``auto``, ``cpu`` or ``cuda``.
+    resume
+        Go on from the state that an earlier try left in the run folder.
+    save_every_s
+        Seconds between two states while layers below the head are trained.
+    tracker
+        One of `training.tracking.TRACKERS`.
 
     Raises
     ------
     TrainingError
-        If a split lacks a class, a film cannot be read, or the starting weights cannot be had.
+        If a split lacks a class, a film cannot be read, the starting weights cannot be had, or the state is of another
+        training.
     """
+    with joined(device) as processes:
+        return _train(
+            films, run, settings, processes, cache or run.parent / ".features", resume, save_every_s, tracker, progress
+        )
+
+
+def _train(
+    films: Films,
+    run: Path,
+    settings: TrainSettings,
+    processes: Processes,
+    cache: Path,
+    resume: bool,
+    save_every_s: float,
+    tracker: str,
+    progress: bool,
+) -> RunRecord:
     started = time.monotonic()
+    progress = progress and processes.is_first
     train_films, val_films = films.of("train"), films.of("val")
-    where = resolve_device(device)
     preprocessing = dataclasses.replace(NORMALISATIONS[settings.normalisation], size=settings.size)
+    unfinished = Unfinished.of(run, settings, films.digest())
+    state = unfinished.load() if resume else None
     start = _starting_point(settings)
     run.mkdir(parents=True, exist_ok=True)
     if start.pretrained == "random":
         chosen = np.random.default_rng(settings.seed).permutation(len(train_films))[:_BATCHNORM_FILMS]
         some = [train_films[i] for i in chosen]
-        reestimate_batchnorm(start.network, some, preprocessing, where, progress=progress)
-
-    for stale in (RUN_FILE, CHECKPOINT, CALIBRATION, SPEC_FILE, "metrics.json"):  # what names the older weights
-        (run / stale).unlink(missing_ok=True)
-    views = [View(number, settings.augmentation, settings.seed) for number in range(settings.views + 1)]
-    shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
-    plot_views(run / "augmentations.png", shown, views, preprocessing)
-
-    features = FeatureCache(cache or run.parent / ".features", start.network, preprocessing, where)
-    train_features = [features.get(train_films, view, progress=progress) for view in views]
-    val_features = features.get(val_films, View(), progress=progress)
-    head = train_head(
-        train_features,
-        _targets(train_films),
-        val_features,
-        _targets(val_films),
-        dataclasses.replace(settings.head, seed=settings.seed),
-        progress=progress,
-    )
-    elapsed = time.monotonic() - started
+        reestimate_batchnorm(start.network, some, preprocessing, processes.device, progress=progress)
+    backbone = backbone_digest(start.network)
+    if processes.is_first:
+        for stale in (RUN_FILE, CHECKPOINT, CALIBRATION, SPEC_FILE, "metrics.json"):  # what names the older weights
+            (run / stale).unlink(missing_ok=True)
+        if state is None:
+            unfinished.clear()
+    processes.wait()
+    with tracked(tracker if processes.is_first else "none", run, settings.as_json()) as on_epoch:
+        fit = Fit(
+            network=start.network,
+            train=train_films,
+            val=val_films,
+            preprocessing=preprocessing,
+            settings=settings,
+            cache=cache,
+            processes=processes,
+            unfinished=unfinished,
+            save_every_s=save_every_s,
+            on_epoch=on_epoch,
+            progress=progress,
+        )
+        if processes.is_first:
+            shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
+            plot_views(run / "augmentations.png", shown, fit.views, preprocessing)
+        fitted = fit.run(state)
     record = RunRecord(
         arch=settings.arch,
         pretrained=start.pretrained,
@@ -99,11 +139,14 @@ def train(
         data_sha256=films.digest(),
         settings=settings.as_json(),
         result={
-            "best_epoch": head.best_epoch,
-            "backbone_sha256": backbone_digest(start.network),
+            "best_epoch": fitted.best_epoch,
+            "backbone_sha256": backbone,
             "films": {"train": len(train_films), "val": len(val_films)},
-            **{k: v for k, v in dataclasses.asdict(head.history[head.best_epoch - 1]).items() if k != "epoch"},
-            "elapsed_s": round(elapsed, 1),
+            "data": provenance(films.records),
+            **{k: v for k, v in dataclasses.asdict(fitted.best).items() if k != "epoch"},
+            **_cost(fitted),
+            "processes": processes.count,
+            "elapsed_s": round(time.monotonic() - started, 1),
         },
         versions={
             "python": platform.python_version(),
@@ -111,7 +154,10 @@ def train(
             "torchvision": str(torchvision.__version__),
         },
     )
-    _write(run, start, head, record)
+    if processes.is_first:
+        _write(run, start, fitted, record)
+        unfinished.clear()
+    processes.wait()
     return record
 
 
@@ -121,28 +167,38 @@ def _starting_point(settings: TrainSettings) -> StartingPoint:
     except TrainingError as error:
         if not (settings.or_random and settings.weights == "imagenet"):
             raise
-        print(
-            f"WARNING: {error}\nWARNING: going on with RANDOM weights, as asked by --or-random. The model shows that "
-            "everything works; its answers are worth little.",
-            file=sys.stderr,
-        )
+        if speaks():
+            print(
+                f"WARNING: {error}\nWARNING: going on with RANDOM weights, as asked by --or-random. The model shows "
+                "that everything works; its answers are worth little.",
+                file=sys.stderr,
+            )
         return starting_point("random", settings.arch, settings.seed)
 
 
-def _targets(records: Sequence[Record]) -> Targets:
-    return np.array([record.target for record in records], dtype=np.int64)
+def _cost(fitted: Fitted) -> dict[str, Any]:
+    """What fine-tuning cost, as `run.json` notes it; nothing for a head alone."""
+    if fitted.tuned is None:
+        return {}
+    return {
+        "images_per_s": round(fitted.tuned.images_per_s, 2),
+        "peak_memory_bytes": fitted.tuned.peak_memory_bytes,
+    }
 
 
-def _write(run: Path, start: StartingPoint, head: TrainedHead, record: RunRecord) -> None:
+def _write(run: Path, start: StartingPoint, fitted: Fitted, record: RunRecord) -> None:
     """The checkpoint first, `run.json` last: a run folder with a record is whole."""
-    with torch.no_grad():
-        start.network.fc.weight.copy_(head.weight)
-        start.network.fc.bias.copy_(head.bias)
-    state = {name: tensor.cpu() for name, tensor in start.network.state_dict().items()}
-    write_whole(run / CHECKPOINT, lambda path: torch.save(state, path))
-    write_whole(run / "history.csv", lambda path: _write_history(path, head.history))
-    plot_history(run / "history.png", head.history, head.best_epoch)
+    state = {name: tensor.cpu().contiguous() for name, tensor in start.network.state_dict().items()}
+    write_whole(run / CHECKPOINT, lambda path: _save(path, state))
+    write_whole(run / "history.csv", lambda path: _write_history(path, fitted.history))
+    plot_history(run / "history.png", fitted.history, fitted.best_epoch)
     write_text(run / RUN_FILE, record.to_json())
+
+
+def _save(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Through a stream: torch would note the name of a file inside it, and the same weights give the same bytes."""
+    with path.open("wb") as stream:
+        torch.save(state, stream)
 
 
 def _write_history(path: Path, history: Sequence[Epoch]) -> None:
@@ -153,74 +209,41 @@ def _write_history(path: Path, history: Sequence[Epoch]) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> None:
-    settings = TrainSettings(
-        weights=arguments.weights,
-        arch=arguments.arch,
-        normalisation=arguments.normalisation,
-        size=arguments.size,
-        trainable=arguments.trainable,
-        views=arguments.views,
-        augmentation=Augmentation(max_degrees=arguments.max_degrees, flip=arguments.flip),
-        head=HeadSettings(epochs=arguments.epochs, learning_rate=arguments.learning_rate),
-        seed=arguments.seed,
-        or_random=arguments.or_random,
-    )
+    settings = settings_of(arguments)
     films = load_films(arguments.data)
+    unfinished = Unfinished.of(arguments.run, settings, films.digest())
     if (arguments.run / RUN_FILE).is_file() and not arguments.force:
         if arguments.resume and holds_run(arguments.run, settings, films):
-            print(f"{arguments.run} already holds this run.")
+            unfinished.clear()  # a kill between the record and the clearing leaves it
+            if speaks():
+                print(f"{arguments.run} already holds this run.")
             return
         raise TrainingError(f"{arguments.run} already holds a run: choose another --run, or replace it with --force")
-    record = train(films, arguments.run, settings, cache=arguments.cache, device=arguments.device)
-    result = record.result
+    if unfinished.path.is_file() and not (arguments.resume or arguments.force):
+        raise TrainingError(f"{arguments.run} holds an unfinished run: go on with --resume, or give it up with --force")
+    record = train(
+        films,
+        arguments.run,
+        settings,
+        cache=arguments.cache,
+        device=arguments.device,
+        resume=arguments.resume and not arguments.force,
+        save_every_s=arguments.save_every,
+        tracker=arguments.log,
+    )
+    if not speaks():
+        return
+    result, epochs = record.result, record.settings["head" if settings.trainable == "head" else "tuning"]["epochs"]
     print(
         f"{arguments.run}: {record.arch} from {record.pretrained} weights, best epoch {result['best_epoch']} of "
-        f"{settings.head.epochs}, validation loss {result['val_loss']:.4f}, accuracy {result['val_accuracy']:.3f}, "
+        f"{epochs}, validation loss {result['val_loss']:.4f}, accuracy {result['val_accuracy']:.3f}, "
         f"in {format_elapsed(result['elapsed_s'])}"
     )
 
 
-def _at_least(lowest: int) -> Any:
-    def number(text: str) -> int:
-        if int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"{text} is below {lowest}")
-        return int(text)
-
-    return number
-
-
-def _parser() -> argparse.ArgumentParser:
-    head, augmentation = HeadSettings(), Augmentation()
-    parser = argparse.ArgumentParser(prog="training.train", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with a manifest.csv or train|val|test/CLASS/*")
-    parser.add_argument("--run", type=Path, required=True, help="folder for the results, e.g. runs/first")
-    parser.add_argument("--weights", default="imagenet", metavar="imagenet|random|FILE", help=f"{THREE_WAYS}")
-    parser.add_argument("--arch", default="resnet152", choices=list(ARCHITECTURES))
-    parser.add_argument(
-        "--normalisation",
-        default="imagenet",
-        choices=list(NORMALISATIONS),
-        help="how the starting weights saw pictures: ImageNet mean and deviation, or grey values in 0-1 as they are",
-    )
-    parser.add_argument("--size", type=_at_least(32), default=224, help="side of the network's input, pixels")
-    parser.add_argument("--trainable", default="head", choices=["head"], help="what is trained; the rest is frozen")
-    parser.add_argument("--epochs", type=_at_least(1), default=head.epochs)
-    parser.add_argument("--learning-rate", type=float, default=head.learning_rate)
-    parser.add_argument("--views", type=_at_least(0), default=1, help="augmented views of each film (default 1)")
-    parser.add_argument("--max-degrees", type=float, default=augmentation.max_degrees, help="rotation, both ways")
-    parser.add_argument("--flip", action="store_true", help="also mirror films; moves the heart to the other side")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--cache", type=Path, help="folder of stored features (default: .features beside the run)")
-    parser.add_argument("--or-random", action="store_true", help="without ImageNet weights go on with random ones")
-    parser.add_argument("--resume", action="store_true", help="go on with this run; features already there are kept")
-    parser.add_argument("--force", action="store_true", help="replace the run in the folder")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    return run_command(_parser(), _command, argv)
+    return run_command(parser_of_train(__doc__), _command, argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""How much each film counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.balance import film_weights
+from training.data import Record
+from training.engine import HeadSettings, Weighting, train_head, weighted_loss
+
+
+def film(label: str, source: str) -> Record:
+    return Record(Path("none.png"), "none.png", label, "p", "train", "0" * 64, {"source": source})
+
+
+# six films of one collection, two of another
+FILMS = [film("NORMAL", "big")] * 2 + [film("PNEUMONIA", "big")] * 4 + [film("PNEUMONIA", "small")] * 2
+
+
+def test_without_balance_every_film_counts_the_same() -> None:
+    assert film_weights(FILMS, "none").tolist() == [1.0] * 8
+
+
+def test_classes_weigh_the_same_together() -> None:
+    assert film_weights(FILMS, "class").tolist() == pytest.approx([2.0] * 2 + [8 / 12] * 6)
+
+
+def test_sources_weigh_the_same_within_a_class() -> None:
+    # a half for NORMAL on 2 films; a quarter for each source's PNEUMONIA, on 4 and on 2; times 8 films
+    assert film_weights(FILMS, "source").tolist() == pytest.approx([2.0] * 2 + [0.5] * 4 + [1.0] * 2)
+
+
+def test_a_film_of_weight_two_counts_as_two_films() -> None:
+    rng = np.random.default_rng(0)
+    logits, targets = torch.from_numpy(rng.normal(size=(6, 2))), torch.from_numpy(rng.integers(0, 2, 6))
+    twice = torch.tensor([2.0, 1, 1, 2, 1, 1])
+    rows = [0, 0, 1, 2, 3, 3, 4, 5]
+    expected = torch.nn.functional.cross_entropy(logits[rows], targets[rows])
+    assert float(weighted_loss(logits, targets, twice)) == pytest.approx(float(expected))
+
+
+def test_class_weights_move_the_head_towards_the_rare_class() -> None:
+    rng = np.random.default_rng(1)
+    targets = (np.arange(200) < 20).astype(np.int64)
+    features = (rng.normal(size=(200, 5)) + 0.8 * targets[:, None]).astype(np.float32)
+    records = [film("PNEUMONIA" if target else "NORMAL", "one") for target in targets]
+    found = {}
+    for balance in ("none", "class"):
+        weights = film_weights(records, balance)
+        head = train_head(
+            [features], targets, features, targets, HeadSettings(), weights=Weighting(weights, weights), progress=False
+        )
+        called = (torch.from_numpy(features) @ head.weight.T + head.bias).argmax(dim=1).numpy()
+        found[balance] = float((called[targets == 1] == 1).mean())
+    assert found["class"] > found["none"] + 0.2
