@@ -21,8 +21,8 @@ from training.runs import write_whole
 
 MOST: Final = 12  # of each kind
 FOLDER: Final = "errors"
+GAP: Final = 8  # pixels between film and map
 _SIDE: Final = 448  # longest side of a shown film
-_GAP: Final = 8
 
 
 def confident_errors(targets: Targets, probabilities: Floats, threshold: float) -> tuple[list[int], list[int]]:
@@ -39,12 +39,18 @@ def confident_errors(targets: Targets, probabilities: Floats, threshold: float) 
     return missed[:MOST], alarmed[:MOST]
 
 
+def shown_size(pixels: Pixels) -> tuple[int, int]:
+    """Height and width a film is shown with."""
+    factor = _SIDE / max(pixels.shape)
+    height, width = pixels.shape
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
 def side_by_side(pixels: Pixels, grid: npt.NDArray[np.float32], cam_scale: float) -> npt.NDArray[np.uint8]:
     """The film, and beside it the film under its map of PNEUMONIA minus NORMAL with the colour bar: (H, W, 3)."""
-    factor = _SIDE / max(pixels.shape)
-    height, width = (max(1, round(length * factor)) for length in pixels.shape)
+    height, width = shown_size(pixels)
     shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-    gap = np.full((height, _GAP, 3), 255, dtype=np.uint8)
+    gap = np.full((height, GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([np.repeat(shown[..., None], 3, 2), gap, overlay(shown, grid, "contrast", cam_scale)], axis=1)
 
 
@@ -84,7 +90,7 @@ def errors_page(
         for number, i in enumerate(chosen, 1):
             name = f"{FOLDER}/{kind}-{number:02}.jpg"
             grid = predictions[i].explain("contrast").grid
-            _save(side_by_side(records[i].read(), grid, cam_scale), out / name)
+            save_picture(side_by_side(records[i].read(), grid, cam_scale), out / name)
             known = [f"{column} {records[i].extra[column]}" for column in COLUMNS if records[i].extra.get(column)]
             said = f"{number}. P(PNEUMONIA) {probabilities[i]:.3f}, mean of the map {grid.mean():+.2f}"
             words = ", ".join([said, *known])
@@ -93,5 +99,6 @@ def errors_page(
     return page
 
 
-def _save(picture: npt.NDArray[np.uint8], path: Path) -> None:
+def save_picture(picture: npt.NDArray[np.uint8], path: Path) -> None:
+    """Write a picture, (H, W, 3), as JPEG, whole or not at all."""
     write_whole(path, lambda partial: Image.fromarray(picture).save(partial, format="JPEG", quality=88))

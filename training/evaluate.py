@@ -2,7 +2,8 @@
 
 Scores with the same `Predictor` that serves. With --archive the archive is unpacked and its own code does the scoring.
 Leaves metrics.json, predictions.csv, report.html (one file that opens anywhere), report.md, errors.md and pictures.
-Every figure has a 95 % interval by a bootstrap over patients.
+Every figure has a 95 % interval by a bootstrap over patients. Where the data folder has boxes around opacities, the
+heat maps are held against them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy.typing as npt
 import cxr
 from cxr.predict import Prediction, Predictor
 from cxr.spec import CLASSES, ModelSpec
+from training.boxes import NO_BOXES, Boxes, load_boxes
 from training.command import run_command
 from training.curves import bands, reliability
 from training.data import SPLITS, Record, load_films
@@ -34,8 +36,11 @@ from training.errors_page import errors_page
 from training.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
 from training.groups import groups_of
 from training.intervals import LEVEL, PREVALENCES, STANDARD, Bootstrap, group_figures
+from training.localisation import look, mark
+from training.localisation_figures import localisation_figures
+from training.localisation_page import localisation_part
 from training.metrics import Floats, Targets
-from training.report import TITLES, cell, write_report
+from training.report import TITLES, Part, cell, write_report
 from training.runs import write_text, write_whole
 from training.score import score
 from training.screen import judge
@@ -48,35 +53,47 @@ def evaluate(
     records: Sequence[Record],
     out: Path,
     *,
+    boxes: Boxes = NO_BOXES,
     bootstrap: Bootstrap = STANDARD,
     prevalences: Sequence[float] = PREVALENCES,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Score films and write `metrics.json`, `predictions.csv`, the report, the page of errors and figures.
+    """Score films and write `metrics.json`, `predictions.csv`, the report, the pages with films and figures.
+
+    Parameters
+    ----------
+    boxes
+        Of the films' data folder, as `training.boxes.load_boxes` gives them.
 
     Returns
     -------
     The content of `metrics.json`: the model's identity, how the intervals were made, and the figures over all films and
-    for each group of films, as `training.intervals.group_figures` gives them.
+    for each group of films, as `training.intervals.group_figures` gives them; ``screen``, and ``localisation`` as
+    `training.localisation_figures.localisation_figures` gives it.
 
     Raises
     ------
     TrainingError
-        If a prevalence is none, or a film cannot be decoded.
+        If a prevalence is none, a film cannot be decoded, or its boxes do not lie on it.
     """
     for prevalence in prevalences:
         if not 0.0 < prevalence < 1.0:
             raise TrainingError(f"prevalence is {prevalence:g}: a share above 0 and below 1")
     spec = predictor.spec
+    marked = mark(records, boxes, progress=progress)
     predictions = score(predictor, records, progress=progress)
     targets = np.array([record.target for record in records], dtype=np.int64)
     probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
     metrics = summarise(spec, records, targets, probabilities, bootstrap, prevalences)
     metrics["screen"] = spec.screen and judge(spec.screen, records, progress=progress)
+    looks = look(marked, predictions)
+    metrics["localisation"] = localisation_figures(looks, marked, records, boxes.kept_in, bootstrap)
     write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))
     patients = [record.patient_id for record in records]
     _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics["overall"])
-    write_report(out, spec, metrics, errors_page(out, records, predictions, spec.threshold, spec.cam_scale))
+    errors = errors_page(out, records, predictions, spec.threshold, spec.cam_scale)
+    parts = localisation_part(out, looks, metrics["localisation"], spec.cam_scale)
+    write_report(out, spec, metrics, [*parts, Part("The most confident errors", "errors.md", (), tuple(errors))])
     write_text(out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
@@ -163,10 +180,11 @@ def _command(arguments: argparse.Namespace) -> None:
     if expected and not Path(str(cxr.__file__)).is_relative_to(expected):
         raise TrainingError(f"cxr came from {cxr.__file__}, not from the archive")
     predictor = Predictor.load(arguments.run, arguments.device)
-    records = load_films(arguments.data).of(arguments.split)
+    films = load_films(arguments.data)
+    records, boxes = films.of(arguments.split), load_boxes(films)
     out = arguments.out or arguments.run
     bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
-    metrics = evaluate(predictor, records, out, bootstrap=bootstrap, prevalences=arguments.prevalence)
+    metrics = evaluate(predictor, records, out, boxes=boxes, bootstrap=bootstrap, prevalences=arguments.prevalence)
     overall = metrics["overall"]
     said = ", ".join(f"{TITLES[name]} {cell(overall, name)}" for name in ("auroc", "sensitivity", "specificity"))
     print(f"{out / 'report.html'}: {overall['films']} {arguments.split} films, {said}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,23 +59,44 @@ _ORIGINS: Final[dict[str, tuple[Words, ...]]] = {
 }
 
 
-def write_report(out: Path, spec: ModelSpec, metrics: Mapping[str, Any], errors: Sequence[Block]) -> None:
-    """Write `report.md`, `report.html` and `errors.md` beside the figures they show; the HTML needs no other file.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the report with films on it, which Markdown shows on a page of their own.
+
+    Parameters
+    ----------
+    page
+        The name of that page's file.
+    words
+        What both forms of the report say.
+    films
+        The page of films, without a title.
+    """
+
+    title: str
+    page: str
+    words: tuple[Block, ...]
+    films: tuple[Block, ...]
+
+
+def write_report(out: Path, spec: ModelSpec, metrics: Mapping[str, Any], parts: Sequence[Part]) -> None:
+    """Write `report.md`, `report.html` and the pages of `parts` beside the figures; the HTML needs no other file.
 
     Parameters
     ----------
     metrics
         As `training.evaluate.evaluate` makes them.
-    errors
-        As `training.errors_page.errors_page` gives them.
     """
     page = _page(spec, metrics)
-    heading = "The most confident errors"
-    top: list[Block] = [Heading(heading, 1), text(NOTICE), *_synthetic(metrics)]
-    write_text(out / "errors.md", to_markdown([*top, *errors]))
-    shown: list[Block] = [Heading(heading), text("Film and map of each are in ", Code("errors.md"), ".")]
-    write_text(out / "report.md", to_markdown([*page, *shown]))
-    write_text(out / "report.html", to_html([*page, Heading(heading), *errors], out))
+    markdown, html = [*page], [*page]
+    for part in parts:
+        top: list[Block] = [Heading(part.title, 1), text(NOTICE), *_synthetic(metrics)]
+        write_text(out / part.page, to_markdown([*top, *part.films]))
+        said: list[Block] = [Heading(part.title), *part.words]
+        markdown += [*said, text("Film and map of each are in ", Code(part.page), ".")]
+        html += [*said, *part.films]
+    write_text(out / "report.md", to_markdown(markdown))
+    write_text(out / "report.html", to_html(html, out))
 
 
 def _synthetic(metrics: Mapping[str, Any]) -> list[Block]:

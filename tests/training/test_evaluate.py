@@ -27,7 +27,7 @@ FIGURES = ("auroc", "auprc", "sensitivity", "specificity", "accuracy", "brier", 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve films of each class, two a patient, with ages and made up altogether."""
+    """Twelve films of each class, two a patient, with ages and made up altogether; three have boxes."""
     folder = write_manifest(tmp_path_factory.mktemp("data"), 12, ("test",))
     rows = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()
     ages = ["age", *["062Y", "7", "33.0", "412"] * 6]
@@ -35,6 +35,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{row.rsplit(',', 1)[0]},{'source' if not i else 'synthetic'},{ages[i]}" for i, row in enumerate(rows)
     )
     (folder / "manifest.csv").write_text(text + "\n", encoding="utf-8")
+    boxes = [f"test-PNEUMONIA-{i}.png,{i},10,30,20" for i in (0, 1, 7)]
+    (folder / "boxes.csv").write_text("\n".join(["file,x,y,width,height", *boxes]) + "\n", encoding="utf-8")
     return folder
 
 
@@ -97,9 +99,10 @@ def test_the_report_says_the_same_in_both_forms(out: Path) -> None:
 def test_the_html_needs_no_other_file_and_holds_every_picture_of_the_other_pages(out: Path) -> None:
     read = Reader((out / "report.html").read_text(encoding="utf-8"))
     assert all(link.startswith("data:image/") for link in read.links)
-    pages = "".join((out / name).read_text(encoding="utf-8") for name in ("report.md", "errors.md"))
+    pages = "".join((out / name).read_text(encoding="utf-8") for name in ("report.md", "errors.md", "localisation.md"))
     shown = re.findall(r"!\[.*?\]\(([\w./-]+)\)", pages)
-    assert len(shown) == len(read.links) == 4 + len(list((out / "errors").iterdir()))
+    films = [*(out / "errors").iterdir(), *(out / "localisation").iterdir()]
+    assert len(shown) == len(read.links) == 4 + len(films)
     for name in shown:
         with Image.open(out / name) as picture:
             picture.load()
@@ -164,6 +167,8 @@ def test_an_archive_is_measured_with_the_same_settings(data: Path, model: Path, 
     packed, run = metrics_of(tmp_path / "out"), metrics_of(out)
     assert packed["bootstrap"] == run["bootstrap"]
     assert packed["overall"]["auroc_ci"] == pytest.approx(run["overall"]["auroc_ci"])
+    assert packed["localisation"]["all"]["films"] == 3
+    assert packed["localisation"]["all"]["energy"] == pytest.approx(run["localisation"]["all"]["energy"], abs=1e-6)
     one, two = (
         [[one["prevalence"], one["ppv"], *one["npv_ci"]] for one in metrics["overall"]["predictive_values"]]
         for metrics in (packed, run)
