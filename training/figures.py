@@ -24,7 +24,8 @@ from training.runs import write_whole
 _SQUARE: Final = (4.8, 4.6)  # inches
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
     FigureCanvasAgg(figure)  # no window system is needed, no global state is touched
     write_whole(path, lambda partial: figure.savefig(partial, format="png", dpi=110))
 
@@ -42,7 +43,7 @@ def plot_views(path: Path, records: Sequence[Record], views: Sequence[View], pre
             place.imshow(film, cmap="gray", vmin=0, vmax=255)
             place.set_title(f"{record.label}, plain" if view.number == 0 else f"view {view.number}", fontsize=8)
             place.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_history(path: Path, history: Sequence[Epoch], best_epoch: int) -> None:
@@ -59,7 +60,7 @@ def plot_history(path: Path, history: Sequence[Epoch], best_epoch: int) -> None:
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)
         axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_roc(
@@ -84,7 +85,7 @@ def plot_roc(
     axes.set_xlabel("1 - specificity")
     axes.set_ylabel("sensitivity")
     axes.legend(loc="lower right", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_precision(
@@ -106,7 +107,7 @@ def plot_precision(
     axes.set_xlabel("recall (sensitivity)")
     axes.set_ylabel("precision (PPV)")
     axes.legend(loc="lower left", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _fill(axes: Axes, band: Band | None) -> None:
@@ -135,7 +136,7 @@ def plot_reliability(
     below.set_xlabel("stated probability of PNEUMONIA")
     below.set_ylabel("films")
     below.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_confusion(path: Path, targets: Targets, probabilities: Floats, threshold: float) -> None:
@@ -156,4 +157,4 @@ def plot_confusion(path: Path, targets: Targets, probabilities: Floats, threshol
     axes.set_yticks([0, 1], CLASSES, rotation=90, va="center")
     axes.set_xlabel(f"called, at {threshold:.3f} and above PNEUMONIA")
     axes.set_ylabel("true")
-    _save(figure, path)
+    save(figure, path)

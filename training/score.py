@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from cxr.film import Pixels
 from cxr.predict import Prediction, Predictor
 from training.data import Record
 
 _BATCH = 8
 
 
-def score(predictor: Predictor, records: Sequence[Record], *, progress: bool = True) -> list[Prediction]:
+def score(
+    predictor: Predictor,
+    records: Sequence[Record],
+    *,
+    change: Callable[[Pixels], Pixels] | None = None,
+    progress: bool = True,
+) -> list[Prediction]:
     """One prediction for each film, in their order.
+
+    Parameters
+    ----------
+    change
+        What is done to each film before the model sees it.
 
     Raises
     ------
@@ -24,6 +36,7 @@ def score(predictor: Predictor, records: Sequence[Record], *, progress: bool = T
     with tqdm(total=len(records), desc=records[0].split, unit="film", disable=not progress, leave=False) as bar:
         for start in range(0, len(records), _BATCH):
             chosen = records[start : start + _BATCH]
-            predictions += predictor.predict([record.read() for record in chosen])
+            films = [record.read() for record in chosen]
+            predictions += predictor.predict(films if change is None else [change(film) for film in films])
             bar.update(len(chosen))
     return predictions
