@@ -1,117 +1,96 @@
 """Measure how fast this machine is, in ratios of things timed in turn within one run.
 
 ``raw``: the network alone, and what the heat map costs beside it.
+``train``: what a hundred epochs cost here and by the well-known tutorial's loop, and how good both models are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
-from cxr.cam import class_maps, logits_of
 from cxr.errors import CxrError
-from cxr.model import ARCHITECTURES, build, features, pool, use_exact_float32
+from cxr.model import ARCHITECTURES
 from cxr.predict import resolve_device
+from scripts import benchmark_raw, benchmark_training
 from scripts.arguments import positive
+from training.data import load_films
+from training.settings import TrainSettings
+from training.weights import NORMALISATIONS, THREE_WAYS
 
 
-def raw(arch: str, device: torch.device, batch: int, repeats: int) -> dict[str, Any]:
-    """Medians over `repeats` rounds, each of a forward pass, its heat maps and, for comparison, the plain head.
-
-    Parameters
-    ----------
-    batch
-        Films in a pass.
-
-    Returns
-    -------
-    Times in milliseconds for a batch, and ``cam_share``: maps and logits over the pass to layer4, as the median of the
-    rounds' ratios.
-    """
-    use_exact_float32()
-    network = build(arch, 2).to(device)
-    films = torch.rand(batch, 3, 224, 224, device=device)
-    rounds: list[tuple[float, float, float]] = []
-    with torch.inference_mode():
-        feature_map = features(network, films)  # warm
-        for _ in tqdm(range(repeats), unit="round", leave=False):
-            forward = _milliseconds(lambda: features(network, films), device)
-            cam = _milliseconds(
-                lambda: logits_of(class_maps(feature_map, network.fc.weight), network.fc.bias).cpu(), device
-            )
-            head = _milliseconds(lambda: network.fc(pool(feature_map)).cpu(), device)
-            rounds.append((forward, cam, head))
-    times = np.array(rounds)
-    forward_ms, cam_ms, head_ms = np.median(times, axis=0)
-    return {
-        "machine": {"processor": _processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__},
-        "arch": arch,
-        "batch": batch,
-        "repeats": repeats,
-        "forward_ms": round(float(forward_ms), 3),
-        "images_per_s": round(batch / float(forward_ms) * 1000, 2),
-        "cam_ms": round(float(cam_ms), 3),
-        "head_ms": round(float(head_ms), 3),
-        "cam_share": round(float(np.median(times[:, 1] / times[:, 0])), 6),
-    }
+def _raw(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    device = resolve_device(arguments.device)
+    result = benchmark_raw.benchmark_raw(arguments.arch, device, arguments.batch, arguments.repeats)
+    return result, benchmark_raw.table_of(result)
 
 
-def _milliseconds(step: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    step()
-    _wait(device)
-    return (time.perf_counter() - start) * 1000
+def _train(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    settings = TrainSettings(
+        weights=arguments.weights,
+        arch=arguments.arch,
+        normalisation=arguments.normalisation,
+        size=arguments.size,
+        views=arguments.views,
+        seed=arguments.seed,
+    )
+    result = benchmark_training.benchmark_training(
+        load_films(arguments.data),
+        settings,
+        resolve_device(arguments.device),
+        rounds=arguments.rounds,
+        epochs=arguments.epochs,
+        per_group=arguments.films,
+    )
+    return result, benchmark_training.table_of(result)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_subparsers(dest="what", required=True)
+    raw = what.add_parser("raw", help="the network alone, and what the heat map costs")
+    raw.add_argument("--batch", type=positive, default=8, help="films in a pass (default %(default)s)")
+    raw.add_argument("--repeats", type=positive, default=15, help="rounds (default %(default)s)")
+    raw.set_defaults(measure=_raw)
 
-
-def _processor(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-
-
-def _table(result: dict[str, Any]) -> str:
-    rows = [
-        ("forward to layer4", result["forward_ms"]),
-        ("class maps and logits", result["cam_ms"]),
-        ("pooling and plain head", result["head_ms"]),
-    ]
-    lines = [f"{result['arch']}, batch {result['batch']}, median of {result['repeats']} rounds, ms"]
-    lines += [f"  {name:24s} {value:10.3f}" for name, value in rows]
-    lines += [f"  heat maps / forward      {result['cam_share']:10.4%}", f"  images/s {result['images_per_s']:26.2f}"]
-    return "\n".join(lines)
+    train = what.add_parser("train", help="training beside the well-known tutorial's loop")
+    train.add_argument("--data", type=Path, required=True, help="the data folder")
+    train.add_argument("--weights", default="imagenet", metavar="imagenet|random|FILE", help=THREE_WAYS)
+    train.add_argument("--normalisation", default="imagenet", choices=list(NORMALISATIONS))
+    train.add_argument("--size", type=positive, default=224, help="side of the network's input (default %(default)s)")
+    train.add_argument("--views", type=int, default=1, help="augmented views here (default %(default)s)")
+    train.add_argument("--rounds", type=positive, default=7, help="of timing (default %(default)s)")
+    train.add_argument(
+        "--epochs", type=int, default=0, help="of the tutorial's loop, to compare results; 0 only times (default)"
+    )
+    train.add_argument(
+        "--films", type=positive, default=150, help="of each source and label, to compare results (default %(default)s)"
+    )
+    train.add_argument("--seed", type=int, default=0)
+    train.set_defaults(measure=_train)
+    for command in (raw, train):
+        command.add_argument("--arch", choices=list(ARCHITECTURES), default="resnet152")
+        command.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        command.add_argument("--json", action="store_true", help="JSON instead of a table")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts.benchmark", description=__doc__)
-    what = parser.add_subparsers(dest="what", required=True)
-    command = what.add_parser("raw", help="the network alone, and what the heat map costs")
-    command.add_argument("--arch", choices=list(ARCHITECTURES), default="resnet152")
-    command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    command.add_argument("--batch", type=positive, default=8, help="films in a pass (default %(default)s)")
-    command.add_argument("--repeats", type=positive, default=15, help="rounds (default %(default)s)")
-    command.add_argument("--json", action="store_true", help="JSON instead of a table")
+    parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        device = resolve_device(arguments.device)
+        result, table = arguments.measure(arguments)
     except CxrError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    result = raw(arguments.arch, device, arguments.batch, arguments.repeats)
-    print(json.dumps(result) if arguments.json else _table(result))
+    print(json.dumps(result) if arguments.json else table)
     return 0
 
 

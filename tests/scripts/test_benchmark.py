@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
+from cxr.spec import Preprocessing
 from scripts.benchmark import main
+from scripts.benchmark_training import chosen
+from scripts.tutorial_recipe import TutorialRecipe, picture, rate_of
+from tests.cxr.networks import SMALL, small_network
+from tests.training.folders import write_manifest
+from training.data import load_films
+from training.processes import Processes
+
+CPU = Processes(torch.device("cpu"))
 
 
 def test_the_network_alone_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,3 +39,118 @@ def test_a_batch_of_none_is_wrong_usage() -> None:
     with pytest.raises(SystemExit) as ended:
         main(["raw", "--batch", "0"])
     assert ended.value.code == 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_manifest(tmp_path_factory.mktemp("data"), 8)
+
+
+def test_training_is_compared_with_the_tutorials_loop_on_the_same_films(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = [
+        "train",
+        "--data",
+        str(data),
+        "--weights",
+        "random",
+        "--arch",
+        "resnet10",
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+    ]
+    assert main([*base, "--rounds", "3", "--epochs", "2", "--films", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    cost, result = found["cost"], found["result"]
+    low, high = cost["ratio_range"]
+    assert low <= cost["ratio"] <= high
+    ms = cost["ms_per_film"]
+    assert cost["tutorial_s"] == pytest.approx(
+        100 * (16 * ms["tutorial_train"] + 16 * ms["tutorial_test"]) / 1000, rel=0.5
+    )
+    assert result["films"] == {"train": 12, "val": 12, "test": 12}  # three of two sources and two classes
+    assert result["tutorial"]["kept_epoch"] in (1, 2)
+    assert set(result["groups"]) == {"all", "source=one", "source=two"}
+    for row in result["groups"].values():
+        assert row["auroc"]["difference"] == pytest.approx(row["ours"]["auroc"] - row["tutorial"]["auroc"])
+
+
+def test_without_epochs_only_costs_are_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = [
+        "train",
+        "--data",
+        str(data),
+        "--weights",
+        "random",
+        "--arch",
+        "resnet10",
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+    ]
+    assert main([*base, "--rounds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "times as fast" in shown
+    assert "AUROC" not in shown
+
+
+def test_a_folder_that_is_missing_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", "lost-folder"]) == 2
+    assert capsys.readouterr().err.startswith("scripts.benchmark: lost-folder is not a folder")
+
+
+def test_the_tutorials_rate_is_a_tenth_already_in_the_fourth_epoch() -> None:
+    """As its scheduler does that is stepped first: torch's own, asked."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4)
+    optimizer.step()
+    rates = []
+    for _ in range(12):
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert [rate_of(epoch) for epoch in range(1, 13)] == pytest.approx(rates)
+    assert rates[2:4] == pytest.approx([1e-3, 1e-4])
+
+
+def test_the_tutorials_loop_moves_the_head_and_the_statistics_of_the_frozen_part(data: Path) -> None:
+    start = small_network()
+    recipe = TutorialRecipe(start, SMALL, CPU)
+    before = {name: tensor.clone() for name, tensor in recipe.network.state_dict().items()}
+    recipe.learn(load_films(data).of("train"))
+    after = recipe.network.state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {"fc.0.weight", "fc.0.bias", "bn1.running_mean", "layer4.0.bn2.running_var"} <= changed
+    assert not any(name.endswith("weight") and not name.startswith("fc.") for name in changed)
+    assert all(torch.equal(tensor, start.state_dict()[name]) for name, tensor in small_network().state_dict().items())
+
+
+def test_what_the_left_out_epochs_could_move_bounds_what_they_do_move(data: Path) -> None:
+    films = load_films(data)
+    train, test = films.of("train"), films.of("test")
+    recipe = TutorialRecipe(small_network(), Preprocessing(size=64), CPU)
+    recipe.fit(train, test, 8, 16, progress=False)
+    bound = recipe.most_left_to_learn(test, 9, 1)
+    head = [tensor.clone() for tensor in recipe.network.fc.parameters()]
+    features = torch.nn.Sequential(*list(recipe.network.children())[:-1], torch.nn.Flatten())
+    with torch.no_grad():
+        seen = features(torch.stack([recipe.plain(picture(record)) for record in test]))
+    for epoch in range(9, 30):
+        recipe.set_rate(rate_of(epoch))
+        recipe.learn(train)
+    weight, bias = recipe.network.fc.parameters()
+    moved = seen @ (weight - head[0]).T + (bias - head[1])
+    assert float((moved[:, 1] - moved[:, 0]).abs().max().detach()) <= bound
+
+
+def test_at_most_so_many_films_of_each_source_and_label_are_taken(data: Path) -> None:
+    records = load_films(data).of("train")
+    few = chosen(records, 2, seed=0)
+    keys = [(record.extra["source"], record.label) for record in few]
+    assert sorted(keys.count(key) for key in set(keys)) == [2, 2, 2, 2]
+    assert few == chosen(records, 2, seed=0)
+    assert [records.index(one) for one in few] == sorted(records.index(one) for one in few)
+    assert len(chosen(records, 99, seed=0)) == len(records)
