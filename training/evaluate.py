@@ -27,7 +27,7 @@ import numpy.typing as npt
 import cxr
 from cxr.predict import Prediction, Predictor
 from cxr.spec import CLASSES, ModelSpec
-from training.boxes import NO_BOXES, Boxes, load_boxes
+from training.boxes import load_boxes
 from training.command import run_command
 from training.curves import bands, reliability
 from training.data import SPLITS, Record, load_films
@@ -44,6 +44,7 @@ from training.report import TITLES, Part, cell, write_report
 from training.runs import write_text, write_whole
 from training.score import score
 from training.screen import judge
+from training.sources.boxes import NO_BOXES, KeptBoxes
 
 _ARCHIVE_CODE: Final = "PNEUMOSCAN_ARCHIVE_CODE"  # set for the process that runs an archive's own code
 
@@ -53,7 +54,7 @@ def evaluate(
     records: Sequence[Record],
     out: Path,
     *,
-    boxes: Boxes = NO_BOXES,
+    boxes: KeptBoxes = NO_BOXES,
     bootstrap: Bootstrap = STANDARD,
     prevalences: Sequence[float] = PREVALENCES,
     progress: bool = True,

@@ -35,9 +35,10 @@ from tqdm import tqdm
 from cxr.cam import Cam, upsample
 from cxr.predict import Prediction
 from cxr.spec import CLASSES
-from training.boxes import Boxes, Marked
+from training.boxes import Marked, on_film
 from training.data import Record
 from training.metrics import Floats
+from training.sources.boxes import KeptBoxes
 from training.sources.candidates import Box
 
 SIDE: Final = 512  # of the square that maps and boxes are laid out on
@@ -72,17 +73,17 @@ class Looks:
     area: Floats
 
 
-def mark(records: Sequence[Record], boxes: Boxes, *, progress: bool = True) -> list[Marked | None]:
+def mark(records: Sequence[Record], boxes: KeptBoxes, *, progress: bool = True) -> list[Marked | None]:
     """Each film with its boxes, or None where it has none.
 
     Raises
     ------
     TrainingError
-        As `Boxes.on` does.
+        As `training.boxes.on_film` does.
     """
-    wanted = progress and bool(boxes.by_file)
+    wanted = progress and bool(boxes.by_name)
     with tqdm(records, desc="boxes", unit="film", disable=not wanted, leave=False) as bar:
-        return [boxes.on(record) for record in bar]
+        return [on_film(boxes, record) for record in bar]
 
 
 def look(marked: Iterable[Marked | None], predictions: Iterable[Prediction]) -> Looks | None:

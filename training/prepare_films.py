@@ -64,8 +64,12 @@ class Prepared:
 
     @property
     def boxes(self) -> tuple[Box, ...]:
-        """Those that lie on the film."""
-        return tuple(box for box in self.candidate.boxes if box.fits(self.identity.width, self.identity.height))
+        """Those that lie on the film, in its pixels."""
+        width, height, side = self.identity.width, self.identity.height, self.candidate.boxes_side
+        if side and width != height:
+            return ()  # cropped or squeezed since the boxes were drawn on a square
+        boxes = [box.scaled(width / side) if side else box for box in self.candidate.boxes]
+        return tuple(box for box in boxes if box.fits(width, height))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from training.data import MANIFEST
 from training.errors import TrainingError
 from training.prepare_films import Preparation, Prepared
 from training.prepare_report import as_markdown, summarise
-from training.sources.folder import BOXES
+from training.sources.boxes import BOXES
 
 REPORT: Final = "report.json"
 _COLUMNS: Final = (

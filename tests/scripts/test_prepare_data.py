@@ -344,6 +344,31 @@ def test_a_prepared_folder_prepared_again_keeps_films_splits_and_boxes(
     )
 
 
+@pytest.mark.parametrize(
+    ("table", "header", "row"),
+    [
+        ("boxes.csv", "file,x,y,width,height", "a.png,4,5,6,7"),
+        ("boxes_rsna.csv", "file,patientId,x,y,width,height,Target", "a.png,study,64,80,96,112,1"),
+        ("manifest.csv", "", "4 5 6 7"),
+    ],
+)
+def test_own_boxes_are_carried_wherever_they_are_kept(
+    table: str, header: str, row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "a.png").write_bytes(encoded(film(1, 64, 64)))
+    text = row if table == "manifest.csv" else ""
+    (own / "manifest.csv").write_text(f"file,label,patient_id,boxes\na.png,PNEUMONIA,p,{text}\n", encoding="utf-8")
+    if header:
+        (own / table).write_text(f"{header}\n{row}\n", encoding="utf-8")
+
+    prepared(capsys, tmp_path / "out", "--folder", own)
+
+    (box,) = rows_of(tmp_path / "out", "boxes.csv")
+    assert [box[name] for name in ("x", "y", "width", "height")] == ["4", "5", "6", "7"]
+
+
 def test_an_identical_earlier_result_is_said_and_another_one_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,10 @@ class Box:
         has_area = self.width > 0 and self.height > 0
         return has_area and min(self.x, self.y) >= 0 and self.x + self.width <= width and self.y + self.height <= height
 
+    def scaled(self, factor: float) -> Box:
+        """The box on a film so many times as large."""
+        return Box(self.x * factor, self.y * factor, self.width * factor, self.height * factor)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -58,6 +62,8 @@ class Candidate:
         Prefixed by the collection.
     split
         The split it already has, empty where it has none.
+    boxes_side
+        Of the square film whose pixels the boxes count; None where they count the film's own.
     """
 
     collection: str
@@ -73,6 +79,7 @@ class Candidate:
     licence: str = ""
     split: str = ""
     boxes: tuple[Box, ...] = ()
+    boxes_side: int | None = None
 
     @property
     def full_name(self) -> str:

@@ -8,10 +8,10 @@ from typing import Final
 from cxr.spec import CLASSES
 from training.data import IGNORED_LABEL, MANIFEST, SPLITS
 from training.errors import TrainingError
+from training.sources.boxes import COLUMN, kept_boxes
 from training.sources.candidates import Candidate, Collected, Dropped
-from training.sources.tables import boxes_by, inside, read_table
+from training.sources.tables import inside, read_table
 
-BOXES: Final = "boxes.csv"
 _LABELS: Final = (*CLASSES, IGNORED_LABEL)
 
 
@@ -37,13 +37,11 @@ def read_folder(folder: Path) -> Collected:
 
 def _from_manifest(folder: Path) -> Collected:
     path = folder / MANIFEST
-    boxes = {}
-    if (folder / BOXES).is_file():
-        box_rows = read_table(folder / BOXES, ("file", "x", "y", "width", "height"))
-        boxes = boxes_by("file", box_rows, folder / BOXES)
+    rows = read_table(path, ("file", "label", "patient_id"))
+    boxes = kept_boxes(folder, {row["file"]: row.get(COLUMN, "") for row in rows})
     candidates: list[Candidate] = []
     dropped: list[Dropped] = []
-    for row in read_table(path, ("file", "label", "patient_id")):
+    for row in rows:
         name, label, split = row["file"], row["label"], row.get("split", "")
         if label not in _LABELS:
             raise TrainingError(f"{path}: label of {name} is {label!r}: known are {', '.join(_LABELS)}")
@@ -66,7 +64,8 @@ def _from_manifest(folder: Path) -> Collected:
                     patient_id=f"folder:{row['patient_id']}",
                     label_source=row.get("label_source") or "manifest",
                     split=split,
-                    boxes=boxes.get(name, ()),
+                    boxes=boxes.of(name),
+                    boxes_side=boxes.side,
                     **texts,
                 )
             )
