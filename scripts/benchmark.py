@@ -17,7 +17,7 @@ from cxr.errors import CxrError
 from cxr.model import ARCHITECTURES
 from cxr.predict import resolve_device
 from scripts import benchmark_raw, benchmark_training
-from scripts.arguments import positive
+from scripts.arguments import not_negative, positive
 from training.data import load_films
 from training.settings import TrainSettings
 from training.weights import NORMALISATIONS, THREE_WAYS
@@ -64,10 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--weights", default="imagenet", metavar="imagenet|random|FILE", help=THREE_WAYS)
     train.add_argument("--normalisation", default="imagenet", choices=list(NORMALISATIONS))
     train.add_argument("--size", type=positive, default=224, help="side of the network's input (default %(default)s)")
-    train.add_argument("--views", type=int, default=1, help="augmented views here (default %(default)s)")
+    train.add_argument("--views", type=not_negative, default=1, help="augmented views here (default %(default)s)")
     train.add_argument("--rounds", type=positive, default=7, help="of timing (default %(default)s)")
     train.add_argument(
-        "--epochs", type=int, default=0, help="of the tutorial's loop, to compare results; 0 only times (default)"
+        "--epochs",
+        type=not_negative,
+        default=0,
+        help="of the tutorial's loop, to compare results; 0 only times (default)",
     )
     train.add_argument(
         "--films", type=positive, default=150, help="of each source and label, to compare results (default %(default)s)"
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         result, table = arguments.measure(arguments)
-    except CxrError as error:
+    except (CxrError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     print(json.dumps(result) if arguments.json else table)

@@ -23,8 +23,8 @@ from cxr.spec import CLASSES
 from training.audit_linear import fit_linear
 from training.audit_measure import Texts, auroc_figures, balanced_accuracy_figures
 from training.data import Record
+from training.depths import Features
 from training.engine import HeadSettings, train_head
-from training.features import Features
 from training.intervals import Bootstrap, exact_interval
 from training.metrics import Floats, Targets
 

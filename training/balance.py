@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data import Record
+from training.errors import TrainingError
 
 BALANCES: Final = ("none", "class", "source")
 
@@ -30,7 +31,14 @@ def film_weights(records: Sequence[Record], balance: str) -> Weights:
             The same, and within a class the films of each source weigh the same together: a large collection of one
             kind of patients does not drown a small one of another kind. A source that has films of one class alone
             still tells the class by its look.
+
+    Raises
+    ------
+    TrainingError
+        If sources are to be balanced and no film has one.
     """
+    if balance == "source" and not any(record.extra.get("source") for record in records):
+        raise TrainingError("--balance source needs films with a source: give the manifest that column, or take class")
     if balance == "none":
         return np.ones(len(records), dtype=np.float32)
     keys = [(record.label, record.extra.get("source", "") if balance == "source" else "") for record in records]

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from cxr.spec import CLASSES
 from training.balance import Weights
+from training.depths import Features
 from training.errors import TrainingError
-from training.features import Features
 
 Targets = npt.NDArray[np.int64]
 
@@ -53,7 +53,11 @@ class HeadSettings:
 
 @dataclass(frozen=True, slots=True)
 class Weighting:
-    """How much each film counts, as `training.balance.film_weights` gives it: (N,) for train, (M,) for validation."""
+    """How much each film counts, as `training.balance.film_weights` gives it: (N,) for train, (M,) for validation.
+
+    The mean is 1, so a step divides by its number of films: divided by its own sum of weights, a step without any film
+    of a rare group would count for the others in full, and the rare group would get less than its share.
+    """
 
     train: Weights
     val: Weights
@@ -162,7 +166,8 @@ def _train_head(
         view = torch.randint(len(views), (films,), generator=generator)
         for rows in torch.split(torch.randperm(films, generator=generator), batch_size):
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(weighted_loss(head(views[view[rows], rows]), targets[rows], counts[rows]))
+            losses = nn.functional.cross_entropy(head(views[view[rows], rows]), targets[rows], reduction="none")
+            torch.autograd.backward((losses * counts[rows]).mean())
             optimizer.step()
         scheduler.step()
         head.eval()

@@ -6,43 +6,54 @@ stored features, where an epoch costs milliseconds.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import PIL
-import pydicom
 import torch
-import torchvision
-from torch import nn
 from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
-import cxr.dicom
-import cxr.film
-import cxr.images
-import cxr.model
-import cxr.preprocess
-import training.augment
-from cxr.model import features, folded, pool, trunk, use_exact_float32
+from cxr.model import folded, use_exact_float32
 from cxr.preprocess import to_tensor
 from cxr.spec import Preprocessing
 from training.augment import Augmentation
 from training.data import Record
+from training.depths import BATCH, POOLED, Depth, Features
 from training.errors import TrainingError
 from training.loading import prefetched
 from training.processes import Processes
 
-Features = npt.NDArray[np.float32]
+# What turns a file into features. A test follows the imports.
+CODE: Final = (
+    *("cxr.apart", "cxr.codecs", "cxr.dicom", "cxr.dicom_header", "cxr.errors", "cxr.film", "cxr.headers"),
+    *("cxr.images", "cxr.model", "cxr.preprocess", "cxr.screen", "cxr.spec"),
+    *("training.augment", "training.data", "training.depths", "training.features"),
+)
+_LIBRARIES: Final = (
+    *(
+        "numpy",
+        "pillow",
+        "pydicom",
+        "pyjpegls",
+        "pylibjpeg",
+        "pylibjpeg-openjpeg",
+        "python-gdcm",
+        "torch",
+        "torchvision",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,64 +91,11 @@ def backbone_digest(network: ResNet) -> str:
 def _code_digest() -> str:
     """SHA-256 of what turns a file into features: our own sources, and the versions of the libraries under them."""
     digest = hashlib.sha256()
-    for module in (cxr.dicom, cxr.images, cxr.film, cxr.preprocess, cxr.model, training.augment):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    for library in (PIL, pydicom, torch, torchvision):
-        digest.update(f"{library.__name__} {library.__version__}".encode())
+    for module in CODE:
+        digest.update(Path(str(import_module(module).__file__)).read_bytes())
+    for library in _LIBRARIES:
+        digest.update(f"{library} {version(library)}".encode())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """How far films go through the backbone before they are stored.
-
-    Parameters
-    ----------
-    name
-        Part of the key.
-    compute
-        From the backbone and (B, 3, H, W) to what is stored, (B, …).
-    shape
-        Of one film's row.
-    """
-
-    name: str
-    compute: Callable[[ResNet, torch.Tensor], torch.Tensor]
-    shape: Callable[[ResNet, int], tuple[int, ...]]
-
-
-def _pooled_layer4(network: ResNet, tensors: torch.Tensor) -> torch.Tensor:
-    return pool(features(network, tensors))
-
-
-def _pooled_shape(network: ResNet, _: int) -> tuple[int, ...]:
-    return (network.fc.in_features,)
-
-
-def _layer3_shape(network: ResNet, size: int) -> tuple[int, ...]:
-    """Channels and cells; each of the four halvings before layer4 rounds up."""
-    cells = -(-size // 16)
-    return (_in_channels(network.layer4), cells, cells)
-
-
-def _in_channels(layer: nn.Module) -> int:
-    return next(module.in_channels for module in layer.modules() if isinstance(module, nn.Conv2d))
-
-
-def pooled_of(network: ResNet, maps: Features, device: torch.device, *, batch_size: int = 16) -> Features:
-    """Pooled layer4 features from stored outputs of layer3: (N, c, h, w) → (N, C)."""
-    layer4 = folded(network).layer4.to(device)
-    use_exact_float32()
-    with torch.inference_mode():
-        parts = [
-            pool(layer4(torch.from_numpy(np.array(maps[start : start + batch_size])).to(device))).cpu().numpy()
-            for start in range(0, len(maps), batch_size)
-        ]
-    return np.concatenate(parts)
-
-
-POOLED: Final = Depth("layer4, pooled", _pooled_layer4, _pooled_shape)
-LAYER3: Final = Depth("layer3", trunk, _layer3_shape)
 
 
 class FeatureCache:
@@ -176,7 +134,13 @@ class FeatureCache:
         self.depth = depth
         self._backbone = backbone_digest(network)
 
-    def get(self, records: Sequence[Record], view: View, *, batch_size: int = 16, progress: bool = True) -> Features:
+    def get_all(self, films: Sequence[tuple[Sequence[Record], View]], *, progress: bool = True) -> list[Features]:
+        """Features of several lists of films and views. Room is made for all of them before the first film is read."""
+        for records, view in films:
+            self._open(records, view, BATCH)
+        return [self.get(records, view, progress=progress) for records, view in films]
+
+    def get(self, records: Sequence[Record], view: View, *, batch_size: int = BATCH, progress: bool = True) -> Features:
         """Features of some films under one view: (N, …) float32, in the order of the films, read from disk."""
         stored = self._open(records, view, batch_size)
         batches = [range(start, min(start + batch_size, len(records))) for start in range(0, len(records), batch_size)]
@@ -232,6 +196,7 @@ class FeatureCache:
             rows = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
             rows[:] = np.nan
             rows.flush()
-            fresh.rename(path)
+            with contextlib.suppress(FileExistsError):  # another training was quicker: both fill its file
+                os.link(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)

@@ -14,8 +14,9 @@ from torchvision.models.resnet import ResNet
 from cxr.spec import Preprocessing
 from training.balance import film_weights
 from training.data import Record
+from training.depths import LAYER3, POOLED, Depth, Features, pooled_of
 from training.engine import Epoch, Targets, Weighting, train_head
-from training.features import LAYER3, FeatureCache, Features, View, pooled_of
+from training.features import FeatureCache, View
 from training.processes import Processes
 from training.resume import Unfinished
 from training.settings import TrainSettings
@@ -85,30 +86,30 @@ class Fit:
             If a film cannot be decoded, or the loss is no number.
         """
         if self.settings.trainable == "layer4":
-            cache = self._cache()
-            train_maps = [cache.get(self.train, view, progress=self.progress) for view in self.views]
-            val_maps = cache.get(self.val, View(), progress=self.progress)
+            *train_maps, val_maps = self._features(LAYER3)
             if state is None:
                 pooled = [pooled_of(self.network, maps, self.processes.device) for maps in (*train_maps, val_maps)]
                 self._head(pooled[:-1], pooled[-1])
-            return self._tune(self._stored(train_maps), self._stored([val_maps]), state)
+            return self._tune(self._stored(self.train, train_maps), self._stored(self.val, [val_maps]), state)
         if self.settings.trainable == "all":
             if state is None:
-                self._head(*self._pooled())
+                self._head_on_stored()
             return self._tune(self._films(self.train), self._films(self.val), state)
-        fitted = self._head(*self._pooled())
+        fitted = self._head_on_stored()
         if self.processes.is_first:
             for epoch in fitted.history:
                 self.on_epoch(epoch)
         return fitted
 
-    def _cache(self) -> FeatureCache:
-        return FeatureCache(self.cache, self.network, self.preprocessing, self.processes, LAYER3)
+    def _features(self, depth: Depth) -> list[Features]:
+        """Of the training films under each view, then of the validation films."""
+        cache = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, depth)
+        wanted = [*((self.train, view) for view in self.views), (self.val, View())]
+        return cache.get_all(wanted, progress=self.progress)
 
-    def _pooled(self) -> tuple[list[Features], Features]:
-        cache = FeatureCache(self.cache, self.network, self.preprocessing, self.processes)
-        train = [cache.get(self.train, view, progress=self.progress) for view in self.views]
-        return train, cache.get(self.val, View(), progress=self.progress)
+    def _head_on_stored(self) -> Fitted:
+        *train, val = self._features(POOLED)
+        return self._head(train, val)
 
     def _head(self, train: Sequence[Features], val: Features) -> Fitted:
         """Train the head and put it into the network."""
@@ -131,11 +132,11 @@ class Fit:
     def _weighting(self) -> Weighting:
         return Weighting(*(film_weights(records, self.settings.balance) for records in (self.train, self.val)))
 
-    def _stored(self, views: Sequence[Features]) -> Load:
+    def _stored(self, records: Sequence[Record], views: Sequence[Features]) -> Load:
         """Layer3 outputs, in each epoch under a view drawn for each film."""
 
         def load(row: int, epoch: int) -> torch.Tensor:
-            rng = np.random.default_rng([self.settings.seed, epoch, row, 3])
+            rng = np.random.default_rng([self.settings.seed, epoch, int(records[row].sha256[:16], 16)])
             view = views[int(rng.integers(len(views))) if epoch else 0]
             return torch.from_numpy(np.array(view[row]))
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from cxr.predict import resolve_device
 from training.errors import TrainingError
@@ -49,6 +50,17 @@ class Processes:
         """Go on when all processes have come here."""
         if self.count > 1:
             dist.barrier()
+
+    def agree(self, network: nn.Module, name: str) -> str:
+        """Give every process the first one's weights, in place, and the name it has for them."""
+        if self.count == 1:
+            return name
+        names = [name]
+        dist.broadcast_object_list(names)
+        network.to(self.device)
+        for tensor in network.state_dict().values():
+            dist.broadcast(tensor, 0)
+        return names[0]
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all processes, in place."""
@@ -90,8 +102,7 @@ def joined(device: str) -> Iterator[Processes]:
             )
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
-    dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=_PATIENCE)
-    try:
-        yield Processes(where, dist.get_rank(), count)
-    finally:
-        dist.destroy_process_group()
+    on_gpu = where.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE, device_id=where if on_gpu else None)
+    yield Processes(where, dist.get_rank(), count)
+    dist.destroy_process_group()  # not where this process fails: NCCL would wait for the others, who wait for it

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,40 +12,30 @@ import torch
 
 from training.errors import TrainingError
 from training.runs import write_whole
-from training.settings import TrainSettings
 
 STATE_FILE: Final = "unfinished.pth"
 
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """The state file of a run folder; there only while a fine-tuning is under way.
+    """The state file of a run folder; there only while layers below the head are trained.
 
     Parameters
     ----------
     run
         The run folder.
-    key
-        Digest of what the training depends on.
+    basis
+        What the training depends on beside its state, in words a person knows: the state of another basis would end in
+        weights that are neither's.
     """
 
     run: Path
-    key: str
+    basis: Mapping[str, str]
 
-    @classmethod
-    def of(cls, run: Path, settings: TrainSettings, data_sha256: str) -> Unfinished:
-        """The state file of a training of these settings on these films."""
-        asked = json.dumps([settings.as_json(), data_sha256], sort_keys=True)
-        return cls(run, hashlib.sha256(asked.encode()).hexdigest())
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-        return self.run / STATE_FILE
-
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: Mapping[str, Any]) -> None:
         """Replace the state, whole or not at all."""
-        write_whole(self.path, lambda partial: torch.save({"key": self.key, **state}, partial))
+        values = {"basis": dict(self.basis), **state}
+        write_whole(self.run / STATE_FILE, lambda partial: torch.save(values, partial))
 
     def load(self) -> dict[str, Any] | None:
         """The state, None where there is none.
@@ -54,23 +43,32 @@ class Unfinished:
         Raises
         ------
         TrainingError
-            If it is of other settings or films, or cannot be read.
+            If it is of another basis, or cannot be read.
         """
-        if not self.path.is_file():
+        path = self.run / STATE_FILE
+        if not path.is_file():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-            key = state.pop("key")
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            basis = state.pop("basis")
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError) as error:
-            raise TrainingError(f"{self.path} cannot be read ({error}): start again with --force") from error
-        if key != self.key:
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"{path} cannot be read ({reason}): start again with --force") from error
+        apart = sorted(name for name in {*basis, *self.basis} if basis.get(name) != self.basis.get(name))
+        if apart:
             raise TrainingError(
-                f"{self.run} holds an unfinished training of other settings or films: ask for the same ones, choose "
-                "another --run, or give it up with --force"
+                f"{self.run} holds an unfinished training that began with another {', '.join(apart)}: ask for the "
+                "same, choose another --run, or give it up with --force"
             )
         return state
 
-    def clear(self) -> None:
-        """Take the state away, and what a kill left of writing it."""
-        for left in (self.path, *self.run.glob(f".{STATE_FILE}.*.partial")):
-            left.unlink(missing_ok=True)
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a run folder holds the state of a training."""
+    return (run / STATE_FILE).is_file()
+
+
+def clear(run: Path) -> None:
+    """Take the state away, and what a kill left of writing it."""
+    for left in (run / STATE_FILE, *run.glob(f".{STATE_FILE}.*.partial")):
+        left.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ model.pth model.json                                                 training.ex
 metrics.json predictions.csv report.md report.html *.png errors*     training.evaluate
 localisation*                                                        the same, where films have boxes
 audit*                                                               training.audit
+model-card.md model-card.html                                        training.model_card
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import cxr
+from cxr.card import AUDIT_FILE, METRICS_FILE
 from cxr.errors import ModelError
 from cxr.model import build, load_strictly, read_state_dict
 from cxr.predict import Predictor, resolve_device
 from cxr.screen import Screen
-from cxr.spec import ModelSpec, Preprocessing, sha256_of
+from cxr.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
 from training.errors import TrainingError
 
 RUN_FILE: Final = "run.json"
 CHECKPOINT: Final = "checkpoint.pth"
 CALIBRATION: Final = "calibration.json"
+CARD_FILES: Final = ("model-card.md", "model-card.html")
+NAMING_WEIGHTS: Final = (RUN_FILE, CHECKPOINT, CALIBRATION, SPEC_FILE, METRICS_FILE, AUDIT_FILE, *CARD_FILES)
 CALIBRATED: Final = ("temperature", "operating_points", "operating_point", "indeterminate", "cam_scale", "screen")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,16 @@ class TrainSettings:
         return values
 
 
+def rows_digest(films: Films) -> str:
+    """SHA-256 of the films that are trained with, in their order, with what their weight depends on."""
+    rows = [
+        f"{record.split} {record.sha256} {record.label} {record.extra.get('source', '')}"
+        for split in ("train", "val")
+        for record in films.of(split)
+    ]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
 def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
     """Whether a run folder holds the finished training of these settings on these films."""
     if not (run / RUN_FILE).is_file():
@@ -86,4 +97,5 @@ def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
     if record.pretrained == "random" and settings.weights != "random" and not settings.or_random:
         return False
     asked = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
-    return bool(record.settings == asked and record.data_sha256 == films.digest())
+    rows = record.result.get("rows_sha256")
+    return bool(record.settings == asked and record.data_sha256 == films.digest() and rows == rows_digest(films))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ from training.engine import Epoch
 from training.errors import TrainingError
 
 TRACKERS: Final = ("none", "tensorboard", "mlflow")
+TENSORBOARD: Final = "tensorboard"  # folder in the run
 _EXPERIMENT: Final = "pneumoscan"
 
 OnEpoch = Callable[[Epoch], None]
@@ -43,21 +46,23 @@ def tracked(tracker: str, run: Path, settings: Mapping[str, Any]) -> Iterator[On
     if tracker == "none":
         yield _ignore
         return
+    package = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow"}[tracker]
     try:
-        with {"tensorboard": _tensorboard, "mlflow": _mlflow}[tracker](run, settings) as on_epoch:
-            yield on_epoch
+        import_module(package)
     except ModuleNotFoundError as error:
         raise TrainingError(
             f"--log {tracker} needs a package that is not installed ({error.name}): "
             "pip install 'pneumoscan[tracking]', or leave --log out"
         ) from error
+    with {"tensorboard": _tensorboard, "mlflow": _mlflow}[tracker](run, settings) as on_epoch:
+        yield on_epoch
 
 
 @contextmanager
 def _tensorboard(run: Path, settings: Mapping[str, Any]) -> Iterator[OnEpoch]:
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(run / "tensorboard")) as writer:
+    with SummaryWriter(str(run / TENSORBOARD)) as writer:
         lines = [f"    {name}: {value}" for name, value in flat(settings).items()]
         writer.add_text("settings", "\n".join(lines))
 
@@ -85,7 +90,10 @@ def _mlflow(run: Path, settings: Mapping[str, Any]) -> Iterator[OnEpoch]:
         mlflow.log_params(flat(settings))
 
         def on_epoch(epoch: Epoch) -> None:
-            mlflow.log_metrics(measured(epoch), step=epoch.epoch)
+            try:
+                mlflow.log_metrics(measured(epoch), step=epoch.epoch)
+            except MlflowException as error:  # a server that is away ends no training
+                print(f"WARNING: MLflow did not take epoch {epoch.epoch} ({error})", file=sys.stderr)
 
         yield on_epoch
 

@@ -11,17 +11,16 @@ import argparse
 import csv
 import dataclasses
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torchvision
 
-from cxr.spec import CLASSES, SPEC_FILE
+from cxr.spec import CLASSES
 from training.command import run_command
 from training.data import Films, load_films
 from training.engine import Epoch, format_elapsed
@@ -29,16 +28,15 @@ from training.errors import TrainingError
 from training.features import backbone_digest
 from training.figures import plot_history, plot_views
 from training.fit import Fit, Fitted
-from training.processes import Processes, joined, speaks
+from training.processes import joined, speaks
 from training.provenance import provenance
-from training.resume import Unfinished
-from training.runs import CALIBRATION, CHECKPOINT, RUN_FILE, RunRecord, write_text, write_whole
-from training.settings import TrainSettings, holds_run
-from training.tracking import tracked
-from training.train_arguments import parser_of_train, settings_of
-from training.weights import NORMALISATIONS, StartingPoint, reestimate_batchnorm, starting_point
-
-_BATCHNORM_FILMS = 128  # enough for statistics of one number a channel
+from training.resume import Unfinished, clear, is_unfinished
+from training.runs import CHECKPOINT, NAMING_WEIGHTS, RUN_FILE, RunRecord, write_text, write_whole
+from training.settings import TrainSettings, holds_run, rows_digest
+from training.start import basis_of, start_together, versions
+from training.tracking import TENSORBOARD, tracked
+from training.train_arguments import SAVE_EVERY_S, parser_of_train, settings_of
+from training.weights import NORMALISATIONS, StartingPoint
 
 
 def train(
@@ -49,7 +47,7 @@ def train(
     cache: Path | None = None,
     device: str = "auto",
     resume: bool = False,
-    save_every_s: float = 300.0,
+    save_every_s: float = SAVE_EVERY_S,
     tracker: str = "none",
     progress: bool = True,
 ) -> RunRecord:
@@ -78,102 +76,70 @@ def train(
         If a split lacks a class, a film cannot be read, the starting weights cannot be had, or the state is of another
         training.
     """
-    with joined(device) as processes:
-        return _train(
-            films, run, settings, processes, cache or run.parent / ".features", resume, save_every_s, tracker, progress
-        )
-
-
-def _train(
-    films: Films,
-    run: Path,
-    settings: TrainSettings,
-    processes: Processes,
-    cache: Path,
-    resume: bool,
-    save_every_s: float,
-    tracker: str,
-    progress: bool,
-) -> RunRecord:
     started = time.monotonic()
-    progress = progress and processes.is_first
     train_films, val_films = films.of("train"), films.of("val")
     preprocessing = dataclasses.replace(NORMALISATIONS[settings.normalisation], size=settings.size)
-    unfinished = Unfinished.of(run, settings, films.digest())
-    state = unfinished.load() if resume else None
-    start = _starting_point(settings)
-    run.mkdir(parents=True, exist_ok=True)
-    if start.pretrained == "random":
-        chosen = np.random.default_rng(settings.seed).permutation(len(train_films))[:_BATCHNORM_FILMS]
-        some = [train_films[i] for i in chosen]
-        reestimate_batchnorm(start.network, some, preprocessing, processes.device, progress=progress)
-    backbone = backbone_digest(start.network)
-    if processes.is_first:
-        for stale in (RUN_FILE, CHECKPOINT, CALIBRATION, SPEC_FILE, "metrics.json"):  # what names the older weights
-            (run / stale).unlink(missing_ok=True)
-        if state is None:
-            unfinished.clear()
-    processes.wait()
-    with tracked(tracker if processes.is_first else "none", run, settings.as_json()) as on_epoch:
-        fit = Fit(
-            network=start.network,
-            train=train_films,
-            val=val_films,
+    with joined(device) as processes:
+        progress = progress and processes.is_first
+        start = start_together(settings, train_films, preprocessing, processes, progress)
+        backbone = backbone_digest(start.network)
+        unfinished = Unfinished(run, basis_of(films, settings, backbone, processes))
+        state = unfinished.load() if resume else None
+        processes.wait()  # all have read what the first one may take away
+        if processes.is_first:
+            _make_room(run, anew=state is None)
+        with tracked(tracker if processes.is_first else "none", run, settings.as_json()) as on_epoch:
+            fit = Fit(
+                network=start.network,
+                train=train_films,
+                val=val_films,
+                preprocessing=preprocessing,
+                settings=settings,
+                cache=cache or run.parent / ".features",
+                processes=processes,
+                unfinished=unfinished,
+                save_every_s=save_every_s,
+                on_epoch=on_epoch,
+                progress=progress,
+            )
+            if processes.is_first:
+                shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
+                plot_views(run / "augmentations.png", shown, fit.views, preprocessing)
+            fitted = fit.run(state)
+        record = RunRecord(
+            arch=settings.arch,
+            pretrained=start.pretrained,
             preprocessing=preprocessing,
-            settings=settings,
-            cache=cache,
-            processes=processes,
-            unfinished=unfinished,
-            save_every_s=save_every_s,
-            on_epoch=on_epoch,
-            progress=progress,
+            data_sha256=films.digest(),
+            settings=settings.as_json(),
+            result={
+                "best_epoch": fitted.best_epoch,
+                "backbone_sha256": backbone,
+                "rows_sha256": rows_digest(films),
+                "films": {"train": len(train_films), "val": len(val_films)},
+                "data": provenance(films.records),
+                **{k: v for k, v in dataclasses.asdict(fitted.best).items() if k != "epoch"},
+                **_cost(fitted),
+                "processes": processes.count,
+                "elapsed_s": round(time.monotonic() - started + (fitted.tuned.earlier_s if fitted.tuned else 0.0), 1),
+            },
+            versions={"python": platform.python_version(), **versions()},
         )
         if processes.is_first:
-            shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
-            plot_views(run / "augmentations.png", shown, fit.views, preprocessing)
-        fitted = fit.run(state)
-    record = RunRecord(
-        arch=settings.arch,
-        pretrained=start.pretrained,
-        preprocessing=preprocessing,
-        data_sha256=films.digest(),
-        settings=settings.as_json(),
-        result={
-            "best_epoch": fitted.best_epoch,
-            "backbone_sha256": backbone,
-            "films": {"train": len(train_films), "val": len(val_films)},
-            "data": provenance(films.records),
-            **{k: v for k, v in dataclasses.asdict(fitted.best).items() if k != "epoch"},
-            **_cost(fitted),
-            "processes": processes.count,
-            "elapsed_s": round(time.monotonic() - started, 1),
-        },
-        versions={
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-        },
-    )
-    if processes.is_first:
-        _write(run, start, fitted, record)
-        unfinished.clear()
-    processes.wait()
+            _write(run, start, fitted, record)
+            clear(run)
+        processes.wait()
     return record
 
 
-def _starting_point(settings: TrainSettings) -> StartingPoint:
-    try:
-        return starting_point(settings.weights, settings.arch, settings.seed)
-    except TrainingError as error:
-        if not (settings.or_random and settings.weights == "imagenet"):
-            raise
-        if speaks():
-            print(
-                f"WARNING: {error}\nWARNING: going on with RANDOM weights, as asked by --or-random. The model shows "
-                "that everything works; its answers are worth little.",
-                file=sys.stderr,
-            )
-        return starting_point("random", settings.arch, settings.seed)
+def _make_room(run: Path, *, anew: bool) -> None:
+    """Take out what names older weights, and what an older try left where none is gone on from."""
+    run.mkdir(parents=True, exist_ok=True)
+    for stale in NAMING_WEIGHTS:
+        (run / stale).unlink(missing_ok=True)
+    if anew:
+        clear(run)
+        shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
 
 
 def _cost(fitted: Fitted) -> dict[str, Any]:
@@ -211,15 +177,14 @@ def _write_history(path: Path, history: Sequence[Epoch]) -> None:
 def _command(arguments: argparse.Namespace) -> None:
     settings = settings_of(arguments)
     films = load_films(arguments.data)
-    unfinished = Unfinished.of(arguments.run, settings, films.digest())
     if (arguments.run / RUN_FILE).is_file() and not arguments.force:
         if arguments.resume and holds_run(arguments.run, settings, films):
-            unfinished.clear()  # a kill between the record and the clearing leaves it
             if speaks():
+                clear(arguments.run)  # a kill between the record and the clearing leaves a state
                 print(f"{arguments.run} already holds this run.")
             return
         raise TrainingError(f"{arguments.run} already holds a run: choose another --run, or replace it with --force")
-    if unfinished.path.is_file() and not (arguments.resume or arguments.force):
+    if is_unfinished(arguments.run) and not (arguments.resume or arguments.force):
         raise TrainingError(f"{arguments.run} holds an unfinished run: go on with --resume, or give it up with --force")
     record = train(
         films,
@@ -227,8 +192,8 @@ def _command(arguments: argparse.Namespace) -> None:
         settings,
         cache=arguments.cache,
         device=arguments.device,
-        resume=arguments.resume and not arguments.force,
-        save_every_s=arguments.save_every,
+        resume=arguments.resume,
+        save_every_s=SAVE_EVERY_S if arguments.save_every is None else arguments.save_every,
         tracker=arguments.log,
     )
     if not speaks():

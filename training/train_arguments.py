@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cxr.model import ARCHITECTURES
 from training.augment import Augmentation
 from training.balance import BALANCES
 from training.engine import HeadSettings
+from training.errors import TrainingError
 from training.settings import TrainSettings
 from training.tracking import TRACKERS
 from training.tune import PRECISIONS, TUNED, TuneSettings
 from training.weights import NORMALISATIONS, THREE_WAYS
 
+SAVE_EVERY_S: Final = 300.0
+
 
 def settings_of(arguments: argparse.Namespace) -> TrainSettings:
-    """The settings; ``--epochs`` and ``--learning-rate`` are those of what is trained last."""
+    """The settings; ``--epochs`` and ``--learning-rate`` are those of what is trained last.
+
+    Raises
+    ------
+    TrainingError
+        If an option is given that would not be used.
+    """
     given = {
         name: value
         for name, value in (("epochs", arguments.epochs), ("learning_rate", arguments.learning_rate))
         if value is not None
     }
     only_head = arguments.trainable == "head"
+    below = {
+        name: value
+        for name in ("batch_size", "patience", "layer_decay", "precision")
+        if (value := getattr(arguments, name)) is not None
+    }
+    if only_head and (below or arguments.save_every is not None):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in below or ["save_every"])
+        raise TrainingError(f"{options}: only with --trainable layer4 or all; the head is trained without it")
     return TrainSettings(
         weights=arguments.weights,
         arch=arguments.arch,
@@ -35,10 +52,7 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
         head=HeadSettings(**given) if only_head else HeadSettings(),
         tuning=TuneSettings(
             **({} if only_head else given),
-            layer_decay=arguments.layer_decay,
-            batch_size=arguments.batch_size,
-            patience=arguments.patience,
-            precision=arguments.precision,
+            **below,
         ),
         balance=arguments.balance,
         seed=arguments.seed,
@@ -87,41 +101,47 @@ def parser_of_train(description: str | None) -> argparse.ArgumentParser:
         help="let classes, or sources and classes, weigh the same however many films they have (default none)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; torchrun gives each process one")
     parser.add_argument("--cache", type=Path, help="folder of stored features (default: .features beside the run)")
     parser.add_argument("--or-random", action="store_true", help="without ImageNet weights go on with random ones")
-    parser.add_argument("--resume", action="store_true", help="go on with this run where an earlier try ended")
-    parser.add_argument("--force", action="store_true", help="replace the run in the folder")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on with this run where an earlier try ended")
+    earlier.add_argument("--force", action="store_true", help="replace the run in the folder, finished or not")
     parser.add_argument(
         "--log", default="none", choices=TRACKERS, help="show the epochs in TensorBoard or MLflow, if installed"
     )
     below = parser.add_argument_group("with --trainable layer4 or all")
-    below.add_argument(
-        "--batch-size", type=_at_least(1), default=tuning.batch_size, help="films in a step (default 32)"
-    )
-    below.add_argument("--patience", type=_at_least(1), default=tuning.patience, help="epochs without gain (default 5)")
+    below.add_argument("--batch-size", type=_at_least(1), help=f"films in a step (default {tuning.batch_size})")
+    below.add_argument("--patience", type=_at_least(1), help=f"epochs without gain (default {tuning.patience})")
     below.add_argument(
         "--layer-decay",
         type=float,
-        default=tuning.layer_decay,
-        help="a stage's learning rate over that of the stage above it (default 0.5)",
+        help=f"a stage's learning rate over that of the stage above it (default {tuning.layer_decay})",
     )
     below.add_argument(
         "--precision",
-        default=tuning.precision,
         choices=["auto", *PRECISIONS],
-        help="of training; auto is bfloat16 or float16 on a GPU and float32 on a CPU",
+        help="of training; auto is bfloat16 or float16 on a GPU and float32 on a CPU (default auto)",
     )
     below.add_argument(
-        "--save-every", type=float, default=300.0, metavar="SECONDS", help="between states to resume from (default 300)"
+        "--save-every",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"between two states to go on from (default {SAVE_EVERY_S:g})",
     )
     return parser
 
 
+def _seconds(text: str) -> float:
+    if not 0.0 <= float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return float(text)
+
+
 def _at_least(lowest: int) -> Any:
-    def number(text: str) -> int:
+    def whole_number(text: str) -> int:
         if int(text) < lowest:
             raise argparse.ArgumentTypeError(f"{text} is below {lowest}")
         return int(text)
 
-    return number
+    return whole_number

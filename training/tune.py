@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import ResNet
 
 from cxr.model import pool, trunk
@@ -92,12 +93,15 @@ class Tuned:
         Training films in a second of training, over all processes, since the last start.
     peak_memory_bytes
         Of the first process's GPU; None on a CPU.
+    earlier_s
+        Seconds that earlier tries took up to the state the last one went on from.
     """
 
     best_epoch: int
     history: tuple[Epoch, ...]
     images_per_s: float
     peak_memory_bytes: int | None
+    earlier_s: float = 0.0
 
 
 class TunedPart(nn.Module):
@@ -121,6 +125,12 @@ class TunedPart(nn.Module):
         with torch.autocast(pooled.device.type, enabled=False):
             logits: torch.Tensor = self.network.fc(pooled)
         return logits
+
+
+def shared(part: TunedPart, device: torch.device) -> DistributedDataParallel:
+    """The part with its gradients averaged over the processes; no buffer ever changes, so none is sent round."""
+    on_gpu = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(part, on_gpu, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def splits(

@@ -36,6 +36,7 @@ from training.tune import (
     parameter_groups,
     rate_factor,
     resolve_precision,
+    shared,
 )
 
 State = dict[str, Any]
@@ -94,8 +95,7 @@ class TuneLoop:
             parameter.requires_grad = name.split(".")[0] in tuned
         self.parameters = {name: one for name, one in network.named_parameters() if one.requires_grad}
         part = TunedPart(network, trainable == "all")
-        on_gpu = [device.index] if device.type == "cuda" else None
-        self.model: nn.Module = DistributedDataParallel(part, on_gpu) if processes.count > 1 else part
+        self.model: nn.Module = part if processes.count == 1 else shared(part, device)
         self.optimizer = torch.optim.AdamW(parameter_groups(network, trainable, settings))
         self.precision = resolve_precision(settings.precision, device)
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self.precision is torch.float16)
@@ -109,6 +109,7 @@ class TuneLoop:
         self.best_epoch, self.best = 0, self._weights()
         self._saved_at = time.monotonic()
         self._films, self._seconds = 0, 0.0
+        self._started, self._earlier_s = time.monotonic(), 0.0
 
     def run(self, state: State | None = None) -> Tuned:
         """Train from the start, or from a saved state, and leave the weights of the best epoch in the network.
@@ -118,6 +119,7 @@ class TuneLoop:
         TrainingError
             If the loss stops being a number.
         """
+        use_exact_float32()
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         if self.processes.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.processes.device)
@@ -131,7 +133,8 @@ class TuneLoop:
             self._finish_epoch(self.epoch - 1)
         self._put(self.best)
         peak = torch.cuda.max_memory_allocated(self.processes.device) if self.processes.device.type == "cuda" else None
-        return Tuned(self.best_epoch, tuple(self.history), self._films / max(self._seconds, 1e-9), peak)
+        images_per_s = self._films / max(self._seconds, 1e-9)
+        return Tuned(self.best_epoch, tuple(self.history), images_per_s, peak, self._earlier_s)
 
     def _train_epoch(self) -> None:
         batches = batches_of(len(self.train.targets), self.settings.batch_size, self.seed, self.epoch)
@@ -139,15 +142,18 @@ class TuneLoop:
         inputs = self._inputs(self.train, [rows[share] for rows in batches[self.step :]], self.epoch)
         bar = tqdm(batches, unit="step", initial=self.step, disable=not self.progress, leave=False)
         bar.set_description(f"epoch {self.epoch} of at most {self.settings.epochs}")
+        started = time.monotonic()
         with bar:
             for rows, films in zip(batches[self.step :], inputs, strict=True):
-                started = time.monotonic()
                 self._learn(films, rows, rows[share])
                 self.step += 1
-                self._films, self._seconds = self._films + len(rows), self._seconds + time.monotonic() - started
+                self._films += len(rows)
                 bar.update()
                 if time.monotonic() - self._saved_at >= self.save_every_s:
                     self._save()
+        if self.processes.device.type == "cuda":
+            torch.cuda.synchronize(self.processes.device)
+        self._seconds += time.monotonic() - started
 
     def _learn(self, films: torch.Tensor, rows: Sequence[int], mine: Sequence[int]) -> None:
         """One step on this process's films of a batch; the gradients are those of the whole batch."""
@@ -161,8 +167,7 @@ class TuneLoop:
         with torch.autocast(device.type, dtype=self.precision, enabled=self.precision is not torch.float32):
             logits = self.model(films)
         losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-        total = self.train.weights[rows].sum().to(device)
-        loss = (losses * weights).sum() * (self.processes.count / total)  # the mean over processes is taken of these
+        loss = (losses * weights).sum() * (self.processes.count / len(rows))  # of these the processes take the mean
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters.values(), MOST_GRADIENT)
@@ -175,13 +180,15 @@ class TuneLoop:
         train_loss, train_accuracy = self._measure(self.train, self.sample)
         val_loss, val_accuracy = self._measure(self.val, range(len(self.val.targets)))
         if not math.isfinite(val_loss):
-            raise TrainingError(f"the loss is {val_loss} after epoch {number}: use a lower --learning-rate")
+            raise TrainingError(
+                f"the loss is {val_loss} after epoch {number}: start again with a lower --learning-rate and --force"
+            )
         if not self.history or val_loss < min(epoch.val_loss for epoch in self.history):
             self.best_epoch, self.best = number, self._weights()
         self.history.append(Epoch(number, rate, train_loss, train_accuracy, val_loss, val_accuracy))
+        self._save()
         if self.processes.is_first:
             self.on_epoch(self.history[-1])
-        self._save()
 
     def _measure(self, split: Split, rows: Sequence[int]) -> tuple[float, float]:
         """Loss and accuracy of unaugmented films, in float32, each process scoring its share of them."""
@@ -230,6 +237,7 @@ class TuneLoop:
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
                     "history": [dataclasses.asdict(epoch) for epoch in self.history],
+                    "spent_s": self._earlier_s + time.monotonic() - self._started,
                 }
             )
 
@@ -241,3 +249,4 @@ class TuneLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = [Epoch(**values) for values in state["history"]]
+        self._earlier_s = state["spent_s"]

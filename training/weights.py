@@ -9,6 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 from torch import nn
 from torchvision.models import get_model_weights
@@ -16,7 +17,7 @@ from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
 from cxr.errors import ModelError
-from cxr.model import StateDict, build, read_state_dict
+from cxr.model import StateDict, build, read_state_dict, use_exact_float32
 from cxr.preprocess import to_tensor
 from cxr.spec import CLASSES, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from training.data import Record
@@ -31,6 +32,7 @@ THREE_WAYS: Final = (
     "WEIGHTS=imagenet on a machine that reaches download.pytorch.org, WEIGHTS=FILE.pth (or .safetensors) with a state "
     "dict copied here, or WEIGHTS=random"
 )
+_BATCHNORM_FILMS: Final = 128  # enough for statistics of one number a channel
 _DOWNLOAD_TIMEOUT_S: Final = 60.0  # without bytes; urllib's own default waits for ever
 
 
@@ -40,6 +42,31 @@ class StartingPoint:
 
     network: ResNet
     pretrained: str
+
+
+def ready_to_train(
+    weights: str,
+    arch: str,
+    seed: int,
+    records: Sequence[Record],
+    preprocessing: Preprocessing,
+    device: torch.device,
+    *,
+    progress: bool = True,
+) -> StartingPoint:
+    """The starting point; random weights get the BatchNorm statistics of some of the training films.
+
+    Raises
+    ------
+    TrainingError
+        As `starting_point`, or if a film cannot be decoded.
+    """
+    start = starting_point(weights, arch, seed)
+    if start.pretrained == "random":
+        chosen = np.random.default_rng(seed).permutation(len(records))[:_BATCHNORM_FILMS]
+        some = [records[i] for i in chosen]
+        reestimate_batchnorm(start.network, some, preprocessing, device, progress=progress)
+    return start
 
 
 def starting_point(weights: str, arch: str, seed: int) -> StartingPoint:
@@ -121,6 +148,7 @@ def reestimate_batchnorm(
     out. The statistics become the plain average over the batches; no weight is changed, and the network is left in
     evaluation mode.
     """
+    use_exact_float32()
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -137,13 +137,38 @@ def test_what_the_left_out_epochs_could_move_bounds_what_they_do_move(data: Path
     head = [tensor.clone() for tensor in recipe.network.fc.parameters()]
     features = torch.nn.Sequential(*list(recipe.network.children())[:-1], torch.nn.Flatten())
     with torch.no_grad():
-        seen = features(torch.stack([recipe.plain(picture(record)) for record in test]))
+        seen = features(torch.stack([recipe.plain(picture(record)) for record in test]))  # held still
     for epoch in range(9, 30):
         recipe.set_rate(rate_of(epoch))
         recipe.learn(train)
     weight, bias = recipe.network.fc.parameters()
     moved = seen @ (weight - head[0]).T + (bias - head[1])
     assert float((moved[:, 1] - moved[:, 0]).abs().max().detach()) <= bound
+
+
+def test_no_step_of_adam_is_longer_than_the_bound() -> None:
+    """Against the gradients that make its steps longest: growing by beta2 / beta1 in each step."""
+    weight = torch.zeros(1, requires_grad=True, dtype=torch.float64)
+    optimizer = torch.optim.Adam([weight], lr=1.0)
+    longest = 0.0
+    for step in range(4000):
+        before = float(weight.detach())
+        weight.grad = torch.tensor([(0.999 / 0.9) ** step if step < 3000 else 0.0], dtype=torch.float64)
+        optimizer.step()
+        longest = max(longest, abs(float(weight.detach()) - before))
+    assert 7.0 < longest <= 7.3
+
+
+def test_a_source_of_normal_films_alone_is_shown_by_its_specificity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_manifest(tmp_path / "data", 4)
+    text = (folder / "manifest.csv").read_text(encoding="utf-8")
+    rows = [line.replace("two", "healthy") if "NORMAL" in line else line.replace("two", "one") for line in text.split()]
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    base = ["train", "--data", str(folder), "--weights", "random", "--arch", "resnet10", "--size", "64"]
+    assert main([*base, "--device", "cpu", "--rounds", "1", "--epochs", "1"]) == 0
+    assert "source=healthy (specificity)" in capsys.readouterr().out
 
 
 def test_at_most_so_many_films_of_each_source_and_label_are_taken(data: Path) -> None:

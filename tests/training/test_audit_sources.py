@@ -13,8 +13,8 @@ from training import audit_sources
 from training.audit_measure import ABOVE, UNCLEAR
 from training.audit_sources import Seen, leave_one_out, source_alone, source_from_features
 from training.data import Record
+from training.depths import Features
 from training.engine import HeadSettings, TrainedHead, train_head
-from training.features import Features
 from training.intervals import Bootstrap
 
 BOOTSTRAP = Bootstrap(300, 2)

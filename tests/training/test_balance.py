@@ -11,6 +11,7 @@ import torch
 from training.balance import film_weights
 from training.data import Record
 from training.engine import HeadSettings, Weighting, train_head, weighted_loss
+from training.errors import TrainingError
 
 
 def film(label: str, source: str) -> Record:
@@ -32,6 +33,11 @@ def test_classes_weigh_the_same_together() -> None:
 def test_sources_weigh_the_same_within_a_class() -> None:
     # a half for NORMAL on 2 films; a quarter for each source's PNEUMONIA, on 4 and on 2; times 8 films
     assert film_weights(FILMS, "source").tolist() == pytest.approx([2.0] * 2 + [0.5] * 4 + [1.0] * 2)
+
+
+def test_sources_cannot_be_balanced_where_no_film_has_one() -> None:
+    with pytest.raises(TrainingError, match="give the manifest that column"):
+        film_weights([film("NORMAL", ""), film("PNEUMONIA", "")], "source")
 
 
 def test_a_film_of_weight_two_counts_as_two_films() -> None:

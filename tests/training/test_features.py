@@ -12,11 +12,13 @@ import torch
 from cxr.model import features, pool, trunk
 from cxr.spec import Preprocessing
 from tests.cxr.networks import SMALL, small_network
+from tests.test_architecture import ROOT, imports
 from tests.training.folders import write_manifest
 from training.augment import Augmentation
 from training.data import Record, load_films
+from training.depths import LAYER3
 from training.errors import TrainingError
-from training.features import LAYER3, FeatureCache, View
+from training.features import CODE, FeatureCache, View
 
 CPU = torch.device("cpu")
 
@@ -125,6 +127,45 @@ def test_another_decoder_never_meets_old_features(
     sizes = count_films(cache, monkeypatch)
     cache.get(records, View(), progress=False)
     assert sum(sizes) == len(records)
+
+
+def test_everything_that_makes_features_is_in_their_key() -> None:
+    """Follows the imports from where files are read, looked at and put through the network."""
+    reached: set[str] = set()
+    todo = {"cxr.images", "cxr.preprocess", "cxr.model"}
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        path = ROOT / "handler" / Path(*name.split(".")).with_suffix(".py")
+        todo |= {other for other in imports(path) if other.startswith("cxr.")} - reached
+    assert reached <= set(CODE)
+    assert {"training.augment", "training.data", "training.depths", "training.features"} <= set(CODE)
+
+
+def test_two_trainings_that_begin_together_fill_one_file(
+    tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second makes its file while the first is at work: the first one's stays."""
+    first, second = (FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU) for _ in range(2))
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: False if path.suffix == ".npy" else exists(path))
+    got = first.get(records, View(), progress=False)
+    again = second.get(records, View(), progress=False)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert not np.isnan(got).any()
+    np.testing.assert_array_equal(again, got)
+
+
+def test_room_is_made_for_all_views_before_the_first_film_is_read(
+    tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([10**12, 1000])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
+    sizes = count_films(cache, monkeypatch)
+    with pytest.raises(TrainingError, match="fewer --views"):
+        cache.get_all([(records, View()), (records, View(1))], progress=False)
+    assert sizes == []
 
 
 def test_a_batch_with_a_torn_row_is_worked_out_again_to_the_same_bytes(

@@ -69,7 +69,7 @@ def test_two_processes_train_what_one_does(trainable: str, more: list[str], tmp_
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_once_and_ends_all_processes(tmp_path: Path) -> None:
+def test_a_mistake_is_told_and_ends_all_processes(tmp_path: Path) -> None:
     done = train(2, write_manifest(tmp_path / "data", 4), tmp_path / "run", "--learning-rate", "-1")
     assert done.returncode != 0
     assert "learning rate is -1.0" in done.stderr

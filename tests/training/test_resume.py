@@ -32,7 +32,7 @@ def start(data: Path, run: Path, *more: str) -> subprocess.Popen[bytes]:
     ("trainable", "more"),
     [
         ("head", ["--epochs", "300"]),
-        ("layer4", ["--epochs", "8", "--patience", "8", "--batch-size", "4", "--save-every", "0"]),
+        ("layer4", ["--epochs", "4", "--patience", "4", "--batch-size", "4", "--save-every", "0"]),
         ("all", ["--epochs", "4", "--patience", "4", "--batch-size", "8", "--save-every", "0.3"]),
     ],
 )

@@ -23,6 +23,7 @@ from training.errors import TrainingError
 from training.features import View
 from training.fit import targets_of
 from training.processes import Processes
+from training.resume import Unfinished
 from training.settings import TrainSettings
 from training.tune import Split, TunedPart, TuneSettings, batches_of, parameter_groups, rate_factor, splits
 from training.tune_loop import State, TuneLoop
@@ -147,6 +148,28 @@ def test_the_steps_are_those_of_a_plain_loop(halves: tuple[Split, Split]) -> Non
         torch.testing.assert_close(network.state_dict()[name], tensor, atol=2e-5, rtol=1e-3)
 
 
+def test_a_rare_group_gets_the_share_of_the_gradient_it_was_given() -> None:
+    """The mean of the steps' gradients over an epoch is that of all films at once, however the groups fall."""
+    network, films = small_network(), 24
+    inputs = torch.rand(films, 3, 64, 64)
+    targets = torch.tensor([0] * 12 + [1] * 12)
+    weights = torch.tensor([0.5] * 22 + [6.5] * 2)  # two films of a rare group, with a mean of 1
+    half = Split(lambda row, _: inputs[row], targets, weights)
+    settings = TuneSettings(epochs=1, batch_size=4, weight_decay=0.0)
+    loop = TuneLoop(network, "all", half, half, settings, seed=0, processes=CPU, progress=False)
+    gradients: list[torch.Tensor] = []
+    loop.optimizer.step = lambda *_: gradients.append(network.fc.weight.grad.clone())  # type: ignore[assignment]
+    nn_clip, nn.utils.clip_grad_norm_ = nn.utils.clip_grad_norm_, lambda *_: torch.zeros(())  # type: ignore[assignment]
+    try:
+        loop.run()
+    finally:
+        nn.utils.clip_grad_norm_ = nn_clip
+    network.zero_grad()
+    losses = nn.functional.cross_entropy(network(inputs), targets, reduction="none")
+    ((losses * weights).sum() / weights.sum()).backward()
+    torch.testing.assert_close(torch.stack(gradients).mean(dim=0), network.fc.weight.grad, atol=1e-6, rtol=1e-3)
+
+
 def test_the_head_alone_is_kept_where_nothing_gets_better(halves: tuple[Split, Split]) -> None:
     network, loop = tuned(halves, learning_rate=5.0, patience=2, epochs=9)
     assert loop.best_epoch == 0
@@ -172,7 +195,7 @@ def test_training_in_bfloat16_is_measured_in_float32(halves: tuple[Split, Split]
 
 
 def test_a_loss_that_is_no_number_ends_the_training(halves: tuple[Split, Split]) -> None:
-    with pytest.raises(TrainingError, match=r"after epoch \d: use a lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"after epoch \d: start again with a lower --learning-rate and --force"):
         tuned(halves, learning_rate=1e30, layer_decay=1.0)
 
 
@@ -235,7 +258,7 @@ def test_an_unfinished_run_is_not_thrown_away_unasked(
     assert train.main(base) == 2
     assert "go on with --resume, or give it up with --force" in capsys.readouterr().err
     assert train.main([*base, "--resume", "--seed", "8"]) == 2
-    assert "unfinished training of other settings" in capsys.readouterr().err
+    assert "began with another backbone, set of settings:" in capsys.readouterr().err
     assert state.read_bytes() == before
     state.write_bytes(before[:1000])
     assert train.main([*base, "--resume"]) == 2
@@ -243,6 +266,59 @@ def test_an_unfinished_run_is_not_thrown_away_unasked(
     state.write_bytes(before)
     assert train.main([*base, "--resume"]) == 0
     assert not state.exists()
+
+
+@pytest.mark.parametrize(
+    ("basis", "named"),
+    [
+        ({"backbone": "b"}, "another backbone:"),
+        ({"precision": "float16"}, "another precision:"),
+        ({"version of torch": "1.0"}, "another version of torch:"),
+        ({"precision": "float16", "list of films": "x"}, "another list of films, precision:"),
+    ],
+)
+def test_a_state_of_another_basis_is_refused_by_name(tmp_path: Path, basis: dict[str, str], named: str) -> None:
+    whole = {"backbone": "a", "precision": "float32", "version of torch": "2.0", "list of films": "f"}
+    Unfinished(tmp_path, whole).save({"epoch": 1})
+    assert Unfinished(tmp_path, whole).load() == {"epoch": 1}
+    with pytest.raises(TrainingError, match=named):
+        Unfinished(tmp_path, whole | basis).load()
+
+
+def test_random_weights_are_not_gone_on_with_as_imagenets(
+    films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun where the download failed, resumed where it would not."""
+    settings = dataclasses.replace(SETTINGS, weights="imagenet", arch="resnet18", trainable="all", or_random=True)
+    run = tmp_path / "run"
+
+    def offline(arch: str) -> Any:
+        raise TrainingError(f"no way to the weights of {arch}")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.weights._imagenet_state", offline)
+        patch.setattr("training.train._write", die)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(films, run, settings, device="cpu", progress=False)
+    torch.manual_seed(1)
+    downloaded = build("resnet18", 1000).state_dict()
+    monkeypatch.setattr("training.weights._imagenet_state", lambda _: downloaded)
+    with pytest.raises(TrainingError, match="began with another backbone"):
+        train.train(films, run, settings, device="cpu", resume=True, progress=False)
+
+
+def test_options_that_would_not_be_used_are_refused(
+    films: Films, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--data", str(films.folder), "--run", str(tmp_path / "run")]
+    assert train.main([*base, "--batch-size", "4", "--patience", "2"]) == 2
+    assert "--batch-size, --patience: only with --trainable layer4 or all" in capsys.readouterr().err
+    assert train.main([*base, "--save-every", "4"]) == 2
+    with pytest.raises(SystemExit):
+        train.main([*base, "--resume", "--force"])
 
 
 def test_more_processes_than_films_in_a_step_are_refused(halves: tuple[Split, Split]) -> None:
