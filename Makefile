@@ -47,7 +47,7 @@ data/toy/manifest.csv: | $(VENV)/.ready
 $(RUN)/run.json: $(FILMS) FORCE | $(VENV)/.ready
 	$(PY) -m training.train --data $(DATA) --run $(RUN) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) $(OR_RANDOM) --resume
 
-$(ARCHIVE): $(RUN)/metrics.json FORCE
+$(ARCHIVE): $(RUN)/model-card.md FORCE
 	$(PY) -m scripts.package_mar --run $(RUN) --version $(VERSION) --store $(STORE)
 
 FORCE:
@@ -61,7 +61,13 @@ $(RUN)/model.json: $(RUN)/calibration.json
 $(RUN)/metrics.json: $(RUN)/model.json
 	$(PY) -m training.evaluate --run $(RUN) --data $(DATA) --device $(DEVICE)
 
-model: $(ARCHIVE)  ## films in DATA -> trained, calibrated, measured RUN -> archive VERSION
+$(RUN)/audit.json: $(RUN)/model.json
+	$(PY) -m training.audit --run $(RUN) --data $(DATA) --device $(DEVICE)
+
+$(RUN)/model-card.md: $(RUN)/metrics.json $(RUN)/audit.json
+	$(PY) -m training.model_card --run $(RUN)
+
+model: $(ARCHIVE)  ## films in DATA -> trained, calibrated, measured RUN with its card -> archive VERSION
 
 # Only here does a failed download of the ImageNet weights end in random ones, and it is said so.
 demo serve: OR_RANDOM := --or-random

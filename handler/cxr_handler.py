@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr import digests, golden
-from cxr.card import read_metrics
+from cxr.card import read_audit, read_metrics
 from cxr.errors import ModelError
 from cxr.predict import Predictor
 from cxr.replies import ModelIdentity
@@ -41,7 +41,8 @@ class CxrHandler:
         golden.check(predictor, folder)
         manifest = context.manifest["model"]
         identity = ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
-        self.service = BatchService(predictor, identity, read_metrics(folder, predictor.spec))
+        measured = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
+        self.service = BatchService(predictor, identity, *measured)
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One reply for each request of a batch, each with its own status and content type."""

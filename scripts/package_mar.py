@@ -23,7 +23,7 @@ from typing import IO, Final
 import numpy as np
 
 from cxr import golden
-from cxr.card import METRICS_FILE, read_metrics
+from cxr.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
 from cxr.digests import SUMS_FILE, sums_text
 from cxr.errors import CxrError, ModelError
 from cxr.predict import Predictor
@@ -125,10 +125,7 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
     extras, out, temp = folder / "extras", folder / "out", folder / "tmp"
     shutil.copytree(HANDLER_FOLDER, extras, ignore=shutil.ignore_patterns("__pycache__", _ENTRY, _CONFIG))
     shutil.copyfile(run / SPEC_FILE, extras / SPEC_FILE)
-    if read_metrics(run, spec) is not None:
-        shutil.copyfile(run / METRICS_FILE, extras / METRICS_FILE)
-    elif (run / METRICS_FILE).is_file():
-        print(f"{run / METRICS_FILE} is of another model and left out: run training.evaluate again", file=sys.stderr)
+    _copy_measured(run, spec, extras)
     _write_golden(extras / golden.FOLDER, run)
     out.mkdir()
     temp.mkdir()
@@ -142,6 +139,18 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
     if done.returncode:
         raise ModelError(f"torch-model-archiver failed: {done.stderr.strip().splitlines()[-1:]}")
     return out / f"{MODEL_NAME}.mar"
+
+
+def _copy_measured(run: Path, spec: ModelSpec, extras: Path) -> None:
+    """What was measured of these weights; of others nothing, and that is said."""
+    for name, read, command in (
+        (METRICS_FILE, read_metrics, "training.evaluate"),
+        (AUDIT_FILE, read_audit, "training.audit"),
+    ):
+        if read(run, spec) is not None:
+            shutil.copyfile(run / name, extras / name)
+        elif (run / name).is_file():
+            print(f"{run / name} is of another model and left out: run {command} again", file=sys.stderr)
 
 
 def _rewrite(source: Path, target: Path) -> None:

@@ -240,7 +240,9 @@ def test_a_byte_flipped_in_the_archive_itself_is_told_before_a_server_starts(arc
     assert seen >= 40
 
 
-def test_the_archive_carries_what_was_measured_of_these_weights_and_tells_it(tmp_path: Path) -> None:
+def test_the_archive_carries_what_was_measured_of_these_weights_and_tells_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     measured = tmp_path / "run"
     spec = save_model(measured)
     decision = {"operating_point": spec.operating_point, "threshold": spec.threshold}
@@ -248,11 +250,18 @@ def test_the_archive_carries_what_was_measured_of_these_weights_and_tells_it(tmp
         (measured / "metrics.json").write_text(
             json.dumps({**decision, "weights_sha256": weights, "overall": {"auroc": 0.75}})
         )
-        folder = unpacked(package(measured, "1.2.3", tmp_path / str(known)), tmp_path / f"unpacked-{known}")
+        (measured / "audit.json").write_text(json.dumps({"weights_sha256": weights, "plain_words": ["By the border."]}))
+        packed = package(measured, "1.2.3", tmp_path / str(known))
+        said = capsys.readouterr().err
+        folder = unpacked(packed, tmp_path / f"unpacked-{known}")
+        for name, command in (("metrics.json", "training.evaluate"), ("audit.json", "training.audit")):
+            assert (folder / name).is_file() is known
+            assert (f"{name} is of another model and left out: run {command} again" in said) is not known
         card = json.loads(base64.b64decode(answers(as_worker(folder, [None], describe="True"))["replies"][0]["body"]))
         assert card["model"]["version"] == "1.2.3"
         assert card["notice"] == "Research use only. Not a diagnosis."
         assert bool(card["evaluation"]) is known
+        assert card["shortcuts"] == (["By the border."] if known else [])
         if known:
             assert card["evaluation"]["overall"]["auroc"] == 0.75
 

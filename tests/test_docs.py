@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cxr import __version__
+from cxr.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
 from cxr.errors import CODES
+from training.model_card import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,7 +54,9 @@ def test_the_readme_shows_the_two_commands_and_every_command_line() -> None:
                 assert f"{folder}.{path.stem}" in documents, path
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/operations.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/operations.md", "docs/model-card.md"]
+)
 def test_links_and_pictures_lead_somewhere(name: str) -> None:
     path = ROOT / name
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
@@ -64,3 +69,15 @@ def test_every_error_code_is_in_the_api_description_with_its_status() -> None:
     for name, code in CODES.items():
         row = next(line for line in api.splitlines() if line.startswith(f"| `{name}` |"))
         assert str(code.status) in row, name
+
+
+def test_the_demo_models_card_is_one_that_this_code_writes() -> None:
+    """Made by `training.model_card`; after a change there, make it anew."""
+    card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", card, re.MULTILINE) == list(SECTIONS)
+    assert f"PneumoScan `{__version__}`" in card
+    for sentence in (NOTICE, INTENDED_USE, *OUT_OF_SCOPE, *LIMITS):
+        assert sentence in card
+    assert "Every film is synthetic" in card
+    assert "Not measured" not in card
+    assert "/tmp" not in card

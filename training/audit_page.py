@@ -24,6 +24,12 @@ _REFERENCES: Final = (
 )
 
 
+OTHER_DATA: Final[tuple[Words, ...]] = (
+    Strong("The model was trained on other data than these."),
+    " Films measured here may have been among its training films.",
+)
+
+
 def audit_page(found: Mapping[str, Any]) -> list[Block]:
     """The page of an audit, as `training.audit.audit` makes it."""
     return [
@@ -55,12 +61,7 @@ def _about(found: Mapping[str, Any]) -> Bullets:
         ("Weights sha256 ", Code(found["weights_sha256"]), ", data sha256 ", Code(found["data_sha256"]), "."),
     ]
     if found["trained_on_sha256"] != found["data_sha256"]:
-        items.append(
-            (
-                Strong("The model was trained on other data than these."),
-                " Films measured here may have been among its training films.",
-            )
-        )
+        items.append(OTHER_DATA)
     return Bullets(tuple(items))
 
 
@@ -73,9 +74,9 @@ def _caption(found: Mapping[str, Any]) -> tuple[Words, ...]:
     return (f"Over all films, and within each source that has films of both classes.{more}",)
 
 
-def _readings(found: Mapping[str, Any]) -> list[Block]:
+def readings_table(found: Mapping[str, Any]) -> Table:
+    """What each reading comes to over all films."""
     readings = found["readings"]
-    names = [name for name in READINGS if name in readings]
     rows = [
         (
             READINGS[name],
@@ -83,15 +84,17 @@ def _readings(found: Mapping[str, Any]) -> list[Block]:
             readings[name]["overall"]["verdict"],
             _signed(readings[name]["overall"], "difference"),
         )
-        for name in names
+        for name in READINGS
+        if name in readings
     ]
-    page: list[Block] = [
-        Heading("AUROC over all films", 3),
-        Table(
-            ("reading", f"AUROC ({100 * LEVEL:g} % interval)", "verdict", "against the model on whole films"),
-            tuple(rows),
-        ),
-    ]
+    header = ("reading", f"AUROC ({100 * LEVEL:g} % interval)", "verdict", "against the model on whole films")
+    return Table(header, tuple(rows))
+
+
+def _readings(found: Mapping[str, Any]) -> list[Block]:
+    readings = found["readings"]
+    names = [name for name in READINGS if name in readings]
+    page: list[Block] = [Heading("AUROC over all films", 3), readings_table(found)]
     groups = readings["model"]["groups"]
     if groups:
         header = ("films", "n", "patients", "positive", *(READINGS[name] for name in names))

@@ -27,6 +27,11 @@ from training.score import score
 from training.screen import FEWEST, screen_of
 
 _LEVEL: Final = 0.95  # of the sensitivity and specificity thresholds
+POINTS: Final = {  # what `fit_operating_points` fits, in words
+    "youden": "highest sensitivity + specificity",
+    "sensitivity_95": f"highest threshold that still finds {100 * _LEVEL:g} % of the PNEUMONIA films",
+    "specificity_95": f"lowest threshold that still clears {100 * _LEVEL:g} % of the NORMAL films",
+}
 _CAM_PERCENTILE: Final = 99.0
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from training.data import Record
 
 COLUMNS: Final = ("source", "label_source", "view", "age", "sex")  # what a page says of a single film
-_GROUPS: Final = (("source",), ("label_source",), ("source", "label_source"), ("view",), ("age",))
+_GROUPS: Final = (("source",), ("label_source",), ("source", "label_source"), ("view",), ("age",), ("sex",))
 _BANDS: Final = ((0, 5), (6, 17), (18, 39), (40, 64), (65, 120))
 _OLDEST: Final = 120  # public data sets hold ages such as 412
 _YEARS: Final = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}

@@ -21,6 +21,10 @@ from training.report import Part, cell
 FOLDER: Final = "localisation"
 PAGE: Final = "localisation.md"
 MOST: Final = 6  # pictures of each kind
+NO_PROOF: Final = (
+    "A map in the box is no proof that the opacity made the call, and a map beside it can follow another sign of the "
+    "same illness. The map is coarse: its cells are far larger than the edge of a box."
+)
 _ROWS: Final = (
     ("pointing: maximum of the map in a box", "pointing"),
     ("pointing, maps of other patients", "pointing_swapped"),
@@ -50,7 +54,8 @@ def localisation_part(
     return [Part("Does it look at the right place?", PAGE, _section(figures), _examples(out, looks, cam_scale))]
 
 
-def _section(figures: Mapping[str, Any]) -> tuple[Block, ...]:
+def localisation_table(figures: Mapping[str, Any]) -> Table:
+    """The figures over all films with boxes, and over those called PNEUMONIA where there are any."""
     everything, called = figures["all"], figures["called"]
     header = ["figure", f"with boxes, n = {everything['films']}"]
     header += [f"of these called PNEUMONIA, n = {called['films']}"] if called else []
@@ -64,6 +69,11 @@ def _section(figures: Mapping[str, Any]) -> tuple[Block, ...]:
         )
     ]
     rows = [(title, *(cell(group, name) for group in groups)) for title, name in _ROWS]
+    return Table(tuple(header), (*rows, *counts))
+
+
+def _section(figures: Mapping[str, Any]) -> tuple[Block, ...]:
+    everything = figures["all"]
     blocks: list[Block] = [
         text(
             f"{everything['films']} of the {figures['positive']} films of PNEUMONIA have boxes around opacities (",
@@ -73,7 +83,7 @@ def _section(figures: Mapping[str, Any]) -> tuple[Block, ...]:
             "that lies in boxes, averaged over films; evidence is what a cell of the map says by itself, where that is "
             "for PNEUMONIA. A film without any counts as 0.",
         ),
-        Table(tuple(header), (*rows, *counts)),
+        localisation_table(figures),
         text(
             "Three things that need no look at the film show what this is worth. Maps of other patients in the place "
             "of the film's own: the difference is what the model saw on the film itself, and only an interval above 0 "
@@ -82,12 +92,9 @@ def _section(figures: Mapping[str, Any]) -> tuple[Block, ...]:
             "pointing at random would hit as often. Brackets and † are explained under 'What the intervals are'; the "
             "mean map is held fixed."
         ),
-        text(
-            "A map in the box is no proof that the opacity made the call, and a map beside it can follow another sign "
-            "of the same illness. The map is coarse: its cells are far larger than the edge of a box."
-        ),
+        text(NO_PROOF),
     ]
-    if called is None:
+    if figures["called"] is None:
         blocks.append(text("None of these films was called PNEUMONIA."))
     if count := figures["normal_with_boxes"]:
         blocks.append(text(f"{count} films labelled NORMAL have boxes and are left out: label or boxes are wrong."))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.spec import ModelSpec
-from training.intervals import FEWEST_PATIENTS, LEVEL, MOST_UNDEFINED, Interval
+from training.intervals import LEVEL, Interval
 from training.page import (
     Block,
     Bullets,
@@ -24,6 +24,7 @@ from training.page import (
     to_html,
     to_markdown,
 )
+from training.report_words import intervals_explained, origin_of
 from training.runs import write_text
 
 NOTICE: Final = "Research use only. Not a diagnosis."
@@ -50,13 +51,6 @@ _PICTURES: Final = (
     Picture("reliability.png", "Reliability and histogram of probabilities"),
     Picture("confusion.png", "Confusion matrix"),
 )
-_ORIGINS: Final[dict[str, tuple[Words, ...]]] = {
-    "imagenet": ("ImageNet (torchvision's default weights)",),
-    "random": (
-        Strong("random numbers"),
-        ": no pretrained weights could be had. The figures show that everything works, not how well a model can do",
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +100,8 @@ def _synthetic(metrics: Mapping[str, Any]) -> list[Block]:
 def _page(spec: ModelSpec, metrics: Mapping[str, Any]) -> list[Block]:
     overall = metrics["overall"]
     groups = {"all": overall, **metrics["groups"]}
-    origin = _ORIGINS.get(spec.pretrained, (f"the file {spec.pretrained.removeprefix('file:')}",))
     about: tuple[tuple[Words, ...], ...] = (
-        ("Backbone, frozen, from ", *origin, "."),
+        origin_of(spec),
         (f"{overall['films']} films of {overall['patients']} patients; {overall['positive']} films show PNEUMONIA.",),
         (
             f"Called PNEUMONIA at a probability of {spec.threshold:.3f} and above ({spec.operating_point}, fitted on "
@@ -122,12 +115,11 @@ def _page(spec: ModelSpec, metrics: Mapping[str, Any]) -> list[Block]:
         Bullets(about),
         *_synthetic(metrics),
         Heading("All films"),
-        Table(("figure", "value", f"{100 * LEVEL:g} % interval"), _all_films(overall)),
+        figures_table(overall),
         Pictures(_PICTURES),
     ]
     for title, names in _TABLES.items():
-        rows = [(*_who(name, group), *(cell(group, figure) for figure in names)) for name, group in groups.items()]
-        page += [Heading(title), Table((*_WHO, *(TITLES[figure] for figure in names)), tuple(rows))]
+        page += [Heading(title), groups_table(groups, names)]
     page += _predictive(groups)
     if screen := metrics["screen"]:
         page.append(
@@ -146,7 +138,14 @@ def _who(name: str, group: Mapping[str, Any]) -> tuple[str, ...]:
     return (name, str(group["films"]), str(group["patients"]), str(group["positive"]))
 
 
-def _all_films(overall: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+def groups_table(groups: Mapping[str, Any], names: Sequence[str]) -> Table:
+    """A row for each group of films, with some of its figures."""
+    rows = [(*_who(name, group), *(cell(group, figure) for figure in names)) for name, group in groups.items()]
+    return Table((*_WHO, *(TITLES[figure] for figure in names)), tuple(rows))
+
+
+def figures_table(overall: Mapping[str, Any]) -> Table:
+    """Every figure over all films."""
     rows = [
         (TITLES[name], number(overall[name]), between(overall[f"{name}_ci"]) + _mark(overall, name))
         for names in _TABLES.values()
@@ -157,7 +156,7 @@ def _all_films(overall: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
         rows += [
             (f"{TITLES[name]} {where}", number(values[name]), between(values[f"{name}_ci"])) for name in ("ppv", "npv")
         ]
-    return tuple(rows)
+    return Table(("figure", "value", f"{100 * LEVEL:g} % interval"), tuple(rows))
 
 
 def _predictive(groups: Mapping[str, Any]) -> list[Block]:
@@ -176,28 +175,7 @@ def _predictive(groups: Mapping[str, Any]) -> list[Block]:
 
 def _method(metrics: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Block]:
     bootstrap = metrics["bootstrap"]
-    page: list[Block] = [
-        Heading("What the intervals are"),
-        text(
-            f"Brackets hold {100 * LEVEL:g} % intervals by a bootstrap over patients: patients were drawn with "
-            f"replacement {bootstrap['resamples']} times (seed {bootstrap['seed']}), each with all films, and the "
-            "interval is the middle of what the figure came to. A group is resampled within itself. The threshold is "
-            "held fixed, and so is the model: how another training would differ is not in the intervals. They hold for "
-            "one figure at a time; among many groups some will stand out by chance."
-        ),
-        text(
-            f"† marks shares that are exactly 0 or 1, or of fewer than {FEWEST_PATIENTS} patients. Resamples say too "
-            "little of those; theirs is the exact binomial interval (Clopper and Pearson), each patient counting as "
-            "one observation (Korn and Graubard). A dash stands where a group lacks a class the figure needs, and in "
-            f"the place of an interval where there are fewer than {FEWEST_PATIENTS} patients, where the figure is "
-            f"undefined in more than {100 * MOST_UNDEFINED:g} % of the resamples, or where all resamples agree."
-        ),
-        text(
-            "PPV and NPV follow from sensitivity and specificity by Bayes' theorem, at prevalences held fixed except "
-            "for the films' own. ECE: 15 bins of equal width; it is never below 0, so chance alone makes it larger the "
-            "fewer the films, in resamples more than in the films themselves, and its interval lies high."
-        ),
-    ]
+    page: list[Block] = [Heading("What the intervals are"), *intervals_explained(bootstrap)]
     left_out = [
         (name, TITLES[figure], str(count))
         for name, group in groups.items()

@@ -78,6 +78,7 @@ def train(
     """
     started = time.monotonic()
     train_films, val_films = films.of("train"), films.of("val")
+    _check_place(run)
     preprocessing = dataclasses.replace(NORMALISATIONS[settings.normalisation], size=settings.size)
     with joined(device) as processes:
         progress = progress and processes.is_first
@@ -130,6 +131,13 @@ def train(
             clear(run)
         processes.wait()
     return record
+
+
+def _check_place(run: Path) -> None:
+    """Tell before any work where no folder can be made."""
+    nearest = next(path for path in (run, *run.parents) if path.exists())
+    if not nearest.is_dir():
+        raise TrainingError(f"{run} cannot be a run folder: {nearest} is not a directory. Choose another --run")
 
 
 def _make_room(run: Path, *, anew: bool) -> None:

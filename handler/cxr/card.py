@@ -13,9 +13,15 @@ from cxr.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
 from cxr.spec import ModelSpec, refuse_constant
 
 METRICS_FILE: Final = "metrics.json"
+AUDIT_FILE: Final = "audit.json"
 NOTICE: Final = "Research use only. Not a diagnosis."
-_USE: Final = "Ranking frontal chest films by how much they look like pneumonia, for research and teaching."
-_LIMITS: Final = (
+INTENDED_USE: Final = "Ranking frontal chest films by how much they look like pneumonia, for research and teaching."
+OUT_OF_SCOPE: Final = (
+    "Diagnosis, triage, or any other decision about a patient, alone or as a second reader.",
+    "Telling what caused a pneumonia, how severe it is or how it changes, or that a chest is healthy.",
+    "Lateral films, CT, pictures of other parts of the body, photographs of films or screens.",
+)
+LIMITS: Final = (
     "Not tested as a medical device. Pneumonia of any cause is one class; a film without it can show other disease.",
     "Figures hold for films like those they were measured on: other hospitals, machines and ages can differ widely.",
     "The map shows which cells the probability comes from. It is no outline of disease.",
@@ -45,7 +51,37 @@ def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
         raise ModelError(f"{path} is damaged ({error}): run training.evaluate again") from error
 
 
-def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+def read_audit(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
+    """What `training.audit` found for this model, from a folder's `audit.json`.
+
+    Returns
+    -------
+    None where there is no such file, or it is of other weights. The threshold plays no part in an audit.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged.
+    """
+    path = folder / AUDIT_FILE
+    if not path.is_file():
+        return None
+    try:
+        audit = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        words = audit["plain_words"]
+        if not (isinstance(words, list) and all(isinstance(sentence, str) for sentence in words)):
+            raise TypeError("plain_words is not a list of sentences")
+        return dict(audit) if audit["weights_sha256"] == spec.weights_sha256 else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is damaged ({error}): run training.audit again") from error
+
+
+def model_card(
+    spec: ModelSpec,
+    identity: Mapping[str, str],
+    metrics: Mapping[str, Any] | None,
+    audit: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The card as JSON values.
 
     Parameters
@@ -54,12 +90,15 @@ def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[st
         Name, version, architecture and weights, as every reply gives them.
     metrics
         Of `read_metrics`; the evaluation is empty where nothing was measured.
+    audit
+        Of `read_audit`; of it the card tells the plain words, and none where there was no audit.
     """
     return {
         "model": dict(identity),
         "notice": NOTICE,
-        "intended_use": _USE,
-        "limits": list(_LIMITS),
+        "intended_use": INTENDED_USE,
+        "out_of_scope": list(OUT_OF_SCOPE),
+        "limits": list(LIMITS),
         "classes": list(spec.classes),
         "input": {"max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "min_side": MIN_SIDE},
         "preprocessing": asdict(spec.preprocessing),
@@ -70,16 +109,18 @@ def model_card(spec: ModelSpec, identity: Mapping[str, str], metrics: Mapping[st
             "indeterminate": spec.indeterminate and list(spec.indeterminate),
             "cam_scale": spec.cam_scale,
         },
-        "views": _views(spec),
+        "views": views(spec),
         "flags": dict(FLAGS),
         "training": dict(spec.training),
         "data_sha256": spec.data_sha256,
         "code_version": spec.code_version,
         "evaluation": dict(metrics or {}),
+        "shortcuts": list(audit["plain_words"]) if audit else [],
     }
 
 
-def _views(spec: ModelSpec) -> str:
+def views(spec: ModelSpec) -> str:
+    """What becomes of films that are not frontal."""
     if spec.screen is None:
         return "views that are not frontal are refused by their tags alone"
     if spec.screen.refuses:

@@ -62,14 +62,20 @@ class BatchService:
         What scores the films.
     identity
         What every reply says of the model.
-    metrics
+    metrics, audit
         What was measured of it, for the model card.
     """
 
-    def __init__(self, predictor: Predictor, identity: ModelIdentity, metrics: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        identity: ModelIdentity,
+        metrics: Mapping[str, Any] | None = None,
+        audit: Mapping[str, Any] | None = None,
+    ) -> None:
         self.predictor = predictor
         self.identity = identity
-        self.card = card_reply(model_card(predictor.spec, asdict(identity), metrics))
+        self.card = card_reply(model_card(predictor.spec, asdict(identity), metrics, audit))
         self.is_lost = False  # the device fails every call: the process has to end
 
     def answer(self, batch: Sequence[Incoming]) -> list[Reply]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr.card import read_metrics
+from cxr.card import read_audit, read_metrics
 from cxr.errors import ModelError
 from cxr.replies import ModelIdentity
 from cxr.service import BatchService, Incoming
@@ -19,7 +19,8 @@ from tests.films import encoded, film
 def service(tmp_path: Path) -> BatchService:
     spec = save_model(tmp_path)
     metrics = {"weights_sha256": spec.weights_sha256, "overall": {"auroc": 0.9}}
-    return BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "2.0.0"), metrics)
+    audit = {"weights_sha256": spec.weights_sha256, "plain_words": ["It goes by the border."], "readings": {}}
+    return BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "2.0.0"), metrics, audit)
 
 
 def test_who_asks_in_a_batch_gets_the_card_and_the_others_their_answers(service: BatchService) -> None:
@@ -30,6 +31,7 @@ def test_who_asks_in_a_batch_gets_the_card_and_the_others_their_answers(service:
     card = json.loads(replies[1].body)
     assert card["model"]["version"] == "2.0.0"
     assert card["evaluation"]["overall"] == {"auroc": 0.9}
+    assert card["shortcuts"] == ["It goes by the border."]
     assert card["calibration"]["operating_points"] == {"youden": 0.5}
     assert "label" in json.loads(replies[0].body)
 
@@ -54,3 +56,29 @@ def test_measurements_of_other_weights_are_not_told(tmp_path: Path) -> None:
     for other, known in (({}, True), ({"weights_sha256": "another"}, False), ({"threshold": 0.93}, False)):
         (tmp_path / "metrics.json").write_text(json.dumps(own | other))
         assert (read_metrics(tmp_path, spec) is not None) is known
+
+
+def test_a_card_without_an_audit_tells_no_shortcuts(tmp_path: Path) -> None:
+    spec = save_model(tmp_path)
+    service = BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "2.0.0"))
+    assert json.loads(service.card.body)["shortcuts"] == []
+    assert json.loads(service.card.body)["evaluation"] == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"plain_words": []}', '{"weights_sha256": "x", "plain_words": [1]}', '{"plain_words": NaN}'],
+)
+def test_a_damaged_audit_is_told_before_a_model_serves(tmp_path: Path, text: str) -> None:
+    spec = save_model(tmp_path)
+    (tmp_path / "audit.json").write_text(text)
+    with pytest.raises(ModelError, match=r"training\.audit"):
+        read_audit(tmp_path, spec)
+
+
+def test_an_audit_of_other_weights_is_not_told_and_one_at_another_threshold_is(tmp_path: Path) -> None:
+    spec = save_model(tmp_path)
+    assert read_audit(tmp_path, spec) is None
+    for weights, known in ((spec.weights_sha256, True), ("another", False)):
+        (tmp_path / "audit.json").write_text(json.dumps({"weights_sha256": weights, "plain_words": ["said"]}))
+        assert (read_audit(tmp_path, spec) is not None) is known

@@ -32,6 +32,7 @@ def test_the_management_api_tells_the_model_card(server: Server) -> None:
     assert card["model"]["version"] == "1.0.0"
     assert card["notice"] == "Research use only. Not a diagnosis."
     assert card["evaluation"] == {}
+    assert card["shortcuts"] == []
 
 
 def test_a_byte_flipped_in_the_archive_file_is_told_before_anything_starts(server: Server) -> None:
