@@ -29,9 +29,9 @@ from cxr.errors import CxrError, ModelError
 from cxr.predict import Predictor
 from cxr.spec import SPEC_FILE, ModelSpec, sha256_of
 from scripts.model_store import MODEL_NAME, Version
-from training.toy_anatomy import draw_anatomy
-from training.toy_files import png_bytes
-from training.toy_films import draw_film
+from training.toy.anatomy import draw_anatomy
+from training.toy.files import png_bytes
+from training.toy.films import draw_film
 
 HANDLER_FOLDER: Final = Path(__file__).resolve().parents[1] / "handler"
 _ENTRY: Final = "cxr_handler.py"

@@ -18,9 +18,9 @@ from typing import Any, Final, NoReturn
 from training.command import run_command
 from training.data import SPLITS
 from training.errors import TrainingError
-from training.prepare_films import FRACTIONS, OTHER_CHOICES, Settings, prepare_films
-from training.prepare_output import check_out, write_output
-from training.prepare_splits import Fractions
+from training.prepare.films import FRACTIONS, OTHER_CHOICES, Settings, prepare_films
+from training.prepare.output import check_out, write_output
+from training.prepare.splits import Fractions
 from training.sources.covid import read_covid
 from training.sources.folder import read_folder
 from training.sources.rsna import read_rsna

@@ -20,13 +20,6 @@ import numpy as np
 
 from cxr.predict import Predictor
 from cxr.spec import SPEC_FILE, ModelSpec
-from training.audit_films import border_blanked, border_values, centre_blanked, coarse_values, grids
-from training.audit_linear import fit_linear
-from training.audit_measure import measure
-from training.audit_page import audit_page
-from training.audit_pictures import AUROCS, VIEWS, plot_aurocs, plot_seen
-from training.audit_sources import NO_SOURCES, Seen, leave_one_out, source_alone, source_from_features, sources_of
-from training.audit_words import plain_words
 from training.command import run_command
 from training.data import Films, Record, load_films
 from training.engine import HeadSettings
@@ -36,6 +29,13 @@ from training.metrics import Floats
 from training.page import to_html, to_markdown
 from training.runs import checkpoint_predictor, write_text, write_whole
 from training.score import score
+from training.shortcuts.films import border_blanked, border_values, centre_blanked, coarse_values, grids
+from training.shortcuts.linear import fit_linear
+from training.shortcuts.measure import measure
+from training.shortcuts.page import audit_page
+from training.shortcuts.pictures import AUROCS, VIEWS, plot_aurocs, plot_seen
+from training.shortcuts.sources import NO_SOURCES, Seen, leave_one_out, source_alone, source_from_features, sources_of
+from training.shortcuts.words import plain_words
 
 Parts = Mapping[str, tuple[Record, ...]]  # the films by train, val and split
 

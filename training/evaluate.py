@@ -27,7 +27,6 @@ import numpy.typing as npt
 import cxr
 from cxr.predict import Prediction, Predictor
 from cxr.spec import CLASSES, ModelSpec
-from training.boxes import load_boxes
 from training.command import run_command
 from training.curves import bands, reliability
 from training.data import SPLITS, Record, load_films
@@ -36,9 +35,10 @@ from training.errors_page import errors_page
 from training.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
 from training.groups import groups_of
 from training.intervals import LEVEL, PREVALENCES, STANDARD, Bootstrap, group_figures
-from training.localisation import look, mark
-from training.localisation_figures import localisation_figures
-from training.localisation_page import localisation_part
+from training.localisation.boxes import load_boxes
+from training.localisation.figures import localisation_figures
+from training.localisation.maps import look, mark
+from training.localisation.page import localisation_part
 from training.metrics import Floats, Targets
 from training.report import TITLES, Part, cell, write_report
 from training.runs import write_text, write_whole
@@ -64,13 +64,13 @@ def evaluate(
     Parameters
     ----------
     boxes
-        Of the films' data folder, as `training.boxes.load_boxes` gives them.
+        Of the films' data folder, as `training.localisation.boxes.load_boxes` gives them.
 
     Returns
     -------
     The content of `metrics.json`: the model's identity, how the intervals were made, and the figures over all films and
     for each group of films, as `training.intervals.group_figures` gives them; ``screen``, and ``localisation`` as
-    `training.localisation_figures.localisation_figures` gives it.
+    `training.localisation.figures.localisation_figures` gives it.
 
     Raises
     ------

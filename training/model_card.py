@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from cxr.card import NOTICE
-from training.command import run_command
-from training.errors import TrainingError
-from training.model_card_facts import COMMANDS, Facts
-from training.model_card_model import decisions, details, training_data, use
-from training.model_card_results import (
+from training.card.facts import COMMANDS, Facts
+from training.card.model import decisions, details, training_data, use
+from training.card.results import (
     at_the_lungs,
     caveats,
     ethics,
@@ -31,6 +29,8 @@ from training.model_card_results import (
     results,
     right_place,
 )
+from training.command import run_command
+from training.errors import TrainingError
 from training.page import Block, Heading, Strong, Text, text, to_html, to_markdown
 from training.report import SYNTHETIC
 from training.report_words import origin_of

@@ -14,8 +14,8 @@ from cxr.frontal import check_frontal
 from cxr.screen import FEATURES, SIDE, Screen, edge_histograms, of_negative, thumbnail
 from cxr.spec import ModelSpec
 from training.screen import fit_screen
-from training.toy_anatomy import draw_anatomy
-from training.toy_films import draw_film
+from training.toy.anatomy import draw_anatomy
+from training.toy.films import draw_film
 
 
 def drawn(seed: int) -> Pixels:

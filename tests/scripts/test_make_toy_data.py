@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.make_toy_data import main
-from training import toy_files
+from training.toy import files as toy_files
 
 QUICK = ["--patients", "6", "--size", "64"]
 

@@ -14,8 +14,8 @@ from scripts.prepare_data import main
 from tests.films import dicom, encoded, film
 from tests.real_films import NEEDS_REAL_FILMS, REAL
 from tests.training.folders import write_manifest, write_tree
-from training import prepare_output
 from training.data import load_films
+from training.prepare import output as prepare_output
 from training.sources.candidates import years
 from training.sources.covid import label_of
 

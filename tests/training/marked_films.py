@@ -11,7 +11,7 @@ from PIL import Image
 
 from cxr.spec import CLASSES
 from tests.films import Grey, film
-from training.audit_films import border_of
+from training.shortcuts.films import border_of
 
 Change = Callable[[Grey, str, str], Grey]  # of a film, its label and its source
 

@@ -16,10 +16,10 @@ from cxr.spec import CLASSES, ModelSpec, sha256_of
 from tests.training.marked_films import brightness, corner_mark, nothing, write_films
 from tests.training.test_page import Reader
 from training import audit, calibrate, export, train
-from training.audit_measure import ABOVE, UNCLEAR
 from training.data import load_films
 from training.engine import HeadSettings
 from training.runs import RunRecord, spec_of
+from training.shortcuts.measure import ABOVE, UNCLEAR
 
 ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--epochs", "20", "--views", "0"]
 AUDIT = ["--bootstrap", "300", "--device", "cpu"]

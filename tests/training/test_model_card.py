@@ -21,9 +21,9 @@ from tests.films import Grey
 from tests.training.marked_films import corner_mark, write_films
 from tests.training.test_page import Reader
 from training import audit, calibrate, evaluate, export, train
+from training.card.facts import Facts
 from training.data import load_films
 from training.model_card import SECTIONS, card_page, main
-from training.model_card_facts import Facts
 from training.page import Table, to_markdown
 from training.provenance import provenance
 

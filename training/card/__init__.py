@@ -1,0 +1,1 @@
+"""The parts of `training.model_card`."""

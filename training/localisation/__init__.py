@@ -1,0 +1,1 @@
+"""Does a map point at the boxes readers drew?"""

@@ -1,0 +1,1 @@
+"""Does a model look at the lungs at all? The parts of `training.audit`."""
