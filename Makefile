@@ -10,6 +10,7 @@ ARCH    ?= resnet152
 DEVICE  ?= auto
 PORT    ?= 8080
 STORE   := model_store
+EXAMPLES := webapp/static/webapp/examples/clear.dcm
 ARCHIVE := $(STORE)/pneumonia-$(VERSION).mar
 
 # The first Python that is new enough; PYTHON= takes another.
@@ -24,7 +25,7 @@ $(error PYTHONPATH is set to '$(PYTHONPATH)': TorchServe would serve the code th
 endif
 unexport PYTHONPATH
 .DELETE_ON_ERROR:
-.PHONY: help env demo model test test-fast serve lint e2e clean FORCE
+.PHONY: help env demo model test test-fast serve web lint e2e clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +78,15 @@ demo: model  ## everything from nothing, ending in scored films over REST; leave
 serve: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## TorchServe on the archives in model_store/
 	$(PY) -m scripts.serve --store $(STORE) --port $(PORT) --device $(DEVICE)
 
+$(EXAMPLES): | $(VENV)/.ready
+	$(PY) -m scripts.example_films
+
+# PORT is the page's here. A server that PNEUMOSCAN_URL names brings its own model.
+web: PORT = 8000
+web: OR_RANDOM := --or-random
+web: $(VENV)/.ready $(EXAMPLES) $(if $(PNEUMOSCAN_URL)$(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the reading page, and a server behind it where none runs
+	$(PY) -m scripts.web --store $(STORE) --port $(PORT) --device $(DEVICE)
+
 test: $(VENV)/.ready  ## all tests that need no GPU
 	$(PY) -m pytest -m "not gpu"
 
@@ -89,7 +99,7 @@ e2e: $(VENV)/.ready  ## the tests with a real TorchServe
 lint: $(VENV)/.ready  ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy handler training cxr_client scripts
+	$(PY) -m mypy handler training cxr_client scripts webapp
 
 clean:  ## remove what was made here but the environment, films, runs and archives
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

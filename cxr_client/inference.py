@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
 from urllib3.exceptions import NewConnectionError
 
 from cxr_client.errors import AnswerLost, Problem, ServerFailed, ServerUnreachable, error_from_reply
@@ -34,9 +35,17 @@ class InferenceClient:
         How long one reply may take. A CPU server with a full queue needs tens of seconds.
     connections : int
         Connections kept open; give the number of threads that share the client.
+    key : str, optional
+        Sent as ``Authorization: Bearer <key>``, for a server behind an edge that asks for one.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8080", timeout_s: float = 60.0, connections: int = 8) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        timeout_s: float = 60.0,
+        connections: int = 8,
+        key: str | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
         self._session = requests.Session()
@@ -45,6 +54,9 @@ class InferenceClient:
         self._session.mount("https://", adapter)
         # A film meant for this machine must not travel to the proxy that HTTP_PROXY names.
         self._session.trust_env = not _is_loopback(self.url)
+        if key:
+            # As auth and not as a header of the session: requests would put a netrc entry of the host in its place.
+            self._session.auth = _Bearer(key)
 
     def __enter__(self) -> Self:
         return self
@@ -148,6 +160,17 @@ class InferenceClient:
         if not 200 <= reply.status_code < 300:
             raise error_from_reply(reply.status_code, reply.content, reply.headers)
         return reply
+
+
+class _Bearer(AuthBase):
+    """RFC 6750 section 2.1."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
 
 
 def _bad_reply(reply: requests.Response, promised: str) -> Problem:

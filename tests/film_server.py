@@ -146,9 +146,9 @@ class Management(FilmServer):
 
 
 @contextmanager
-def serving(server: FilmServer) -> Iterator[FilmServer]:
-    """Serve on a free port until the block ends."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), server.handler()) as http:
+def serving(server: FilmServer, port: int = 0) -> Iterator[FilmServer]:
+    """Serve on a port, a free one without, until the block ends."""
+    with ThreadingHTTPServer(("127.0.0.1", port), server.handler()) as http:
         server.url = f"http://127.0.0.1:{http.server_port}"
         with _running(http):
             yield server

@@ -55,7 +55,8 @@ def test_the_readme_shows_the_two_commands_and_every_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/operations.md", "docs/model-card.md"]
+    "name",
+    ["README.md", "CONTRIBUTING.md", "docs/api.md", "docs/operations.md", "docs/webapp.md", "docs/model-card.md"],
 )
 def test_links_and_pictures_lead_somewhere(name: str) -> None:
     path = ROOT / name
@@ -81,3 +82,10 @@ def test_the_demo_models_card_is_one_that_this_code_writes() -> None:
     assert "Every film is synthetic" in card
     assert "Not measured" not in card
     assert "/tmp" not in card
+
+
+def test_every_setting_of_the_page_is_documented() -> None:
+    settings = (ROOT / "webapp" / "settings.py").read_text(encoding="utf-8")
+    names = set(re.findall(r'_ENVIRONMENT\.\w+\(\s*"([A-Z_]+)"', settings)) | {"SECRET_KEY"}
+    page = (ROOT / "docs" / "webapp.md").read_text(encoding="utf-8")
+    assert {name for name in names if f"`PNEUMOSCAN_{name}`" not in page} == set()

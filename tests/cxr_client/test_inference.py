@@ -156,3 +156,22 @@ def test_a_film_for_this_machine_does_not_go_through_a_proxy(
 def test_the_client_needs_no_torch() -> None:
     code = "import sys, cxr_client; sys.exit(any(name.split('.')[0] in ('torch', 'ts', 'cxr') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_key_goes_with_every_request_and_no_netrc_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = FilmServer()
+    (tmp_path / "netrc").write_text("machine films.localhost login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serving(server):
+        for host in ("127.0.0.1", "films.localhost"):
+            with InferenceClient(server.url.replace("127.0.0.1", host), key="k-1") as client:
+                try:
+                    client.predict(b"\x00")
+                except ServerUnreachable:  # a machine whose resolver knows no names below localhost
+                    continue
+    assert {asked.headers["authorization"] for asked in server.asked} == {"Bearer k-1"}
+    with serving(server), InferenceClient(server.url) as client:
+        client.predict(b"\x00")
+    assert "authorization" not in server.asked[-1].headers

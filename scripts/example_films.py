@@ -1,0 +1,90 @@
+"""Draw the synthetic films that the reading page has to click on: ``python -m scripts.example_films``.
+
+`make web` does it. They are drawn anew on each machine, because no film lies in this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from training.runs import write_whole
+from training.toy.anatomy import draw_anatomy
+from training.toy.dicom import dicom_bytes
+from training.toy.files import png_bytes
+from training.toy.films import ToyFilm, draw_film
+
+FOLDER: Final = Path(__file__).resolve().parents[1] / "webapp" / "static" / "webapp" / "examples"
+_SEED: Final = 2027
+_THUMB: Final = 104  # pixels, for screens of any density
+
+
+def write_examples(folder: Path = FOLDER) -> None:
+    """Write the films of `webapp.examples` and their small pictures; the same bytes every time."""
+    opacity, clear = _drawn(1, "PNEUMONIA", (512, 480)), _drawn(2, "NORMAL", (512, 470))
+    faint, dicom = _drawn(3, "PNEUMONIA", (320, 300)), _drawn(4, "NORMAL", (320, 300))
+    films = {
+        "opacity.jpg": _jpeg(_grey(opacity), 92),
+        "opacity.thumb.jpg": _jpeg(_small(opacity), 80),
+        "clear.jpg": _jpeg(_grey(clear), 92),
+        "clear.thumb.jpg": _jpeg(_small(clear), 80),
+        "faint.png": png_bytes(faint, 16),
+        "faint.thumb.jpg": _jpeg(_small(faint), 80),
+        "clear-dicom.thumb.jpg": _jpeg(_small(dicom), 80),
+        "clear.dcm": dicom_bytes(dicom, "MONOCHROME1", patient_id="SYN0004", age=50, sex="O", uid_seed="example"),
+    }
+    for name, data in films.items():
+        write_whole(folder / name, functools.partial(_put, data))
+
+
+def _put(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def _drawn(seed: int, label: str, size: tuple[int, int]) -> ToyFilm:
+    anatomy = draw_anatomy(np.random.default_rng([_SEED, 0, seed]))
+    return draw_film(np.random.default_rng([_SEED, 1, seed]), anatomy, label, size)
+
+
+def _grey(film: ToyFilm) -> Image.Image:
+    return Image.fromarray(np.rint(film.pixels * 255).astype(np.uint8))
+
+
+def _small(film: ToyFilm) -> Image.Image:
+    """A square out of the middle."""
+    grey = _grey(film)
+    side = min(grey.size)
+    left, top = (grey.width - side) // 2, (grey.height - side) // 2
+    return grey.crop((left, top, left + side, top + side)).resize((_THUMB, _THUMB), Image.Resampling.LANCZOS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="scripts.example_films", description=__doc__)
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder (default: where the page looks for them)")
+    arguments = parser.parse_args(argv)
+    try:
+        write_examples(arguments.out)
+    except OSError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.out}: the reading page's examples, synthetic")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

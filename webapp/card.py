@@ -1,0 +1,87 @@
+"""The model card: where the page has the map's scale, the indeterminate band and the model's figures from."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from cxr_client import ClientError, ManagementClient
+
+MODEL = "pneumonia"
+_PATIENCE_S = 5.0  # describing a model asks its worker, which may be busy with films
+_TRY_AGAIN_S = 10.0  # after a server told none: not once for each of fifty films
+
+_lock = threading.Lock()
+_known: dict[str, dict[str, Any]] = {}  # by version; an archive of a version does not change while it is served
+_failed_at: dict[str, float] = {}
+
+
+def card(model: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """The card of the version that gave a reply, or of the default version; None where nobody tells it.
+
+    Parameters
+    ----------
+    model
+        ``model`` of a reply. A card of other weights than these is not given: its scale would be another's.
+    """
+    version = str(model["version"]) if model and model.get("version") else ""
+    found = _kept(version) if version else None
+    if found is None or not _is_of(found, model):
+        found = _read(version)
+    return found if found is not None and _is_of(found, model) else None
+
+
+def scale_and_band(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the page draws by: logits of full colour, and the band of probabilities that are called indeterminate."""
+    calibration = (found or {}).get("calibration") or {}
+    if not calibration.get("cam_scale"):
+        return None
+    return {"cam_scale": calibration["cam_scale"], "indeterminate": calibration.get("indeterminate")}
+
+
+def forget() -> None:
+    """Forget every card."""
+    with _lock:
+        _known.clear()
+        _failed_at.clear()
+
+
+def _kept(version: str) -> dict[str, Any] | None:
+    with _lock:
+        return _known.get(version)
+
+
+def _is_of(found: Mapping[str, Any], model: Mapping[str, Any] | None) -> bool:
+    told = found.get("model") or {}
+    return model is None or told.get("weights_sha256") == model.get("weights_sha256")
+
+
+def _read(version: str) -> dict[str, Any] | None:
+    with _lock:
+        if time.monotonic() - _failed_at.get(version, -_TRY_AGAIN_S) < _TRY_AGAIN_S:
+            return None
+        try:
+            found = _from_file(Path(settings.PNEUMOSCAN_CARD)) if settings.PNEUMOSCAN_CARD else _from_server(version)
+        except (ClientError, OSError, ValueError):
+            _failed_at[version] = time.monotonic()
+            return None
+        _known[str((found.get("model") or {}).get("version", version))] = found
+        return found
+
+
+def _from_server(version: str) -> dict[str, Any]:
+    with ManagementClient(settings.PNEUMOSCAN_SOCKET, timeout_s=_PATIENCE_S) as management:
+        return management.card(MODEL, version or None)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no model card: it holds no JSON object")
+    return found

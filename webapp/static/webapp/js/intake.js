@@ -1,0 +1,41 @@
+// How films get in: chosen, dropped anywhere on the page, or clicked among the examples.
+
+import { find, findAll } from "./elements.js";
+
+/** Connect the ways in; `add(files, synthetic)` takes films, `failed()` says that an example did not come. */
+export function connectIntake(add, failed) {
+  const input = find("#files");
+  find("#choose").addEventListener("click", () => input.click());
+  input.addEventListener("change", () => {
+    add(input.files);
+    input.value = ""; // so that the same film can be chosen again
+  });
+  for (const name of ["dragenter", "dragover"]) {
+    document.addEventListener(name, (event) => {
+      if (!event.dataTransfer.types.includes("Files")) return;
+      event.preventDefault();
+      find("#drop").classList.add("over");
+    });
+  }
+  for (const name of ["dragleave", "drop"]) {
+    document.addEventListener(name, (event) => {
+      event.preventDefault(); // a film that misses the box must not replace the page
+      if (name === "drop" || !event.relatedTarget) find("#drop").classList.remove("over");
+      if (name === "drop" && event.dataTransfer.files.length) add(event.dataTransfer.files);
+    });
+  }
+  for (const button of findAll("[data-example]")) button.addEventListener("click", () => addExample(button, add, failed));
+}
+
+async function addExample(button, add, failed) {
+  button.disabled = true;
+  try {
+    const reply = await fetch(button.dataset.example);
+    if (!reply.ok) throw new Error(String(reply.status));
+    add([new File([await reply.blob()], button.dataset.name)], true);
+  } catch {
+    failed();
+  } finally {
+    button.disabled = false;
+  }
+}

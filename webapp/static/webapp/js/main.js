@@ -1,0 +1,224 @@
+// The reading page: films in, list and viewer kept in step. All of it lives in this tab and goes with it.
+
+import { connectControls, showSettings } from "./controls.js";
+import { find } from "./elements.js";
+import { csvOf, pngOf, save } from "./export.js";
+import { connectIntake } from "./intake.js";
+import { pictureOf, takeOverlay, thumbnail } from "./picture.js";
+import { Queue, sender } from "./queue.js";
+import { showResult } from "./result.js";
+import { Viewer } from "./viewer.js";
+import { fill, outcomeOf, share, t, troubleWords } from "./words.js";
+import { Worklist } from "./worklist.js";
+
+const page = find("#main");
+const { filmUrl, serverUrl, token } = page.dataset;
+const maxBytes = Number(page.dataset.maxBytes);
+const notice = find(".notice").textContent;
+
+let films = [];
+let chosen = null;
+let choseByHand = false;
+let number = 0;
+
+const viewer = new Viewer(find("#view"), (now) => showSettings(now, chosen));
+const list = new Worklist({ open: (film) => open(film, true), retry: (film) => again(film, film.view), remove });
+const queue = new Queue({
+  send: sender({ url: filmUrl, token, keep: () => find("#keep")?.checked ?? false, changed: refresh }),
+  changed: filmChanged,
+  paused: (error) => {
+    showBanner(troubleWords(error));
+    if (error.kind === "notice") askToAcknowledge(); // the session ended while the page was open
+  },
+});
+
+// ---- films -----------------------------------------------------------------------------------------------------
+
+function add(files, synthetic = false) {
+  const fresh = [...files].map((file) => ({ id: ++number, name: file.name || t("film"), file, synthetic, state: "waiting", progress: 0, reply: null }));
+  films.push(...fresh);
+  const tooLarge = fresh.filter((film) => film.file.size > maxBytes);
+  for (const film of tooLarge) Object.assign(film, { state: "failed", error: { kind: "size", code: "TOO_MANY_BYTES", retryable: false } });
+  queue.add(fresh.filter((film) => !tooLarge.includes(film)));
+  refresh();
+}
+
+async function filmChanged(film) {
+  if (film.state === "done" && !film.overlay) {
+    film.overlay = takeOverlay(film.reply);
+    thumbnail(film.overlay).then((address) => {
+      film.picture = address;
+      refresh();
+    });
+    showModel(film.reply.model);
+  }
+  if (film.state === "done" || film.state === "failed") {
+    // Until the reader takes one, the viewer follows the most urgent film.
+    if (!choseByHand && film.state === "done") open(list.shown().find((one) => one.state === "done") ?? film);
+    else if (!chosen && !busy()) open(film);
+    else if (film === chosen) open(film);
+    if (!busy()) find("#view-words").textContent = summary();
+  }
+  refresh();
+}
+
+const busy = () => films.some((film) => ["waiting", "sending", "scoring"].includes(film.state)) && !queue.stopped;
+
+function summary() {
+  const count = (outcome) => films.filter((film) => outcomeOf(film) === outcome).length;
+  return fill("%(all)s films: %(pneumonia)s PNEUMONIA, %(unsure)s unsure, %(normal)s NORMAL, %(failed)s without an answer", {
+    all: films.length, pneumonia: count("pneumonia"), unsure: count("indeterminate"), normal: count("normal"), failed: count("failed"),
+  });
+}
+
+function again(film, view) {
+  film.view = view;
+  if (queue.stopped) hideBanner();
+  queue.resume([film]);
+  if (film === chosen) showResult(film, again);
+}
+
+function remove(film) {
+  queue.remove(film);
+  films = films.filter((other) => other !== film);
+  if (film === chosen) {
+    chosen = null;
+    const next = list.shown().find((one) => one !== film && films.includes(one));
+    if (next) open(next, choseByHand);
+    else close();
+  }
+  refresh();
+}
+
+let drawing = false;
+function refresh() {
+  if (drawing) return; // fifty films tell of their progress at once
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    list.update(films, chosen);
+    for (const id of ["tools", "scroller", "foot"]) find(`#${id}`).hidden = !films.length;
+    page.classList.toggle("working", films.length > 0);
+  });
+}
+
+// ---- the chosen film -------------------------------------------------------------------------------------------
+
+async function open(film, byHand = false) {
+  choseByHand ||= byHand;
+  const before = chosen;
+  chosen = film;
+  refresh();
+  find("#panel").hidden = false;
+  showResult(film, again);
+  for (const id of ["save-png", "print"]) find(`#${id}`).disabled = film.state !== "done";
+  if (film.state !== "done") {
+    if (before !== film) viewer.show(null);
+    showStage(film);
+  } else if (before !== film || !viewer.picture) {
+    const picture = await pictureOf(film);
+    if (chosen !== film) return; // the reader went on meanwhile
+    film.shown = { width: picture.width, height: picture.height };
+    viewer.show(picture);
+    showStage(film);
+    showResult(film, again);
+  }
+  if (byHand && matchMedia("(max-width: 760px)").matches) find(".stage").scrollIntoView({ behavior: "smooth" });
+}
+
+function close() {
+  viewer.show(null);
+  choseByHand = false;
+  find("#panel").hidden = true;
+  find("#toolbar").hidden = find("#view").hidden = find("#scale").hidden = true;
+  find("#welcome").hidden = false;
+  find("#nothing").hidden = true;
+}
+
+function showStage(film) {
+  const drawn = film.state === "done";
+  find("#toolbar").hidden = find("#view").hidden = !drawn;
+  find("#welcome").hidden = true;
+  find("#nothing").hidden = film.state !== "failed";
+  find("#corner-film").textContent = drawn ? `${film.reply.image.format} ${film.reply.image.width} × ${film.reply.image.height}` : "";
+  if (drawn) find("#view").setAttribute("aria-label", fill("%(name)s: %(label)s, probability of pneumonia %(p)s, with its heat map", { name: film.name, label: film.reply.label, p: share(film.reply.probabilities.PNEUMONIA) }));
+  viewer.draw();
+  showSettings(viewer.settings, chosen);
+}
+
+function step(by) {
+  const shown = list.shown();
+  if (!shown.length) return;
+  const place = shown.indexOf(chosen);
+  open(shown[Math.min(Math.max(place + by, 0), shown.length - 1)], true);
+}
+
+// ---- the page around it ----------------------------------------------------------------------------------------
+
+function showModel(model) {
+  find("#model").textContent = `${model.name} ${model.version}${model.pretrained === "random" ? ` · ${t("demonstration only: random weights")}` : ""}`;
+  find("#model").classList.toggle("random", model.pretrained === "random");
+}
+
+function showBanner(words) {
+  find("#banner p").textContent = words;
+  find("#banner").hidden = false;
+}
+
+function hideBanner() {
+  find("#banner").hidden = true;
+}
+
+function connect() {
+  connectIntake(add, () => showBanner(troubleWords({ kind: "page" })));
+  find("#previous").addEventListener("click", () => step(-1));
+  find("#next").addEventListener("click", () => step(1));
+  find("#csv").addEventListener("click", () => save(new Blob([csvOf(list.shown(), notice)], { type: "text/csv" }), "pneumoscan-worklist.csv"));
+  find("#save-png").addEventListener("click", async () => save(await pngOf(chosen, viewer, notice), "pneumoscan-result.png"));
+  find("#print").addEventListener("click", () => print());
+  find("#clear").addEventListener("click", () => [...films].forEach(remove));
+  find("#retry-all").addEventListener("click", retryAll);
+  find("#ack").addEventListener("cancel", (event) => event.preventDefault()); // Escape is no acknowledgement
+  find("#ack form").addEventListener("submit", acknowledge);
+  addEventListener("beforeunload", (event) => {
+    if (films.some((film) => film.state !== "done" && film.error?.retryable !== false)) event.preventDefault();
+  });
+  connectControls(viewer, step);
+}
+
+function askToAcknowledge() {
+  if (!find("#ack").open) find("#ack").showModal();
+}
+
+async function acknowledge(event) {
+  event.preventDefault(); // a new page would lose the films of this one
+  const form = event.target;
+  try {
+    const reply = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
+    if (!reply.ok) throw new Error(String(reply.status));
+  } catch {
+    form.submit();
+    return;
+  }
+  find("#ack").close();
+  page.dataset.acknowledged = "1";
+  retryAll();
+}
+
+function retryAll() {
+  hideBanner();
+  queue.resume(films.filter((film) => film.state === "failed" && film.error.retryable !== false));
+}
+
+async function greet() {
+  if (page.dataset.acknowledged !== "1") askToAcknowledge();
+  try {
+    const { model } = await (await fetch(serverUrl)).json();
+    if (model) showModel(model);
+  } catch {
+    // Nobody tells the model's name; the first film will find out why.
+  }
+}
+
+connect();
+greet();

@@ -1,0 +1,77 @@
+// The panel beside the viewer: what the server said of one film, in words.
+
+import { element, find } from "./elements.js";
+import { gauge } from "./gauge.js";
+import { fill, flagWords, outcomeOf, share, t, troubleWords } from "./words.js";
+
+const VERDICTS = {
+  pneumonia: () => "PNEUMONIA",
+  normal: () => "NORMAL",
+  indeterminate: () => t("Indeterminate"),
+};
+
+/** Fill the panel; `again(film, view)` asks once more. */
+export function showResult(film, again) {
+  find("#result-title").textContent = film.name;
+  find("#result-title").title = film.name;
+  find("#result").replaceChildren(...(film.state === "done" ? answer(film) : pending(film, again)));
+  find("#facts").replaceChildren(...(film.state === "done" ? facts(film) : []));
+  const mapped = film.state === "done" && Boolean(film.scale);
+  find("#map-controls").disabled = !mapped;
+  find("#panel").dataset.outcome = outcomeOf(film);
+}
+
+function answer(film) {
+  const { reply, scale } = film;
+  const outcome = outcomeOf(film);
+  const leaning = outcome === "indeterminate" ? element("span", { className: "leaning" }, fill("leaning to %(label)s", reply)) : null;
+  const parts = [
+    element("p", { className: `verdict ${outcome}` }, element("strong", {}, VERDICTS[outcome]()), leaning,
+      element("span", { className: "p" }, `P(PNEUMONIA) ${share(reply.probabilities.PNEUMONIA)}`)),
+    gauge(reply, scale?.indeterminate),
+  ];
+  if (outcome === "indeterminate") parts.push(element("p", { className: "hint" }, t("Between the thresholds for 95 % sensitivity and 95 % specificity: the model cannot tell.")));
+  if (film.synthetic) parts.push(element("p", { className: "hint" }, t("A synthetic film, drawn by a program.")));
+  if (film.view) parts.push(element("p", { className: "hint" }, fill("Scored as a %(view)s view, because you said so.", film)));
+  for (const flag of reply.image.flags) parts.push(element("p", { className: "warn" }, flagWords(flag)));
+  if (reply.model.pretrained === "random") parts.push(element("p", { className: "warn" }, t("A demonstration model on random weights: neither number nor map says anything about a person.")));
+  if (!scale) parts.push(element("p", { className: "warn" }, t("The model card is not at hand, so the map cannot be taken off the film. See the page about the model.")));
+  return parts;
+}
+
+function pending(film, again) {
+  if (film.state !== "failed") return [element("p", { className: "hint" }, t("On the way …"))];
+  const parts = [element("p", { className: "verdict failed" }, element("strong", {}, t("No answer"))), element("p", { className: "warn" }, troubleWords(film.error))];
+  if (film.error.detail && film.error.kind === "refused") {
+    parts.push(element("details", {}, element("summary", {}, t("What the server said")), element("p", {}, film.error.detail)));
+  }
+  const button = (words, view) => {
+    const made = element("button", { type: "button" }, words);
+    made.addEventListener("click", () => again(film, view));
+    return made;
+  };
+  if (film.error.code === "NOT_FRONTAL" && !film.view) {
+    parts.push(element("p", { className: "hint" }, t("If you know that it is a frontal film, say so; the answer is then flagged.")),
+      element("p", { className: "choices" }, button(t("It is a PA view"), "PA"), button(t("It is an AP view"), "AP")));
+  }
+  if (film.error.retryable) parts.push(element("p", { className: "choices" }, button(t("Try again"), film.view)));
+  return parts;
+}
+
+function facts(film) {
+  const { image, model, cam, logits } = film.reply;
+  const rows = [
+    [t("Film"), `${image.format}, ${image.width} × ${image.height}, ${image.bits} bit${image.view_position ? `, ${image.view_position}` : ""}`],
+    [t("Shown at"), film.shown ? `${film.shown.width} × ${film.shown.height}` : "–"],
+    [t("Model"), `${model.name} ${model.version}, ${model.arch}`],
+    [t("Logits"), `PNEUMONIA ${logits.PNEUMONIA.toFixed(2)}, NORMAL ${logits.NORMAL.toFixed(2)}`],
+    [t("Map"), fill("mean %(mean)s + bias %(bias)s = %(sum)s logits", sums(cam))],
+  ];
+  return rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
+}
+
+function sums(cam) {
+  const cells = cam.grid.flat();
+  const mean = cells.reduce((sum, cell) => sum + cell, 0) / cells.length;
+  return { mean: mean.toFixed(2), bias: cam.bias.toFixed(2), sum: (mean + cam.bias).toFixed(2) };
+}

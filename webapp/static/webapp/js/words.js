@@ -1,0 +1,73 @@
+// What the server says by codes, in words for a reader. Django's catalogue translates them.
+
+export const t = (text) => (globalThis.gettext ? globalThis.gettext(text) : text);
+export const fill = (text, values) => t(text).replace(/%\((\w+)\)s/g, (_, name) => String(values[name]));
+
+const FLAGS = {
+  inverted: () => t("Black and white look swapped. The film was scored as it came."),
+  clipped: () => t("Much of the film is pure black or pure white: the export may have lost detail."),
+  unlike_frontal: () => t("This does not look like a frontal chest film. Read the result with care."),
+  bit_depth_unsure: () => t("A few pixels are far brighter than all others: the film may have been read too dark."),
+};
+
+const CODES = {
+  EMPTY_BODY: () => t("The file is empty."),
+  TOO_MANY_BYTES: () => t("The file is too large. Send the film alone, or compressed."),
+  TOO_MANY_PIXELS: () => t("The film has too many pixels. Send a smaller rendering."),
+  UNKNOWN_FORMAT: () => t("This is no JPEG, PNG or DICOM file."),
+  UNSUPPORTED_TRANSFER_SYNTAX: () => t("This DICOM compression is not read. Export the film uncompressed."),
+  DAMAGED_IMAGE: () => t("The file is damaged or ends early. Export it again."),
+  NOT_A_RADIOGRAPH: () => t("This is no chest radiograph: a CT, another body part or a colour picture."),
+  NOT_FRONTAL: () => t("This is not a frontal film. Only PA and AP views are scored."),
+  MULTI_FRAME: () => t("The file holds more than one picture. Send one as its own file."),
+  TOO_SMALL: () => t("The picture is too small to show a lung. Send the original."),
+  NO_CONTRAST: () => t("The picture is one even grey. Check how it was exported."),
+  NOT_FINITE: () => t("The model gave no usable number for this film."),
+  OUT_OF_MEMORY: () => t("The server has no memory for this film just now."),
+  NO_MODEL: () => t("The server has no model of this name. Ask who runs it."),
+};
+
+const KINDS = {
+  down: () => t("The inference server is down: nobody answers there. The films are kept; try again once it runs."),
+  slow: () => t("The inference server is slow: no answer within the time limit. The film is kept; try again."),
+  overloaded: () => t("The inference server is overloaded. The film is kept; try again in a moment."),
+  key: () => t("The inference server does not accept this page's key. The films are kept; ask who runs the page."),
+  page: () => t("This page's own server does not answer. The films are kept; try again once you are connected."),
+  session: () => t("This page was open too long. Load it again; then choose the films anew."),
+  notice: () => t("Please acknowledge the notice first. The films are kept."),
+  cut: () => t("The upload broke off. The film is kept; try again."),
+  size: CODES.TOO_MANY_BYTES,
+  failed: () => t("The inference server failed on this film. The film is kept; try again."),
+  refused: () => t("The server cannot score this file."),
+};
+
+export const flagWords = (flag) => (FLAGS[flag] ? FLAGS[flag]() : flag);
+
+/** What went wrong, in plain words. */
+export function troubleWords(error) {
+  const byCode = error.kind === "refused" || error.code === "OUT_OF_MEMORY" || error.code === "NO_MODEL";
+  if (byCode && CODES[error.code]) return CODES[error.code]();
+  return (KINDS[error.kind] ?? KINDS.failed)();
+}
+
+/** A probability as it is written everywhere on the page; never as certainty. */
+export function share(value) {
+  if (value > 0.999) return ">0.999"; // the server rounds to 6 digits: what looks like 1 is not
+  return value < 0.001 ? "<0.001" : value.toFixed(3);
+}
+
+/** The class of a film that decides its place in the worklist. */
+export function outcomeOf(film) {
+  if (film.state === "failed") return "failed";
+  if (film.state !== "done") return "waiting";
+  if (film.reply.decision.indeterminate) return "indeterminate";
+  return film.reply.label === "PNEUMONIA" ? "pneumonia" : "normal";
+}
+
+export const OUTCOMES = {
+  pneumonia: () => "PNEUMONIA",
+  indeterminate: () => t("Unsure"),
+  normal: () => "NORMAL",
+  failed: () => t("No answer"),
+  waiting: () => t("Waiting"),
+};
