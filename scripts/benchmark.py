@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--normalisation", default="imagenet", choices=list(NORMALISATIONS))
     train.add_argument("--size", type=positive, default=224, help="side of the network's input (default %(default)s)")
     train.add_argument("--views", type=not_negative, default=1, help="augmented views here (default %(default)s)")
-    train.add_argument("--rounds", type=positive, default=7, help="of timing (default %(default)s)")
+    train.add_argument("--rounds", type=positive, default=5, help="of timing (default %(default)s)")
     train.add_argument(
         "--epochs",
         type=not_negative,

@@ -37,7 +37,6 @@ BATCH: Final = 256
 RATE: Final = 1e-3  # Adam's default
 _DECAY_EVERY: Final = 4
 _DECAY: Final = 0.1  # StepLR's default
-_ADAM_STEP: Final = 7.3  # times the learning rate, with beta1 = 0.9 and beta2 = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,31 +121,6 @@ class TutorialRecipe:
         with torch.no_grad():
             found: Floats = self.network(films)[:, 1].exp().double().cpu().numpy()
         return found
-
-    def most_left_to_learn(self, records: Sequence[Record], first: int, steps: int) -> float:
-        """How far the head's weights of the epochs from `first` to the hundredth could move a film's logit difference.
-
-        With the features held still: what the BatchNorm statistics still drift by is not in it. No step of Adam moves a
-        weight by more than 7.3 times the learning rate: by Cauchy and Schwarz its two moments are in a ratio of
-        (1 - beta1) / sqrt((1 - beta2) (1 - beta1^2 / beta2)) at most.
-
-        Parameters
-        ----------
-        records
-            Films whose features are looked at; the largest value over them is given.
-        steps
-            In an epoch.
-        """
-        per_weight = _ADAM_STEP * steps * sum(rate_of(epoch) for epoch in range(first, EPOCHS + 1))
-        self.network.eval()
-        body = nn.Sequential(*list(self.network.children())[:-1], nn.Flatten())
-        largest = 0.0
-        for start in range(0, len(records), 32):
-            chosen = records[start : start + 32]
-            films = torch.stack([self.plain(picture(record)) for record in chosen]).to(self.device)
-            with torch.no_grad():
-                largest = max(largest, float(body(films).abs().sum(dim=1).max()))
-        return 2 * per_weight * (largest + 1.0)
 
 
 def picture(record: Record) -> Image.Image:

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxr.spec import Preprocessing
 from scripts.benchmark import main
 from scripts.benchmark_training import chosen
-from scripts.tutorial_recipe import TutorialRecipe, picture, rate_of
+from scripts.tutorial_recipe import TutorialRecipe, rate_of
 from tests.cxr.networks import SMALL, small_network
 from tests.training.folders import write_manifest
 from training.data import load_films
@@ -126,37 +125,6 @@ def test_the_tutorials_loop_moves_the_head_and_the_statistics_of_the_frozen_part
     assert {"fc.0.weight", "fc.0.bias", "bn1.running_mean", "layer4.0.bn2.running_var"} <= changed
     assert not any(name.endswith("weight") and not name.startswith("fc.") for name in changed)
     assert all(torch.equal(tensor, start.state_dict()[name]) for name, tensor in small_network().state_dict().items())
-
-
-def test_what_the_left_out_epochs_could_move_bounds_what_they_do_move(data: Path) -> None:
-    films = load_films(data)
-    train, test = films.of("train"), films.of("test")
-    recipe = TutorialRecipe(small_network(), Preprocessing(size=64), CPU)
-    recipe.fit(train, test, 8, 16, progress=False)
-    bound = recipe.most_left_to_learn(test, 9, 1)
-    head = [tensor.clone() for tensor in recipe.network.fc.parameters()]
-    features = torch.nn.Sequential(*list(recipe.network.children())[:-1], torch.nn.Flatten())
-    with torch.no_grad():
-        seen = features(torch.stack([recipe.plain(picture(record)) for record in test]))  # held still
-    for epoch in range(9, 30):
-        recipe.set_rate(rate_of(epoch))
-        recipe.learn(train)
-    weight, bias = recipe.network.fc.parameters()
-    moved = seen @ (weight - head[0]).T + (bias - head[1])
-    assert float((moved[:, 1] - moved[:, 0]).abs().max().detach()) <= bound
-
-
-def test_no_step_of_adam_is_longer_than_the_bound() -> None:
-    """Against the gradients that make its steps longest: growing by beta2 / beta1 in each step."""
-    weight = torch.zeros(1, requires_grad=True, dtype=torch.float64)
-    optimizer = torch.optim.Adam([weight], lr=1.0)
-    longest = 0.0
-    for step in range(4000):
-        before = float(weight.detach())
-        weight.grad = torch.tensor([(0.999 / 0.9) ** step if step < 3000 else 0.0], dtype=torch.float64)
-        optimizer.step()
-        longest = max(longest, abs(float(weight.detach()) - before))
-    assert 7.0 < longest <= 7.3
 
 
 def test_a_source_of_normal_films_alone_is_shown_by_its_specificity(
