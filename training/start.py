@@ -59,10 +59,11 @@ def basis_of(films: Films, settings: TrainSettings, backbone: str, processes: Pr
         "list of films": rows_digest(films),
         "backbone": backbone,
         "precision": str(precision).removeprefix("torch."),
+        "version of PneumoScan": cxr.__version__,
         **{f"version of {name}": version for name, version in versions().items()},
     }
 
 
 def versions() -> dict[str, str]:
     """Of what computes."""
-    return {"pneumoscan": cxr.__version__, "torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
+    return {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
