@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scripts.benchmark import main
-from scripts.benchmark_training import chosen
+from scripts.benchmark_training_result import chosen
 from scripts.tutorial_recipe import TutorialRecipe, rate_of
 from tests.cxr.networks import SMALL, small_network
 from tests.training.folders import write_manifest
