@@ -37,6 +37,11 @@ class InferenceClient:
         Connections kept open; give the number of threads that share the client.
     key : str, optional
         Sent as ``Authorization: Bearer <key>``, for a server behind an edge that asks for one.
+
+    Raises
+    ------
+    ValueError
+        If the key has a character that no header can hold.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class InferenceClient:
         self._session.mount("https://", adapter)
         # A film meant for this machine must not travel to the proxy that HTTP_PROXY names.
         self._session.trust_env = not _is_loopback(self.url)
+        if key and not all("!" <= character <= "~" for character in key):
+            raise ValueError("the key has a space, a line break or a letter that is not ASCII: give one line of ASCII")
         if key:
             # As auth and not as a header of the session: requests would put a netrc entry of the host in its place.
             self._session.auth = _Bearer(key)
@@ -152,11 +159,11 @@ class InferenceClient:
                 allow_redirects=False,
             )
         except requests.ReadTimeout as error:
-            raise AnswerLost(f"{self.url} did not answer within {self.timeout_s:g} s") from error
+            raise AnswerLost(f"{without_password(self.url)} did not answer within {self.timeout_s:g} s") from error
         except requests.RequestException as error:
             if _never_connected(error):
-                raise ServerUnreachable(f"cannot reach {self.url}: {_reason(error)}") from error
-            raise AnswerLost(f"{self.url} broke off: {_reason(error)}") from error
+                raise ServerUnreachable(f"cannot reach {without_password(self.url)}: {_reason(error)}") from error
+            raise AnswerLost(f"{without_password(self.url)} broke off: {_reason(error)}") from error
         if not 200 <= reply.status_code < 300:
             raise error_from_reply(reply.status_code, reply.content, reply.headers)
         return reply
@@ -188,6 +195,12 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
+def without_password(url: str) -> str:
+    """The address as it may be shown: no user and no password in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def _is_loopback(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     try:
@@ -197,7 +210,10 @@ def _is_loopback(url: str) -> bool:
 
 
 def _never_connected(error: requests.RequestException) -> bool:
-    if isinstance(error, requests.ConnectTimeout) or not isinstance(error, requests.ConnectionError):
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ContentDecodingError):
+        return False  # the answer had begun
+    before_any_film = isinstance(error, requests.ConnectTimeout | requests.exceptions.SSLError)
+    if before_any_film or not isinstance(error, requests.ConnectionError):
         return True
     chain: list[BaseException] = [error]
     while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:

@@ -76,7 +76,7 @@ class ServerProcess:
             pass_fds=(keep_open,),
             # A session of its own: the terminal's Ctrl-C reaches only us, and its id names the JVM and all its workers.
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(),
         )
         # TorchServe 0.12.0 writes each log line to its console as well; somebody has to read that pipe.
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -188,15 +188,15 @@ def wait_until_asked(server: ServerProcess, stop: StopRequest) -> str | None:
     return None
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Give what the child runs before it becomes the JVM, so that ``kill -9`` of the supervisor ends it too."""
+def die_with_parent() -> Callable[[], None] | None:
+    """Give what a child runs before it becomes another program, so that ``kill -9`` of its parent ends it too."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be
     parent = os.getpid()
 
     def prepare() -> None:
-        # SIGTERM, not SIGKILL: the JVM's own shutdown takes its workers along.
+        # SIGTERM, not SIGKILL: the JVM's own shutdown takes its workers along, and so does gunicorn's.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)

@@ -20,15 +20,20 @@ from types import FrameType
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
+from cxr_client.inference import without_password
+from scripts.server_process import die_with_parent
+
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _THREADS: Final = 16  # films on their way at once; the server batches them
 _SHM: Final = Path("/dev/shm")
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _serve(*arguments: str) -> int:
     # As a command and not by an import: the page's environment has nothing of what a server needs.
-    return subprocess.run([sys.executable, "-m", "scripts.serve", *arguments], cwd=REPOSITORY, check=False).returncode
+    command = [sys.executable, "-m", "scripts.serve", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, check=False, start_new_session=True).returncode
 
 
 class WebError(Exception):
@@ -36,7 +41,7 @@ class WebError(Exception):
 
 
 class Stopped(Exception):
-    """SIGTERM came."""
+    """A signal to stop came."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,12 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def answers(url: str) -> bool:
     """Whether anybody listens at an address."""
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), timeout=3):
             return True
-    except OSError:
+    except (OSError, ValueError):  # a port such as 99999 is no number of a port
         return False
 
 
@@ -98,20 +103,26 @@ def inference_server(args: argparse.Namespace) -> Iterator[None]:
         return
     parts = urlsplit(args.url)
     if parts.hostname not in _LOOPBACK:
-        raise WebError(f"nobody answers at {args.url}, which is not this machine: start the server there")
+        raise WebError(
+            f"nobody answers at {without_password(args.url)}, which is not this machine: start the server there"
+        )
     run_dir = ("--run-dir", str(args.run_dir.absolute()))
     here = ["--store", str(args.store.absolute()), *run_dir]
     ports = ["--port", str(parts.port or 80), "--metrics-port", args.metrics_port]
-    print(f"Starting an inference server on {args.url} (some seconds) ...", file=sys.stderr, flush=True)
+    print(
+        f"Starting an inference server on {without_password(args.url)} (some seconds) ...", file=sys.stderr, flush=True
+    )
     try:
         if _serve(*here, *ports, "--device", args.device, "--detach"):
             raise WebError("the inference server did not start, see above")
     except (KeyboardInterrupt, Stopped):
+        _hear_no_more()
         _serve(*run_dir, "--stop")
         raise
     try:
         yield
     finally:
+        _hear_no_more()
         _serve(*run_dir, "--stop")
 
 
@@ -125,6 +136,7 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if "PNEUMOSCAN_SECRET_KEY_FILE" in ours:
         del here["PNEUMOSCAN_SECRET_KEY"]
+    ours.pop("PNEUMOSCAN_URL_FILE", None)  # --url is what was looked for
     return here | ours | {"PNEUMOSCAN_URL": args.url}
 
 
@@ -149,23 +161,34 @@ def show(args: argparse.Namespace) -> int:
     ours = environment(args)
     if answers(f"http://127.0.0.1:{args.port}"):
         raise WebError(f"port {args.port} cannot be used: something listens there. Give another: make web PORT=8001")
-    if ours.get("PNEUMOSCAN_HISTORY"):
+    if ours.get("PNEUMOSCAN_HISTORY") or ours.get("PNEUMOSCAN_HISTORY_FILE"):
         migrate = [sys.executable, "-m", "webapp.manage", "migrate", "--verbosity", "0"]
         if subprocess.run(migrate, cwd=REPOSITORY, env=ours, check=False).returncode:
             raise WebError("the history's tables could not be made, see above")
-    page = subprocess.Popen(page_command(args.port), cwd=REPOSITORY, env=ours)
+    # In a session of its own: what a terminal sends to all comes here alone. A closed one means "reload" to gunicorn.
+    page = subprocess.Popen(
+        page_command(args.port), cwd=REPOSITORY, env=ours, start_new_session=True, preexec_fn=die_with_parent()
+    )
     try:
         print(f"The reading page: http://127.0.0.1:{args.port}/   (Ctrl-C stops it)", flush=True)
         code = page.wait()
     except (KeyboardInterrupt, Stopped):
+        return 0
+    finally:
+        _hear_no_more()
         page.terminate()
         page.wait()
-        return 0
     return 1 if code else 0
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise Stopped
+
+
+def _hear_no_more() -> None:
+    """A second signal must not end the tidying up."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 1 <= args.port <= 65535:
         print(f"scripts.web: --port {args.port} is not between 1 and 65535", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _stop)
+    for number in _STOPPING:
+        signal.signal(number, _stop)
     try:
         with inference_server(args):
             return show(args)

@@ -17,6 +17,7 @@ MODEL = "pneumonia"
 _PATIENCE_S = 5.0  # describing a model asks its worker, which may be busy with films
 _TRY_AGAIN_S = 10.0  # after a server told none: not once for each of fifty films
 
+_asking = threading.Lock()  # one asks at a time; what is known already is told meanwhile
 _lock = threading.Lock()
 _known: dict[str, dict[str, Any]] = {}  # by version; an archive of a version does not change while it is served
 _failed_at: dict[str, float] = {}
@@ -63,15 +64,18 @@ def _is_of(found: Mapping[str, Any], model: Mapping[str, Any] | None) -> bool:
 
 
 def _read(version: str) -> dict[str, Any] | None:
-    with _lock:
-        if time.monotonic() - _failed_at.get(version, -_TRY_AGAIN_S) < _TRY_AGAIN_S:
-            return None
+    with _asking:
+        with _lock:
+            if time.monotonic() - _failed_at.get(version, -_TRY_AGAIN_S) < _TRY_AGAIN_S:
+                return None
         try:
             found = _from_file(Path(settings.PNEUMOSCAN_CARD)) if settings.PNEUMOSCAN_CARD else _from_server(version)
         except (ClientError, OSError, ValueError):
-            _failed_at[version] = time.monotonic()
+            with _lock:
+                _failed_at[version] = time.monotonic()
             return None
-        _known[str((found.get("model") or {}).get("version", version))] = found
+        with _lock:
+            _known[str((found.get("model") or {}).get("version", version))] = found
         return found
 
 

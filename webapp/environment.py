@@ -54,6 +54,16 @@ class Environment:
             raise ImproperlyConfigured(f"{PREFIX}{name} is {said!r}: give a number above 0.")
         return value
 
+    def key(self) -> str:
+        """The key that the inference server's edge asks for, empty for none."""
+        key = self.text("KEY")
+        if not all("!" <= character <= "~" for character in key):
+            # Without the value: it is a secret.
+            raise ImproperlyConfigured(
+                f"{PREFIX}KEY has a space, a line break or a letter that is not ASCII. Give one line of ASCII."
+            )
+        return key
+
     def secret(self) -> str:
         """The key that signs sessions and CSRF tokens. There is no default: one that is in the source is no secret."""
         key = self.text("SECRET_KEY")

@@ -21,6 +21,22 @@ POLICY = "; ".join(
 )
 
 
+class Alive:
+    """Middleware: answers ``/healthz`` before anything else, whatever host name or scheme a probe asks with.
+
+    It says that this process answers, and nothing of the inference server.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Answer a probe, or hand on."""
+        if request.path_info == "/healthz" and request.method in ("GET", "HEAD"):
+            return HttpResponse("ok\n", content_type="text/plain", headers={"Cache-Control": "no-store"})
+        return self.get_response(request)
+
+
 class PageHeaders:
     """Middleware: a content security policy everywhere, and no copy in a cache of what is about a film."""
 

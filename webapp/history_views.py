@@ -33,6 +33,7 @@ def entries(request: HttpRequest) -> HttpResponse:
 def thumbnail(_request: HttpRequest, number: int) -> HttpResponse:
     """The small picture of one entry."""
     _need_history()
+    history.purge()
     found = Result.objects.filter(pk=number).values_list("thumbnail", flat=True).first()
     if found is None:
         raise Http404

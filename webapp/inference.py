@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 
 from cxr_client import AnswerLost, ClientError, InferenceClient, PredictionFailed, ServerUnreachable
+from webapp.replies import is_reply
 
 CONNECTIONS = 32
 # The map that speaks for PNEUMONIA above 0 and for NORMAL below: it means the same whichever label a film got.
@@ -74,9 +75,12 @@ def ask(film: bytes, view: str | None = None) -> dict[str, Any] | Trouble:
     decoder can then show another film than the one that was scored.
     """
     try:
-        return client().predict(film, cam="overlay", target=TARGET, view=view)
+        answer = client().predict(film, cam="overlay", target=TARGET, view=view)
     except ClientError as error:
         return trouble_of(error)
+    if not is_reply(answer):
+        return Trouble("failed", HTTPStatus.BAD_GATEWAY, "BAD_REPLY", retryable=True)
+    return answer
 
 
 def trouble_of(error: ClientError) -> Trouble:

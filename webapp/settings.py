@@ -14,7 +14,7 @@ _FOLDER = Path(__file__).parent
 
 # The page's own.
 PNEUMOSCAN_URL = _ENVIRONMENT.text("URL", "http://127.0.0.1:8080")
-PNEUMOSCAN_KEY = _ENVIRONMENT.text("KEY")
+PNEUMOSCAN_KEY = _ENVIRONMENT.key()
 PNEUMOSCAN_SOCKET = Path(_ENVIRONMENT.text("SOCKET", "run/management.sock"))
 PNEUMOSCAN_CARD = _ENVIRONMENT.text("CARD")
 PNEUMOSCAN_TIMEOUT_S = _ENVIRONMENT.number("TIMEOUT", 60)
@@ -31,6 +31,7 @@ CSRF_TRUSTED_ORIGINS = _ENVIRONMENT.words("ORIGINS")
 
 INSTALLED_APPS = ["django.contrib.staticfiles", "webapp"]
 MIDDLEWARE = [
+    "webapp.headers.Alive",
     "django.middleware.security.SecurityMiddleware",
     "webapp.headers.PageHeaders",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -56,14 +57,15 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
 SESSION_COOKIE_AGE = round(3600 * _ENVIRONMENT.number("SESSION_HOURS", 8))
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
-SESSION_COOKIE_SAMESITE = "Strict"
-CSRF_COOKIE_SAMESITE = "Strict"
+# Lax: with Strict a link from another site comes without cookies, and the new token would end every tab that is open.
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = "pneumoscan_session", "pneumoscan_csrf"  # ports of one host share their cookies
 CSRF_COOKIE_HTTPONLY = True  # the page hands its scripts the token
 CSRF_FAILURE_VIEW = "webapp.views.csrf_failure"
 
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SECURE_SSL_REDIRECT = _HTTPS
-SECURE_REDIRECT_EXEMPT = [r"^healthz$"]  # asked by a machine beside this one, without TLS
 SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _HTTPS and _ENVIRONMENT.flag("HSTS_SUBDOMAINS", True)
 # Believed only where an edge sets it anew on every request; from anyone else it would be a lie.

@@ -19,6 +19,5 @@ urlpatterns = [
     path("history", history_views.entries, name="history"),
     path("history/delete", history_views.delete, name="history-delete"),
     path("history/<int:number>.jpg", history_views.thumbnail, name="history-thumbnail"),
-    path("healthz", views.healthz, name="healthz"),
     path("words.js", _catalogue, name="words"),
 ]

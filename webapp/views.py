@@ -58,9 +58,9 @@ def film(request: HttpRequest) -> JsonResponse:
     try:
         data = read_film(request, settings.PNEUMOSCAN_MAX_BYTES)
     except TooManyBytes:
-        return _trouble(Trouble("size", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "TOO_MANY_BYTES"), close=True)
+        return _trouble(Trouble("size", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "TOO_MANY_BYTES"))
     except CutOff:
-        return _trouble(Trouble("cut", HTTPStatus.BAD_REQUEST, "CUT_OFF", retryable=True), close=True)
+        return _trouble(Trouble("cut", HTTPStatus.BAD_REQUEST, "CUT_OFF", retryable=True))
     view = request.GET.get("view", "")
     answer = ask(data, view if view in _VIEWS else None)
     if isinstance(answer, Trouble):
@@ -70,11 +70,8 @@ def film(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"reply": answer, "scale": shown, "kept": kept})
 
 
-def _trouble(trouble: Trouble, close: bool = False) -> JsonResponse:
-    response = JsonResponse(trouble.as_json(), status=trouble.status)
-    if close:  # what is left of the body must not be read as the next request
-        response["Connection"] = "close"
-    return response
+def _trouble(trouble: Trouble) -> JsonResponse:
+    return JsonResponse(trouble.as_json(), status=trouble.status)
 
 
 @require_safe
@@ -84,15 +81,9 @@ def server(_request: HttpRequest) -> JsonResponse:
     return JsonResponse({"model": found and found.get("model"), "synthetic": figures.is_synthetic(found or {})})
 
 
-@require_safe
-def healthz(_request: HttpRequest) -> HttpResponse:
-    """That this process answers. It says nothing of the inference server."""
-    return HttpResponse("ok\n", content_type="text/plain")
-
-
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:  # noqa: ARG001 - Django's signature
     """Answer a request whose token is missing or old, such as one from a page that was left open for days."""
     words: dict[str, Any] = {"title": gettext("This page is too old"), "detail": gettext("Load it again.")}
     if request.headers.get("Accept", "").startswith("application/json"):
-        return _trouble(Trouble("session", HTTPStatus.FORBIDDEN, "OLD_PAGE", retryable=True), close=True)
+        return _trouble(Trouble("session", HTTPStatus.FORBIDDEN, "OLD_PAGE", retryable=True))
     return render(request, "webapp/problem.html", words, status=HTTPStatus.FORBIDDEN)

@@ -175,3 +175,17 @@ def test_the_key_goes_with_every_request_and_no_netrc_takes_its_place(
     with serving(server), InferenceClient(server.url) as client:
         client.predict(b"\x00")
     assert "authorization" not in server.asked[-1].headers
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "with space", "schlüssel"])
+def test_a_key_that_no_header_can_hold_is_told_without_it(key: str) -> None:
+    with pytest.raises(ValueError, match="one line of ASCII") as told:
+        InferenceClient(key=key)
+    assert key not in str(told.value)
+
+
+def test_an_address_is_shown_without_its_password() -> None:
+    client = InferenceClient("http://reader:word@127.0.0.1:9", timeout_s=1)
+    with pytest.raises(ServerUnreachable, match=r"http://127\.0\.0\.1:9") as told:
+        client.predict(b"film")
+    assert "word" not in str(told.value)

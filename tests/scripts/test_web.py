@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 
-from scripts.web import answers, build_parser, environment, main, page_command
+from scripts.web import REPOSITORY, answers, build_parser, environment, main, page_command
 
 
 @pytest.fixture
@@ -60,3 +66,37 @@ def test_what_the_caller_set_is_kept_and_every_start_has_its_own_secret(monkeypa
 def test_the_page_is_shown_to_this_machine_alone(nobody: str) -> None:
     assert "127.0.0.1:8000" in page_command(8000)
     assert not answers(nobody)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [("SIGHUP",), ("SIGTERM", "SIGTERM"), ("SIGKILL",)])
+def test_whatever_ends_the_command_ends_the_page_too(signals: tuple[str, ...], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as free:
+        url, port = f"http://127.0.0.1:{server.getsockname()[1]}", free.getsockname()[1]
+        free.close()
+        command = [sys.executable, "-m", "scripts.web", "--url", url, "--port", str(port), "--run-dir", str(tmp_path)]
+        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, start_new_session=True) as web:
+            page = f"http://127.0.0.1:{port}"
+            _until(lambda: answers(page))
+            assert requests.get(f"{page}/healthz", headers={"Host": "10.1.2.3"}, timeout=5).text == "ok\n"
+            for name in signals:
+                web.send_signal(getattr(signal, name))
+                time.sleep(0.1)
+            web.wait(timeout=20)
+            _until(lambda: not answers(page))
+
+
+def _until(happened: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if happened():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen within 30 s")
+
+
+def test_a_port_beyond_all_ports_is_nobody_and_a_password_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not answers("http://127.0.0.1:99999")
+    assert main(["--url", "http://reader:word@films.invalid"]) == 1
+    said = capsys.readouterr().err
+    assert "http://films.invalid" in said
+    assert "word" not in said

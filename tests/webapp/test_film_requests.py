@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import socket
@@ -125,7 +126,6 @@ def test_a_film_that_is_too_large_is_refused_and_the_server_never_asked(tmp_path
         said = post_film(reader(), b"f" * 1001)
         assert post_film(reader(), b"f" * 1000).status_code == 200
     assert (said.status_code, said.json()["error"]["kind"]) == (413, "size")
-    assert said.headers["Connection"] == "close"
     assert len(server.asked) == 1
 
 
@@ -181,3 +181,33 @@ def test_a_form_with_a_file_is_stopped_and_nothing_of_it_kept(tmp_path: Path) ->
         said = client.post("/acknowledge", {"film": io.BytesIO(b"film")})
         assert said.status_code in (302, 400)
         assert not list(said.wsgi_request.FILES)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "x"},
+        {"label": "MAYBE"},
+        {"probabilities": {"NORMAL": 0.5}},
+        {"probabilities": {"NORMAL": None, "PNEUMONIA": 0.5}},
+        {"decision": {"threshold": None}},
+        {"cam": {"grid": [[0.0, 1.0], [2.0]], "bias": 0.0, "png": ""}},
+        {"cam": {"grid": "seven", "bias": 0.0, "png": ""}},
+        {"image": ["x"]},
+        {"image": {"format": "PNG", "width": 4, "height": 4, "flags": None}},
+    ],
+)
+def test_an_answer_that_is_none_is_a_failure_of_the_server_and_not_of_the_page(
+    change: dict[str, object], tmp_path: Path
+) -> None:
+    """A login page or an edge before the server can answer 200 with anything."""
+
+    def odd(asked: Asked) -> Answer:
+        answer = scored(asked)
+        return dataclasses.replace(answer, body=json.dumps(json.loads(answer.body) | change).encode())
+
+    with page_before(FilmServer(odd), tmp_path):
+        answer = post_film(reader(), b"\xccfilm", "?keep=1")
+    assert answer.status_code == 502
+    assert answer.json()["error"]["kind"] == "failed"
+    assert answer.json()["error"]["retryable"]

@@ -88,8 +88,8 @@ def test_the_notice_is_acknowledged_once() -> None:
     assert client.get("/").context["acknowledged"] is False
     client.post("/acknowledge")
     assert client.get("/").context["acknowledged"] is True
-    assert client.cookies["sessionid"]["httponly"]
-    assert client.cookies["sessionid"]["expires"] == ""  # gone with the browser
+    assert client.cookies["pneumoscan_session"]["httponly"]
+    assert client.cookies["pneumoscan_session"]["expires"] == ""  # gone with the browser
 
 
 def test_the_examples_are_the_same_films_every_time(tmp_path: Path) -> None:
@@ -132,4 +132,6 @@ def test_without_a_card_the_page_about_the_model_says_so_and_where_it_comes_from
 
 
 def test_the_process_tells_that_it_lives() -> None:
-    assert Client().get("/healthz").content == b"ok\n"
+    for host in ("testserver", "10.1.2.3:8000", "no.such.host"):  # probes ask by address
+        assert Client().get("/healthz", headers={"Host": host}).content == b"ok\n"
+    assert Client().get("/", headers={"Host": "no.such.host"}).status_code == 400
