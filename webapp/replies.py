@@ -10,7 +10,7 @@ def is_reply(answer: object) -> bool:
     """Whether an answer has everything the page and its history read, of the right kind."""
     match answer:
         case {
-            "model": {"version": str()},
+            "model": {"version": str(), "weights_sha256": str()},
             "label": "NORMAL" | "PNEUMONIA",
             "probabilities": {"NORMAL": normal, "PNEUMONIA": pneumonia},
             "logits": {"NORMAL": one, "PNEUMONIA": other},

@@ -178,7 +178,7 @@ def test_an_example_is_one_click_away_and_called_synthetic(page: Page) -> None:
 
 @NEEDS_JAVA
 def test_a_session_that_ends_while_the_page_is_open_loses_no_film(page: Page, films: list[Path]) -> None:
-    page.driver.delete_cookie("sessionid")
+    page.driver.delete_cookie("pneumoscan_session")
     page.driver.find_element(By.ID, "files").send_keys("\n".join(map(str, films[:6])))
     page.wait("document.querySelector('#ack').open")
     page.click("#ack button")
@@ -352,3 +352,88 @@ def test_fifty_films_at_once_before_an_overloaded_server_all_get_their_own_answe
             f"{width}.png": f"{width / 1000:.3f}" for width in range(100, 150)
         }
     assert any(count == 2 for count in turns.values())
+
+
+def _paths(folder: Path, *widths: int) -> list[Path]:
+    for width in widths:
+        (folder / f"{width}.png").write_bytes(encoded(film(0, 96, width)))
+    return [folder / f"{width}.png" for width in widths]
+
+
+def test_a_verdict_is_never_beside_another_film_nor_its_map_recoloured(tmp_path: Path) -> None:
+    first, urgent, later = _paths(tmp_path, 100, 400, 500)
+    server = FilmServer(answering)
+    title = "document.querySelector('#result-title').textContent"
+    drawn = "!document.querySelector('#view').hidden && !document.querySelector('#save-png').disabled"
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url) as page:
+        page.start()
+        page.give([first])
+        page.give([urgent])
+        page.wait(f"{title} === '400.png' && {drawn}")  # untouched, the viewer follows the most urgent film
+        # Without a model card the server's picture stays as it came.
+        assert page.js("return [...document.querySelectorAll('.controls')].every(set => set.disabled)")
+        before = page.pixels()
+        page.driver.find_element(By.TAG_NAME, "body").send_keys("i")
+        assert page.pixels() == before
+        page.give([later])
+        assert page.js(f"return {title}") == "400.png"  # a key was pressed: the film is taken
+
+        page.js(
+            "window.real = createImageBitmap; window.createImageBitmap = () => new Promise((_, no) => { fail = no })"
+        )
+        page.click("#worklist .open[title='100.png']")
+        shut = "document.querySelector('#save-png').disabled && document.querySelector('#print').disabled"
+        assert page.wait(f"{title} === '100.png' && {shut} && document.querySelector('#view').hidden")
+        page.js("fail(new Error('no picture'))")
+        page.wait("/^No picture: the browser/.test(document.querySelector('#nothing').textContent)")
+        assert page.js(f"return {shut}")
+        page.js("window.createImageBitmap = real")
+        page.click("#worklist .open[title='500.png']")
+        page.wait(f"{title} === '500.png' && {drawn} && document.querySelector('#nothing').hidden")
+
+        assert page.js("const e = new Event('beforeunload', {cancelable: true}); return !dispatchEvent(e)")
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        assert page.js("return getComputedStyle(document.querySelector('#view')).objectFit") == "contain"
+
+
+def test_a_file_that_is_gone_and_an_answer_that_lacks_something_stop_no_other_film(tmp_path: Path) -> None:
+    gone, bare, whole = _paths(tmp_path, 101, 102, 103)
+    server = FilmServer(lambda _: Answer(401, b""))
+
+    def lacking(asked: Asked) -> Answer:
+        found = answering(asked)
+        if decode(asked.body).pixels.shape[1] == 102:
+            reply = json.loads(found.body)
+            reply["cam"]["png"] = "no base64!"
+            return Answer(body=json.dumps(reply).encode(), headers={"Content-Type": "application/json"})
+        return found
+
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url) as page:
+        page.start()
+        page.give([gone, bare, whole])
+        gone.unlink()
+        server.answer = lacking
+        page.click("#retry-all")
+        page.wait("document.querySelector('tr[data-outcome=normal] .score')?.textContent === '0.103'")
+        page.wait("!document.querySelector('#worklist tbody progress')")
+        states = {row["name"]: row["state"] for row in page.rows()}
+        assert states["101.png"].startswith("This file cannot be read any more")
+        assert states["102.png"].startswith("The inference server failed on this film")
+        assert page.js("return document.querySelector('#banner').hidden")
+
+
+def test_the_bar_is_as_wide_as_the_renderer_rounds_and_no_cell_is_a_formula(tmp_path: Path) -> None:
+    names = ["=1", "a;=1", "a\t@1", "\uff1d1", "a\n+1", "a-1"]
+    server = FilmServer(answering)
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url) as page:
+        page.open()
+        widths, table = page.driver.execute_async_script(
+            "const [names, done] = arguments; const at = '/static/webapp/js/';"
+            "Promise.all([import(at + 'heatmap.js'), import(at + 'export.js')]).then(([h, e]) => done(["
+            "Array.from({length: 1024}, (_, i) => h.barWidth(i + 1)),"
+            "e.csvOf(names.map(name => ({name, state: 'waiting'})), 'n')]))",
+            names,
+        )
+    assert widths == [round(96 * min(max(height / 512, 1), 2)) for height in range(1, 1025)]
+    read = [row["film"] for row in csv.DictReader(io.StringIO(table, newline=""))]
+    assert read == ["'=1", "a;'=1", "a\t'@1", "'\uff1d1", "a\n'+1", "a-1"]

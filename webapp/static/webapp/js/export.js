@@ -22,9 +22,9 @@ export function csvOf(films, notice) {
 function cell(value) {
   if (value === null || value === undefined) return "";
   let text = String(value);
-  // A file may be called =HYPERLINK(…): a spreadsheet would run it.
-  if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  // A file may be called =HYPERLINK(…): a spreadsheet would run it, also in full width and after what it may split at.
+  if (typeof value === "string") text = text.replace(/(^|[;\t\r\n])(?=[=+\-@\t\r＝＋－＠])/g, "$1'");
+  return /[",;\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 /** Hand the reader a file. */
@@ -36,9 +36,14 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** The result page as a PNG: film, film with map, scale, figures and the notice. */
+/** The result page as a PNG: film, film with map, scale, figures and the notice; null where the viewer went on meanwhile. */
 export async function pngOf(film, viewer, notice) {
-  const { width, height } = viewer.picture;
+  const { picture } = viewer;
+  const dial = await gaugePicture(film.reply, film.scale?.indeterminate);
+  // From here on nothing waits, so that verdict and picture are one film's.
+  if (!picture || viewer.picture !== picture) return null;
+  viewer.paint(); // its own turn may not have come yet
+  const { width, height } = picture;
   const zoom = 560 / Math.max(width, height);
   const [across, down] = [Math.round(width * zoom), Math.round(height * zoom)];
   const canvas = document.createElement("canvas");
@@ -55,7 +60,7 @@ export async function pngOf(film, viewer, notice) {
   const { reply, scale } = film;
   write(`${OUTCOMES[outcomeOf(film)]()}   P(PNEUMONIA) ${share(reply.probabilities.PNEUMONIA)}`, 24, 40, "bold 24px system-ui, sans-serif");
   write(film.name, 24, 66, undefined, "#444", canvas.width - 400);
-  context.drawImage(await gaugePicture(reply, scale?.indeterminate), canvas.width - 330, 12, 300, 66);
+  context.drawImage(dial, canvas.width - 330, 12, 300, 66);
   context.imageSmoothingQuality = "high";
   context.drawImage(viewer.layers.film, 24, 86, across, down);
   context.drawImage(viewer.layers.map, across + 36, 86, across, down);

@@ -14,7 +14,11 @@ const LINE_PNEUMONIA = [255, 190, 60];
 const LINE_NORMAL = [140, 205, 255];
 
 /** Pixels of the colour bar at the right of a server's overlay of this height. */
-export const barWidth = (height) => Math.round(96 * Math.min(Math.max(height / 512, 1), 2));
+export function barWidth(height) {
+  const length = 96 * Math.min(Math.max(height / 512, 1), 2);
+  const whole = Math.floor(length);
+  return length - whole === 0.5 ? whole + (whole % 2) : Math.round(length); // half to even, as Python rounds
+}
 
 /** Signed evidence of each pixel, -1 to 1: the grid in logits, bilinear with corner cells on corner pixels. */
 export function evidenceMap(grid, scale, width, height) {

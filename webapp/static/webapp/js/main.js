@@ -45,12 +45,7 @@ function add(files, synthetic = false) {
 
 async function filmChanged(film) {
   if (film.state === "done" && !film.overlay) {
-    film.overlay = takeOverlay(film.reply);
-    thumbnail(film.overlay).then((address) => {
-      film.picture = address;
-      refresh();
-    });
-    showModel(film.reply.model);
+    takeAnswer(film);
   }
   if (film.state === "done" || film.state === "failed") {
     // Until the reader takes one, the viewer follows the most urgent film.
@@ -60,6 +55,20 @@ async function filmChanged(film) {
     if (!busy()) find("#view-words").textContent = summary();
   }
   refresh();
+}
+
+function takeAnswer(film) {
+  try {
+    film.overlay = takeOverlay(film.reply);
+  } catch {
+    Object.assign(film, { state: "failed", reply: null, scale: null, error: { kind: "failed", code: "BAD_ANSWER", retryable: true } });
+    return;
+  }
+  thumbnail(film.overlay).then((address) => {
+    film.picture = address;
+    refresh();
+  }, () => {}); // without a small picture; who opens the film is told
+  showModel(film.reply.model);
 }
 
 const busy = () => films.some((film) => ["waiting", "sending", "scoring"].includes(film.state)) && !queue.stopped;
@@ -108,19 +117,21 @@ async function open(film, byHand = false) {
   choseByHand ||= byHand;
   const before = chosen;
   chosen = film;
+  // The viewer holds the chosen film's picture or none: no verdict ever stands beside another film.
+  if (before !== film || film.state !== "done") viewer.show(null);
   refresh();
   find("#panel").hidden = false;
   showResult(film, again);
-  for (const id of ["save-png", "print"]) find(`#${id}`).disabled = film.state !== "done";
-  if (film.state !== "done") {
-    if (before !== film) viewer.show(null);
-    showStage(film);
-  } else if (before !== film || !viewer.picture) {
-    const picture = await pictureOf(film);
-    if (chosen !== film) return; // the reader went on meanwhile
-    film.shown = { width: picture.width, height: picture.height };
-    viewer.show(picture);
-    showStage(film);
+  if (film.state !== "done" || viewer.picture) showStage(film, film.state === "failed" ? t("No picture: this film has no answer.") : "");
+  else {
+    showStage(film, t("Drawing the film …"));
+    const picture = await pictureOf(film).catch(() => null);
+    if (chosen !== film || viewer.picture) return; // the reader went on meanwhile, or came back and has it
+    if (picture) {
+      film.shown = { width: picture.width, height: picture.height };
+      viewer.show(picture);
+    }
+    showStage(film, t("No picture: the browser cannot read the one the server sent. The answer beside it stands."));
     showResult(film, again);
   }
   if (byHand && matchMedia("(max-width: 760px)").matches) find(".stage").scrollIntoView({ behavior: "smooth" });
@@ -135,11 +146,15 @@ function close() {
   find("#nothing").hidden = true;
 }
 
-function showStage(film) {
-  const drawn = film.state === "done";
-  find("#toolbar").hidden = find("#view").hidden = !drawn;
+/** The stage of the chosen film; `why` says what there is to see as long as its picture is not there. */
+function showStage(film, why = "") {
+  const drawn = viewer.picture !== null;
+  find("#toolbar").hidden = film.state !== "done";
+  find("#view").hidden = !drawn;
+  for (const id of ["save-png", "print"]) find(`#${id}`).disabled = !drawn;
   find("#welcome").hidden = true;
-  find("#nothing").hidden = film.state !== "failed";
+  find("#nothing").hidden = drawn || !why;
+  find("#nothing").textContent = why;
   find("#corner-film").textContent = drawn ? `${film.reply.image.format} ${film.reply.image.width} × ${film.reply.image.height}` : "";
   if (drawn) find("#view").setAttribute("aria-label", fill("%(name)s: %(label)s, probability of pneumonia %(p)s, with its heat map", { name: film.name, label: film.reply.label, p: share(film.reply.probabilities.PNEUMONIA) }));
   viewer.draw();
@@ -174,16 +189,36 @@ function connect() {
   find("#previous").addEventListener("click", () => step(-1));
   find("#next").addEventListener("click", () => step(1));
   find("#csv").addEventListener("click", () => save(new Blob([csvOf(list.shown(), notice)], { type: "text/csv" }), "pneumoscan-worklist.csv"));
-  find("#save-png").addEventListener("click", async () => save(await pngOf(chosen, viewer, notice), "pneumoscan-result.png"));
+  find("#save-png").addEventListener("click", savePng);
   find("#print").addEventListener("click", () => print());
   find("#clear").addEventListener("click", () => [...films].forEach(remove));
   find("#retry-all").addEventListener("click", retryAll);
   find("#ack").addEventListener("cancel", (event) => event.preventDefault()); // Escape is no acknowledgement
   find("#ack form").addEventListener("submit", acknowledge);
   addEventListener("beforeunload", (event) => {
-    if (films.some((film) => film.state !== "done" && film.error?.retryable !== false)) event.preventDefault();
+    if (films.length) event.preventDefault(); // films and answers live in this tab alone
   });
   connectControls(viewer, step);
+  noticeHands();
+}
+
+/** Who handles the viewer or its controls has taken the film: another that comes in must not replace it. */
+function noticeHands() {
+  const taken = () => {
+    choseByHand ||= chosen !== null;
+  };
+  for (const part of [".stage", ".panel"]) {
+    for (const name of ["pointerdown", "wheel", "keydown", "input"]) find(part).addEventListener(name, taken, { passive: true });
+  }
+  // The viewer's keys work wherever the focus is; one that did something was prevented.
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented) taken();
+  });
+}
+
+async function savePng() {
+  const blob = await pngOf(chosen, viewer, notice);
+  if (blob) save(blob, "pneumoscan-result.png");
 }
 
 function askToAcknowledge() {

@@ -4,8 +4,15 @@ import { barWidth, evidenceMap, filmUnder } from "./heatmap.js";
 
 const THUMBNAIL = 88;
 
-/** The overlay of a reply as a blob; the base64 text is let go, it is a third larger. */
+/**
+ * The overlay of a reply as a blob; the base64 text is let go, it is a third larger. Throws where the reply lacks what list
+ * and panel read of it: one film without an answer is better than a page that throws at every frame.
+ */
 export function takeOverlay(reply) {
+  const { probabilities, decision, logits, cam, image, model } = reply;
+  const numbers = [probabilities.PNEUMONIA, decision.threshold, logits.PNEUMONIA, logits.NORMAL, cam.bias, ...cam.grid.flat()];
+  const words = [reply.label, model.version, model.weights_sha256, ...image.flags];
+  if (!numbers.every(Number.isFinite) || !words.every((word) => typeof word === "string")) throw new TypeError("no answer");
   const bytes = Uint8Array.from(atob(reply.cam.png), (letter) => letter.charCodeAt(0));
   delete reply.cam.png;
   return new Blob([bytes], { type: "image/png" });

@@ -92,9 +92,14 @@ export function sender({ url, token, keep, changed }) {
       else if (request.status === 413) done({ error: { kind: "size", code: "TOO_MANY_BYTES", retryable: false } });
       else done({ error: said?.error ?? { kind: "page", code: `HTTP_${request.status}`, retryable: true } });
     };
-    request.onerror = () => done({ error: { kind: "page", code: "NO_CONNECTION", retryable: true } });
-    request.onabort = request.onerror;
+    const unconnected = { kind: "page", code: "NO_CONNECTION", retryable: true };
+    const unreadable = { kind: "unreadable", code: "UNREADABLE_FILE", retryable: false };
+    // The browser calls both the same; a folder or a deleted file says nothing about the films after it.
+    request.onerror = async () => done({ error: (await isReadable(film.file)) ? unconnected : unreadable });
+    request.onabort = () => done({ error: unconnected });
     film.request = request;
     request.send(film.file);
   });
 }
+
+const isReadable = (file) => file.slice(0, 1).arrayBuffer().then(() => true, () => false);

@@ -1,6 +1,6 @@
 // The panel beside the viewer: what the server said of one film, in words.
 
-import { element, find } from "./elements.js";
+import { element, find, findAll } from "./elements.js";
 import { gauge } from "./gauge.js";
 import { fill, flagWords, outcomeOf, share, t, troubleWords } from "./words.js";
 
@@ -17,7 +17,7 @@ export function showResult(film, again) {
   find("#result").replaceChildren(...(film.state === "done" ? answer(film) : pending(film, again)));
   find("#facts").replaceChildren(...(film.state === "done" ? facts(film) : []));
   const mapped = film.state === "done" && Boolean(film.scale);
-  find("#map-controls").disabled = !mapped;
+  for (const controls of findAll(".controls")) controls.disabled = !mapped; // window and map need the film by itself
   find("#panel").dataset.outcome = outcomeOf(film);
 }
 

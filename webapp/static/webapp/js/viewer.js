@@ -99,7 +99,7 @@ export class Viewer {
     const table = windowTable(now.level, now.width, now.invert);
     const image = new ImageData(width, height);
     if (film) paintFilm(image.data, film, table);
-    else for (let i = 0; i < rgba.length; i++) image.data[i] = i % 4 === 3 ? 255 : table[rgba[i]];
+    else image.data.set(rgba); // as it came: a window would change the map's colours, and swapping would reverse them
     this.layers.film.getContext("2d").putImageData(image, 0, 0);
     if (film && now.map) paintMap(image.data, film, evidence, table, now.opacity, now.colours, width);
     this.layers.map.getContext("2d").putImageData(image, 0, 0);

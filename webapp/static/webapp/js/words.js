@@ -37,6 +37,7 @@ const KINDS = {
   notice: () => t("Please acknowledge the notice first. The films are kept."),
   cut: () => t("The upload broke off. The film is kept; try again."),
   size: CODES.TOO_MANY_BYTES,
+  unreadable: () => t("This file cannot be read any more: choose it again; drop the files, not the folder."),
   failed: () => t("The inference server failed on this film. The film is kept; try again."),
   refused: () => t("The server cannot score this file."),
 };
