@@ -27,6 +27,7 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _THREADS: Final = 16  # films on their way at once; the server batches them
 _SHM: Final = Path("/dev/shm")
+_MINE: Final = 0o077  # a history is for nobody else on this machine
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -163,11 +164,16 @@ def show(args: argparse.Namespace) -> int:
         raise WebError(f"port {args.port} cannot be used: something listens there. Give another: make web PORT=8001")
     if ours.get("PNEUMOSCAN_HISTORY") or ours.get("PNEUMOSCAN_HISTORY_FILE"):
         migrate = [sys.executable, "-m", "webapp.manage", "migrate", "--verbosity", "0"]
-        if subprocess.run(migrate, cwd=REPOSITORY, env=ours, check=False).returncode:
+        if subprocess.run(migrate, cwd=REPOSITORY, env=ours, umask=_MINE, check=False).returncode:
             raise WebError("the history's tables could not be made, see above")
     # In a session of its own: what a terminal sends to all comes here alone. A closed one means "reload" to gunicorn.
     page = subprocess.Popen(
-        page_command(args.port), cwd=REPOSITORY, env=ours, start_new_session=True, preexec_fn=die_with_parent()
+        page_command(args.port),
+        cwd=REPOSITORY,
+        env=ours,
+        umask=_MINE,
+        start_new_session=True,
+        preexec_fn=die_with_parent(),
     )
     try:
         print(f"The reading page: http://127.0.0.1:{args.port}/   (Ctrl-C stops it)", flush=True)

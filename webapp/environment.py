@@ -88,6 +88,12 @@ def database(url: str) -> dict[str, Any]:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
+    if parts.query:
+        # Without the value: it may hold a password.
+        raise ImproperlyConfigured(
+            f"{PREFIX}HISTORY has options behind a question mark, which are not read. Set them in the database's own "
+            "way, PGSSLMODE=require for one."
+        )
     if parts.scheme == "sqlite" and parts.path.strip("/"):
         # As others read such URLs: three slashes for a relative path, four for an absolute one.
         return {"ENGINE": _ENGINES["sqlite"], "NAME": unquote(parts.path[1:])}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from cxr.cam import upsample
 from cxr.images import decode
@@ -177,6 +178,18 @@ def test_an_example_is_one_click_away_and_called_synthetic(page: Page) -> None:
 
 
 @NEEDS_JAVA
+def test_escape_is_no_acknowledgement(address: str) -> None:
+    with browsing(address) as opened:
+        opened.open()
+        opened.wait("document.querySelector('#ack')?.open")
+        for _ in range(3):
+            opened.driver.find_element(By.CSS_SELECTOR, "body").send_keys(Keys.ESCAPE)
+            opened.wait("document.querySelector('#ack').open", 5)
+        opened.click("#ack button")
+        opened.wait("document.querySelector('#main')?.dataset.acknowledged === '1'")
+        assert not opened.js("return document.querySelector('#ack').open")
+
+
 def test_a_session_that_ends_while_the_page_is_open_loses_no_film(page: Page, films: list[Path]) -> None:
     page.driver.delete_cookie("pneumoscan_session")
     page.driver.find_element(By.ID, "files").send_keys("\n".join(map(str, films[:6])))

@@ -75,9 +75,11 @@ def test_whatever_ends_the_command_ends_the_page_too(signals: tuple[str, ...], t
         url, port = f"http://127.0.0.1:{server.getsockname()[1]}", free.getsockname()[1]
         free.close()
         command = [sys.executable, "-m", "scripts.web", "--url", url, "--port", str(port), "--run-dir", str(tmp_path)]
-        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, start_new_session=True) as web:
+        ours = os.environ | {"PNEUMOSCAN_HISTORY": f"sqlite:///{tmp_path}/history.db"}
+        with subprocess.Popen(command, cwd=REPOSITORY, env=ours, stdout=subprocess.PIPE, start_new_session=True) as web:
             page = f"http://127.0.0.1:{port}"
             _until(lambda: answers(page))
+            assert (tmp_path / "history.db").stat().st_mode & 0o077 == 0
             assert requests.get(f"{page}/healthz", headers={"Host": "10.1.2.3"}, timeout=5).text == "ok\n"
             for name in signals:
                 web.send_signal(getattr(signal, name))

@@ -70,6 +70,19 @@ def test_another_address_is_refused_without_repeating_its_password(url: str) -> 
     assert "secret" not in str(error.value)
 
 
+def test_options_of_an_address_are_not_dropped_in_silence() -> None:
+    with pytest.raises(ImproperlyConfigured, match="PGSSLMODE") as error:
+        database("postgresql://u:secret@host/x?sslmode=require")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "with space", "schlüssel"])
+def test_a_key_that_no_header_can_hold_is_refused_without_repeating_it(key: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="one line of ASCII") as error:
+        Environment({"PNEUMOSCAN_KEY": key}).key()
+    assert key not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "read"),
     [

@@ -193,7 +193,8 @@ function connect() {
   find("#print").addEventListener("click", () => print());
   find("#clear").addEventListener("click", () => [...films].forEach(remove));
   find("#retry-all").addEventListener("click", retryAll);
-  find("#ack").addEventListener("cancel", (event) => event.preventDefault()); // Escape is no acknowledgement
+  // Escape is no acknowledgement, and a browser lets nobody keep a dialog open against it.
+  find("#ack").addEventListener("close", () => page.dataset.acknowledged === "1" || askToAcknowledge());
   find("#ack form").addEventListener("submit", acknowledge);
   addEventListener("beforeunload", (event) => {
     if (films.length) event.preventDefault(); // films and answers live in this tab alone
