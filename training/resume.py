@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 from training.errors import TrainingError
-from training.runs import write_whole
+from training.runs import clear_partials, write_whole
 
 STATE_FILE: Final = "unfinished.pth"
 
@@ -69,6 +69,6 @@ def is_unfinished(run: Path) -> bool:
 
 
 def clear(run: Path) -> None:
-    """Take the state away, and what a kill left of writing it."""
-    for left in (run / STATE_FILE, *run.glob(f".{STATE_FILE}.*.partial")):
-        left.unlink(missing_ok=True)
+    """Take the state away, and what a kill left of writing any file of the run."""
+    (run / STATE_FILE).unlink(missing_ok=True)
+    clear_partials(run)

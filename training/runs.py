@@ -146,6 +146,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def clear_partials(folder: Path) -> None:
+    """Take away what a kill left of `write_whole` in a folder that no other process writes to."""
+    for left in folder.glob(".*.partial"):
+        left.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     write_whole(path, lambda partial: _write_utf8(partial, text))

@@ -129,7 +129,10 @@ def test_a_finished_run_stands_and_is_not_overwritten(
 ) -> None:
     before = (run / "checkpoint.pth").stat().st_mtime_ns
     base = ["--data", str(data), "--run", str(run), *ARGUMENTS]
+    left = run / ".history.png.1.partial"
+    left.touch()  # as a kill in the middle of a write would
     assert train.main([*base, "--resume"]) == 0
+    assert not left.exists()
     assert "already holds this run" in capsys.readouterr().out
     assert train.main(base) == 2
     assert train.main([*base, "--resume", "--epochs", "7"]) == 2
