@@ -37,6 +37,8 @@ class InferenceClient:
         Connections kept open; give the number of threads that share the client.
     key : str, optional
         Sent as ``Authorization: Bearer <key>``, for a server behind an edge that asks for one.
+    ca : Path, optional
+        PEM file of the certificates that are believed, for an edge that signed its own.
 
     Raises
     ------
@@ -50,9 +52,12 @@ class InferenceClient:
         timeout_s: float = 60.0,
         connections: int = 8,
         key: str | None = None,
+        ca: Path | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
+        # Given with every request: requests would put REQUESTS_CA_BUNDLE before a setting of the session.
+        self._verify = str(ca) if ca is not None else None
         self._session = requests.Session()
         adapter = HTTPAdapter(pool_maxsize=connections)
         self._session.mount("http://", adapter)
@@ -157,6 +162,7 @@ class InferenceClient:
                 },
                 timeout=(CONNECT_TIMEOUT_S, self.timeout_s),
                 allow_redirects=False,
+                verify=self._verify,
             )
         except requests.ReadTimeout as error:
             raise AnswerLost(f"{without_password(self.url)} did not answer within {self.timeout_s:g} s") from error

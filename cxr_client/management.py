@@ -1,4 +1,4 @@
-"""What the server has loaded, and whether it can answer: TorchServe's management API over its unix socket."""
+"""What the server has loaded, whether it can answer, and what it shall load: TorchServe's management API."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import requests
 import requests_unixsocket
 
-from cxr_client.errors import ManagementFailed, ServerUnreachable
+from cxr_client.errors import AnswerLost, ManagementFailed, ServerUnreachable
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class WorkerState:
 
 @dataclass(frozen=True)
 class VersionState:
-    """One registered version of a model and its workers."""
+    """One registered version of a model, its workers, and the requests that wait for one of them."""
 
     version: str
     is_default: bool
     min_workers: int
     workers: tuple[WorkerState, ...]
+    waiting: int = 0
 
     @property
     def is_ready(self) -> bool:
@@ -156,17 +157,65 @@ class ManagementClient:
             return Readiness(model, ())
         return Readiness(model, tuple(_version_state(entry, default) for entry in every))
 
+    def register(self, model: str, archive: str, workers: int, batch_size: int, batch_delay_ms: int) -> None:
+        """Have the server load an archive of its model store; returns before the workers have loaded it.
+
+        Parameters
+        ----------
+        model : str
+            Name of the model, ``pneumonia``.
+        archive : str
+            File name of the archive in the server's store.
+        workers : int
+            Worker processes to start.
+        batch_size, batch_delay_ms : int
+            Requests a worker takes at once, and how long it waits for the second one.
+
+        Raises
+        ------
+        ManagementFailed
+            The archive is not there or cannot be unpacked, or its version is registered already (``status`` 409).
+        """
+        asked: dict[str, str | int] = {"url": archive, "model_name": model, "initial_workers": workers}
+        asked |= {"batch_size": batch_size, "max_batch_delay": batch_delay_ms, "synchronous": "false"}
+        self._ask("POST", f"/models?{urlencode(asked)}")
+
+    def set_default(self, model: str, version: str) -> None:
+        """Make a registered version the one that a request without a version gets.
+
+        Raises
+        ------
+        ManagementFailed
+            It is not registered (``status`` 404).
+        """
+        self._ask("PUT", f"/models/{quote(model, safe='')}/{quote(version, safe='')}/set-default")
+
+    def unregister(self, model: str, version: str) -> None:
+        """End a version's workers and forget it. TorchServe 0.12.0 breaks off what they are answering.
+
+        Raises
+        ------
+        ManagementFailed
+            It is not registered, or is the default one of several (``status`` 403).
+        """
+        self._ask("DELETE", f"/models/{quote(model, safe='')}/{quote(version, safe='')}")
+
     def _get(self, path: str) -> Any:
+        return self._ask("GET", path)
+
+    def _ask(self, method: str, path: str) -> Any:
         try:
-            reply = self._session.get(self._url + path, timeout=self.timeout_s)
+            reply = self._session.request(method, self._url + path, timeout=self.timeout_s)
+        except requests.ReadTimeout as error:
+            raise AnswerLost(f"{method} {path} was not answered within {self.timeout_s:g} s") from error
         except requests.RequestException as error:
             raise ServerUnreachable(f"nobody answers on {self.socket_path} (is the server running?)") from error
         if not reply.ok:
-            raise ManagementFailed(f"GET {path}: {reply.status_code} {_message(reply)}", status=reply.status_code)
+            raise ManagementFailed(f"{method} {path}: {reply.status_code} {_message(reply)}", status=reply.status_code)
         try:
             return reply.json()
         except requests.exceptions.JSONDecodeError as error:
-            raise ManagementFailed(f"GET {path} did not answer with JSON", status=reply.status_code) from error
+            raise ManagementFailed(f"{method} {path} did not answer with JSON", status=reply.status_code) from error
 
 
 def _version_state(entry: dict[str, Any], default: set[str]) -> VersionState:
@@ -175,7 +224,8 @@ def _version_state(entry: dict[str, Any], default: set[str]) -> VersionState:
         WorkerState(str(worker["id"]), str(worker["status"]), int(worker.get("pid", -1)))
         for worker in entry.get("workers", ())
     )
-    return VersionState(version, version in default, int(entry.get("minWorkers", 0)), workers)
+    waiting = int((entry.get("jobQueueStatus") or {}).get("pendingRequests", 0))
+    return VersionState(version, version in default, int(entry.get("minWorkers", 0)), workers, waiting)
 
 
 def _message(reply: requests.Response) -> str:

@@ -10,7 +10,10 @@ from typing import Any, Final
 
 from cxr import digests, golden
 from cxr.card import read_audit, read_metrics
+from cxr.drift_reference import read_reference
 from cxr.errors import ModelError
+from cxr.measured import Measured
+from cxr.metric_lines import MetricLines
 from cxr.predict import Predictor
 from cxr.replies import ModelIdentity
 from cxr.service import BatchService, Incoming
@@ -42,16 +45,21 @@ class CxrHandler:
         manifest = context.manifest["model"]
         identity = ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
         measured = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
-        self.service = BatchService(predictor, identity, *measured)
+        self.service = BatchService(predictor, identity, *measured, read_reference(folder, predictor.spec))
+        self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
+        self.metrics.write(Measured.zeros())
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One reply for each request of a batch, each with its own status and content type."""
+        measured = Measured()
         replies = self.service.answer(
             [
                 Incoming(row, context.get_all_request_header(i), context.get_request_id(i) or "")
                 for i, row in enumerate(rows)
-            ]
+            ],
+            measured,
         )
+        self.metrics.write(measured)
         for i, reply in enumerate(replies):
             context.set_response_status(code=reply.status, phrase="", idx=i)
             context.set_response_content_type(i, reply.content_type)

@@ -1,6 +1,11 @@
 """Measure how fast this machine is, in ratios of things timed in turn within one run.
 
 ``raw``: the network alone, and what the heat map costs beside it.
+``serve``: latency, throughput, processor time and memory of our server, and what it adds to the model alone.
+``peers``: our server beside LitServe, BentoML and TorchServe with other handlers.
+``decode``: from a file's bytes to the network's input, beside the well-known tutorial's way.
+``cam``: what a heat map costs, beside grad-cam's GradCAM.
+``page``: puts results into docs/performance.md.
 ``train``: what a hundred epochs cost here and by the well-known tutorial's loop, and how good both models are.
 """
 
@@ -8,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +24,10 @@ from cxr.model import ARCHITECTURES
 from cxr.predict import resolve_device
 from scripts import benchmark_raw, benchmark_training
 from scripts.arguments import not_negative, positive
+from scripts.benchmark_arguments import add_serving
+from scripts.benchmark_output import may_write, write_result
+from scripts.benchmark_servers import BenchmarkError, WrongUsage
+from scripts.java import NoJava
 from training.data import load_films
 from training.settings import TrainSettings
 from training.weights import NORMALISATIONS, THREE_WAYS
@@ -81,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--arch", choices=list(ARCHITECTURES), default="resnet152")
         command.add_argument("--device", default="auto", help="auto, cpu or cuda")
         command.add_argument("--json", action="store_true", help="JSON instead of a table")
+        command.add_argument("--out", type=Path, metavar="FILE.json", help="write the JSON there as well")
+        command.add_argument("--force", action="store_true", help="replace a file that exists")
+    add_serving(what)
     return parser
 
 
@@ -89,10 +102,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
+        may_write(arguments.out, force=arguments.force)
+    except WrongUsage as error:
+        parser.error(str(error))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are stopped as after Ctrl-C
+    try:
         result, table = arguments.measure(arguments)
-    except (CxrError, OSError) as error:
+    except (CxrError, OSError, WrongUsage) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    except (BenchmarkError, NoJava) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; nothing was written", file=sys.stderr)
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if arguments.out:
+        write_result(arguments.out, result)
     print(json.dumps(result) if arguments.json else table)
     return 0
 

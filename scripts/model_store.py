@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import struct
@@ -97,6 +98,21 @@ def list_archives(store: Path) -> tuple[list[Archive], list[str]]:
             + ": pack one with scripts.package_mar, or give --store"
         )
     return sorted(archives, key=lambda archive: archive.version, reverse=True), ignored
+
+
+def archive_digest(archive: Archive) -> str:
+    """Give the SHA-256 of an archive's file, as hexadecimal digits.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be read.
+    """
+    try:
+        with archive.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{archive.path} cannot be read ({error.strerror})") from error
 
 
 def check_archive(archive: Archive) -> None:

@@ -25,7 +25,9 @@ import numpy as np
 from cxr import golden
 from cxr.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
 from cxr.digests import SUMS_FILE, sums_text
+from cxr.drift_reference import DRIFT_FILE, read_reference
 from cxr.errors import CxrError, ModelError
+from cxr.gate import INT8_FILES, kind_of
 from cxr.predict import Predictor
 from cxr.spec import SPEC_FILE, ModelSpec, sha256_of
 from scripts.model_store import MODEL_NAME, Version
@@ -116,7 +118,9 @@ def _write_golden(folder: Path, run: Path) -> None:
     films = golden_films()
     for name, data in films.items():
         (folder / name).write_bytes(data)
-    said = golden.answers(Predictor.load(run, "cpu"), films)
+    chosen = Predictor.load(run, "cpu")
+    reference = Predictor(chosen.network, chosen.spec, chosen.device)
+    said = {one.engine.name: golden.answers(one, films) for one in (reference, chosen)}
     (folder / golden.ANSWERS).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
@@ -126,6 +130,9 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
     shutil.copytree(HANDLER_FOLDER, extras, ignore=shutil.ignore_patterns("__pycache__", _ENTRY, _CONFIG))
     shutil.copyfile(run / SPEC_FILE, extras / SPEC_FILE)
     _copy_measured(run, spec, extras)
+    if "int8" in {kind_of(name).precision for name in spec.engines.values()}:
+        for name in INT8_FILES:
+            shutil.copyfile(run / name, extras / name)
     _write_golden(extras / golden.FOLDER, run)
     out.mkdir()
     temp.mkdir()
@@ -146,6 +153,7 @@ def _copy_measured(run: Path, spec: ModelSpec, extras: Path) -> None:
     for name, read, command in (
         (METRICS_FILE, read_metrics, "training.evaluate"),
         (AUDIT_FILE, read_audit, "training.audit"),
+        (DRIFT_FILE, read_reference, "training.calibrate and training.export"),
     ):
         if read(run, spec) is not None:
             shutil.copyfile(run / name, extras / name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="film, or folder searched for PNG, JPEG and DICOM files, those without a suffix included",
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="inference address (default: %(default)s)")
+    parser.add_argument(
+        "--url",
+        default="http://127.0.0.1:8080",
+        help="inference address, or https:// of an edge, whose key is taken from PNEUMOSCAN_KEY (default: %(default)s)",
+    )
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="certificate of an edge that signed its own, PEM")
     parser.add_argument(
         "--cam",
         choices=("grid", *PICTURES),
@@ -123,11 +129,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         films, pictures = _plan(args)
+        client = _client(args)
     except (UsageError, OSError) as error:
         print(f"scripts.predict: {error}", file=sys.stderr)
         return 2
     try:
-        outcomes = _ask_all(args, films, pictures)
+        outcomes = _ask_all(args, client, films, pictures)
     except KeyboardInterrupt:
         print("scripts.predict: interrupted", file=sys.stderr)
         return 1
@@ -157,7 +164,20 @@ def _plan(args: argparse.Namespace) -> tuple[list[Path], list[Path | None]]:
     return films, pictures
 
 
-def _ask_all(args: argparse.Namespace, films: list[Path], pictures: list[Path | None]) -> list[Outcome]:
+def _client(args: argparse.Namespace) -> InferenceClient:
+    if args.ca is not None and not args.ca.is_file():
+        raise UsageError(f"--ca {args.ca} is no file: give the edge's certificate, PEM")
+    # From the environment: an argument would be seen by every user of the machine.
+    key = os.environ.get("PNEUMOSCAN_KEY")
+    try:
+        return InferenceClient(args.url, timeout_s=args.timeout, connections=args.jobs, key=key, ca=args.ca)
+    except ValueError as error:
+        raise UsageError(f"PNEUMOSCAN_KEY: {error}") from error
+
+
+def _ask_all(
+    args: argparse.Namespace, client: InferenceClient, films: list[Path], pictures: list[Path | None]
+) -> list[Outcome]:
     gave_up: list[ServerUnreachable] = []
     asked = {"cam": args.cam, "target": args.target, "version": args.model_version, "view": args.view}
     options = {name: value for name, value in asked.items() if value is not None}
@@ -171,7 +191,7 @@ def _ask_all(args: argparse.Namespace, films: list[Path], pictures: list[Path | 
         return outcome
 
     with (
-        InferenceClient(args.url, timeout_s=args.timeout, connections=args.jobs) as client,
+        client,
         ThreadPoolExecutor(args.jobs) as pool,
     ):
         answers = pool.map(one, films, pictures)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_client import ClientError, InferenceClient, ManagementClient, PredictionRefused
-from cxr_client.management import Readiness
+from cxr_client.management import Readiness, VersionState
 from scripts.model_store import MODEL_NAME
 from scripts.run_dir import RunDir
 from scripts.server_process import NeverReady
@@ -61,7 +61,7 @@ def why_not_ready(run_dir: RunDir, url: str) -> str | None:
         state = _ask(run_dir)
     except ClientError as error:
         return str(error)
-    return _ask_canary(url) if state.is_ready else state.summary
+    return ask_canary(url) if state.is_ready else state.summary
 
 
 class Start:
@@ -79,7 +79,7 @@ class Start:
         self._run_dir = run_dir
         self._url = url
         self._versions = frozenset(versions)
-        self._pids: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+        self._deaths = Deaths()
 
     def why_not_ready(self) -> str | None:
         """Give what is missing, or None when the server answers; to be called again and again.
@@ -96,22 +96,38 @@ class Start:
         # TorchServe opens its socket after it has registered what it could; what it could not is only in its log.
         if missing := sorted(self._versions - {version.version for version in state.versions}):
             raise NeverReady(f"TorchServe did not accept {MODEL_NAME} {', '.join(missing)}")
-        self._count_deaths(state)
+        for version in state.versions:
+            self._deaths.count(version)
         if not all(version.is_ready for version in state.versions):
             return state.summary
-        return _ask_canary(self._url)
+        return ask_canary(self._url)
 
-    def _count_deaths(self, state: Readiness) -> None:
-        # TorchServe starts a dead worker again for five minutes, under the same id with another process id, and says no
-        # more about it than "UNLOADING".
-        for version in state.versions:
-            for worker in version.workers:
-                pids = self._pids[version.version, worker.id]
-                pids |= {worker.pid} if worker.pid > 0 else set()
-                if not worker.is_ready and len(pids) > DEATHS_WHILE_STARTING:
-                    raise NeverReady(
-                        f"a worker of {MODEL_NAME} {version.version} died {DEATHS_WHILE_STARTING} times while loading"
-                    )
+
+class Deaths:
+    """Counts the workers that died while they loaded.
+
+    TorchServe 0.12.0 starts a dead worker again for five minutes, under the same id with another process id, and says
+    no more about it than "UNLOADING".
+    """
+
+    def __init__(self) -> None:
+        self._pids: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+
+    def count(self, version: VersionState) -> None:
+        """Look at a version once more.
+
+        Raises
+        ------
+        NeverReady
+            One of its workers keeps dying.
+        """
+        for worker in version.workers:
+            pids = self._pids[version.version, worker.id]
+            pids |= {worker.pid} if worker.pid > 0 else set()
+            if not worker.is_ready and len(pids) > DEATHS_WHILE_STARTING:
+                raise NeverReady(
+                    f"a worker of {MODEL_NAME} {version.version} died {DEATHS_WHILE_STARTING} times while loading"
+                )
 
 
 def _ask(run_dir: RunDir) -> Readiness:
@@ -119,10 +135,17 @@ def _ask(run_dir: RunDir) -> Readiness:
         return management.ready(MODEL_NAME)
 
 
-def _ask_canary(url: str) -> str | None:
+def ask_canary(url: str, version: str | None = None) -> str | None:
+    """Give why a version, or the default one, does not answer the canary film; None when it does.
+
+    Raises
+    ------
+    NeverReady
+        It refuses the film.
+    """
     try:
         with InferenceClient(url, timeout_s=CANARY_TIMEOUT_S) as inference:
-            inference.predict(canary_film(), cam="none")
+            inference.predict(canary_film(), cam="none", version=version)
     except PredictionRefused as error:
         raise NeverReady(f"the workers are READY but the canary film is refused: {error}") from error
     except ClientError as error:

@@ -9,8 +9,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+from scripts.capacity import Capacity
 
 # sockaddr_un.sun_path: 108 bytes on Linux with the closing zero.
 SOCKET_PATH_LIMIT = 107
@@ -44,7 +46,13 @@ class ServerState:
     temp : str
         Temporary folder of the server.
     versions : list of str
-        Versions it was started with, newest first.
+        Versions it was started with, the default one first.
+    digests : dict of str to str
+        SHA-256 of the archive of each of them, as it was when the server started.
+    store : str
+        Model store of the server.
+    capacity : Capacity or None
+        What each version got; None in a file of an older server.
     """
 
     pid: int
@@ -53,6 +61,9 @@ class ServerState:
     metrics_url: str
     temp: str
     versions: list[str]
+    digests: dict[str, str] = field(default_factory=dict)
+    store: str = ""
+    capacity: Capacity | None = None
 
     def with_jvm(self, jvm_pid: int) -> ServerState:
         """Give the same state with the JVM's process id."""
@@ -69,6 +80,11 @@ class RunDir:
     def socket(self) -> Path:
         """Unix socket of the management API."""
         return self.path / "management.sock"
+
+    @property
+    def token(self) -> Path:
+        """Token of the management port, while there is one."""
+        return self.path / "management.token"
 
     @property
     def config(self) -> Path:
@@ -140,8 +156,10 @@ class RunDir:
     def read_state(self) -> ServerState | None:
         """Give what the pid file says, or None when there is none that can be read."""
         try:
-            return ServerState(**json.loads(self.pid_file.read_text()))
-        except (OSError, ValueError, TypeError):
+            read = json.loads(self.pid_file.read_text())
+            capacity = read.pop("capacity", None)
+            return ServerState(**read, capacity=None if capacity is None else Capacity(**capacity))
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
 
     def write_state(self, state: ServerState) -> None:
@@ -188,15 +206,26 @@ class RunDir:
         """Give the present length of each log file that `last_lines` reads."""
         return {name: _size(self.logs / name) for name in _TELLING_LOGS}
 
-    def last_lines(self, marks: dict[str, int], count: int = 25) -> str:
-        """Give the last lines that workers, or else TorchServe, wrote to their logs after `log_marks`."""
+    def last_lines(self, marks: dict[str, int], count: int = 25, version: str | None = None) -> str:
+        """Give the last lines that workers, or else TorchServe, wrote to their logs after `log_marks`.
+
+        Parameters
+        ----------
+        version : str, optional
+            Only this version's workers: those of the others go on answering, and write more.
+        """
         for name in _TELLING_LOGS:
             path = self.logs / name
             if _size(path) <= marks[name]:
                 continue
             with path.open("rb") as log:
                 log.seek(marks[name])
-                lines = log.read().decode(errors="replace").splitlines()[-count:]
+                lines = log.read().decode(errors="replace").splitlines()
+            if version is not None:
+                lines = [line for line in lines if f"_{version}-std" in line.partition(" MODEL_LOG - ")[0]]
+            lines = lines[-count:]
+            if not lines:
+                continue
             # Without "date [INFO ] W-9000-pneumonia_1.0.0-stdout MODEL_LOG - ", wider than what it stands before.
             return "".join([f"--- {path}\n", *(line.split(" MODEL_LOG - ", 1)[-1] + "\n" for line in lines)])
         return ""
@@ -204,7 +233,7 @@ class RunDir:
     def clean(self, temp: Path) -> None:
         """Remove what only a running server needs; logs and configuration stay to be read."""
         shutil.rmtree(temp, ignore_errors=True)
-        for path in (self.socket, self.pid_file, self.path / "key_file.json"):
+        for path in (self.socket, self.token, self.pid_file, self.path / "key_file.json"):
             path.unlink(missing_ok=True)
 
 

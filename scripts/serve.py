@@ -14,21 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts import server_control
+from scripts.capacity import Asked, Capacity, plan, workers_in_memory
 from scripts.java import NoJava, find_java
-from scripts.model_store import MODEL_NAME, Archive, StoreError, check_archive, list_archives
+from scripts.machine import machine
+from scripts.management_port import management_port
+from scripts.model_store import MODEL_NAME, StoreError
 from scripts.readiness import Start
 from scripts.run_dir import AlreadyRunning, RunDir, RunDirError, ServerState
+from scripts.serve_options import arguments_of_child, build_parser
 from scripts.server_config import (
     REPOSITORY,
     Addresses,
     ConfigError,
     check_caller,
-    check_cuda,
+    choose_device,
     effective_config,
     server_command,
     server_environment,
 )
 from scripts.server_process import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
+from scripts.serving_set import ServingSet, serving_set
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,10 @@ class Plan:
 
     run_dir: RunDir
     addresses: Addresses
-    archives: tuple[Archive, ...]
+    serving: ServingSet
     java: Path
     device: str
+    capacity: Capacity
     timeout_s: float
 
 
@@ -52,22 +58,25 @@ def make_plan(args: argparse.Namespace) -> Plan:
         Something is wrong; the message is one line with the remedy.
     """
     check_caller(os.environ)
-    archives, ignored = list_archives(args.store.absolute())
-    for name in ignored:
-        print(f"ignored: {args.store / name} is not named {MODEL_NAME}-<version>.mar", file=sys.stderr)
-    for archive in archives:
-        check_archive(archive)
+    serving = serving_set(args.store.absolute())
+    for remark in serving.remarks:
+        print(f"ignored: {remark}", file=sys.stderr)
     run_dir = RunDir(args.run_dir.absolute())
     run_dir.create()
     if run_dir.is_locked():
         raise AlreadyRunning(
             f"a server already runs from {args.run_dir}: stop it with --stop, or give another --run-dir"
         )
-    addresses = Addresses(args.port, args.metrics_port)
+    addresses = Addresses(args.port, args.metrics_port, args.management_port)
     addresses.check_free()
-    if args.device == "cuda":
-        check_cuda(os.environ)
-    return Plan(run_dir, addresses, tuple(archives), find_java(), args.device, args.timeout)
+    device, gpus = choose_device(args.device, os.environ)
+    here = machine(gpus)
+    asked = Asked(args.workers, args.threads, args.batch_size, args.batch_delay, args.queue)
+    capacity = plan(here, asked, len(serving.archives))
+    fitting = workers_in_memory(here.memory_bytes, len(serving.archives))
+    if capacity.workers > fitting:
+        print(f"note: by estimate the free memory holds {fitting} workers of each version", file=sys.stderr)
+    return Plan(run_dir, addresses, serving, find_java(), device, capacity, args.timeout)
 
 
 class Teller:
@@ -104,21 +113,36 @@ def serve(plan: Plan, teller: Teller) -> int:
 
 def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, teller: Teller) -> int:
     run_dir, url = plan.run_dir, plan.addresses.url
-    versions = [archive.version.text for archive in plan.archives]
-    state = ServerState(os.getpid(), 0, url, plan.addresses.metrics_url, str(temp), versions)
+    archives = plan.serving.archives
+    versions, store = [archive.version.text for archive in archives], archives[0].path.parent
+    state = ServerState(
+        os.getpid(),
+        0,
+        url,
+        plan.addresses.metrics_url,
+        str(temp),
+        versions,
+        plan.serving.digests,
+        str(store),
+        plan.capacity,
+    )
     run_dir.write_state(state)
     (temp / "no-workflows").mkdir(mode=0o500)
     base = (REPOSITORY / "config.properties").read_text()
-    run_dir.config.write_text(effective_config(base, run_dir, temp, plan.addresses, plan.archives, plan.device))
+    config = effective_config(base, run_dir, temp, plan.addresses, archives, plan.device, plan.capacity)
+    run_dir.config.write_text(config)
     marks = run_dir.log_marks()
     server = ServerProcess(
-        server_command(plan.java, run_dir, temp, plan.archives[0].path.parent),
-        server_environment(os.environ, run_dir, temp, plan.device),
+        server_command(plan.java, run_dir, temp, store),
+        server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
         run_dir.path,
         lock,
         sys.stderr,
     )
+    ports = contextlib.ExitStack()
     try:
+        if plan.addresses.management_port is not None:
+            ports.enter_context(management_port(plan.addresses.management_port, run_dir.socket, run_dir.token))
         run_dir.write_state(state.with_jvm(server.pid))
         why = wait_until_ready(server, stop, Start(run_dir, url, versions).why_not_ready, plan.timeout_s)
         if why is None and not stop.asked.is_set():
@@ -127,74 +151,13 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, teller: Teller)
                 server.quiet()
             why = wait_until_asked(server, stop)
     finally:
+        ports.close()
         server.end(stop.hurry)
     if why is None:
         return 0
     log = run_dir.last_lines(marks) or server.last_output()
     teller.tell("failed", f"{log}scripts.serve: {why}; logs are in {run_dir.logs}")
     return 1
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Give the parser of this command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.serve",
-        description=f"Serve the {MODEL_NAME}-<version>.mar archives of a model store with TorchServe. All versions are "
-        "loaded; the newest is the default. Without --detach it runs in the foreground until Ctrl-C or SIGTERM.",
-        epilog="Exit codes: 0 done, 1 the server failed or is not ready, 2 it cannot be started as asked. "
-        "PYTHONPATH must not be set: TorchServe would import from there before the archive.",
-    )
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=Path("model_store"),
-        metavar="DIR",
-        help="folder of archives (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--port", type=_port, default=8080, help="inference port on the loopback interface (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--metrics-port", type=_port, default=8082, metavar="PORT", help="metrics port, likewise (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path("run"),
-        metavar="DIR",
-        help="folder of this server: management.sock, logs, pid file (default: %(default)s); for a second server on "
-        "the same machine give another one, and other ports",
-    )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto: a GPU if there is one; cpu: hide any GPU; cuda: refuse to start without one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=180.0,
-        metavar="SECONDS",
-        help="how long the server may take until it answers a film; then it is stopped, exit 1 (default: %(default)g)",
-    )
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--detach", action="store_true", help="start in the background and return once it answers")
-    mode.add_argument("--stop", action="store_true", help="stop the server of --run-dir and wait until it is gone")
-    mode.add_argument(
-        "--ready",
-        action="store_true",
-        help="exit 0 only if the server of --run-dir has READY workers and answers a made-up film",
-    )
-    parser.add_argument("--notify-fd", type=int, help=argparse.SUPPRESS)  # how --detach hears from its child
-    return parser
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65535")
-    return port
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -206,21 +169,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.ready:
             return server_control.ready(RunDir(args.run_dir.absolute()))
         plan = make_plan(args)
+        if args.notify_fd is None:
+            print(f"{plan.device}: {plan.capacity.summary}", file=sys.stderr)
         if args.detach:
-            return server_control.detach(plan.run_dir, _arguments_of_child(args))
+            return server_control.detach(plan.run_dir, arguments_of_child(args))
         return serve(plan, Teller(args.notify_fd))
     except (ConfigError, StoreError, RunDirError, NoJava) as error:
         print(f"scripts.serve: {error}", file=sys.stderr)
         return 2
-
-
-def _arguments_of_child(args: argparse.Namespace) -> list[str]:
-    return [
-        *("--store", str(args.store.absolute())),
-        *("--run-dir", str(args.run_dir.absolute())),
-        *("--port", str(args.port), "--metrics-port", str(args.metrics_port)),
-        *("--device", args.device, "--timeout", str(args.timeout)),
-    ]
 
 
 if __name__ == "__main__":

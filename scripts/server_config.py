@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.capacity import Capacity
+from scripts.machine import count_gpus
 from scripts.model_store import MODEL_NAME, Archive
 from scripts.run_dir import RunDir
 
@@ -35,6 +36,7 @@ class Addresses:
 
     port: int
     metrics_port: int
+    management_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -47,16 +49,19 @@ class Addresses:
         return f"http://{HOST}:{self.metrics_port}"
 
     def check_free(self) -> None:
-        """Check that both ports can be listened on.
+        """Check that all ports can be listened on.
 
         Raises
         ------
         ConfigError
             One cannot; the message names the port and the option that changes it.
         """
-        if self.port == self.metrics_port:
-            raise ConfigError(f"--port and --metrics-port are both {self.port}: give two different ports")
-        for port, option in ((self.port, "--port"), (self.metrics_port, "--metrics-port")):
+        ports = {"--port": self.port, "--metrics-port": self.metrics_port}
+        if self.management_port is not None:
+            ports["--management-port"] = self.management_port
+        for option, port in ports.items():
+            if same := [other for other in ports if other != option and ports[other] == port]:
+                raise ConfigError(f"{option} and {same[0]} are both {port}: give two different ports")
             with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
                 # As TorchServe's own listener does: a port whose last connections are just closing is free.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,9 +89,16 @@ def check_caller(environment: Mapping[str, str]) -> None:
         )
 
 
-def server_environment(caller: Mapping[str, str], run_dir: RunDir, temp: Path, device: str) -> dict[str, str]:
-    """Give the environment of the JVM and its workers: a little of what the caller has, and the run's own folders."""
+def server_environment(
+    caller: Mapping[str, str], run_dir: RunDir, temp: Path, device: str, capacity: Capacity
+) -> dict[str, str]:
+    """Give the environment of the JVM and its workers: a little of what the caller has, and the run's own folders.
+
+    The number of threads is the capacity's, whatever the caller's ``OMP_NUM_THREADS`` is: it goes with the number of
+    workers.
+    """
     environment = {name: value for name, value in caller.items() if _ALLOWED.fullmatch(name)}
+    environment |= capacity.thread_variables
     # Java reads java.io.tmpdir, Python reads TMPDIR and TorchServe's own code reads TEMP.
     environment |= {"TMPDIR": str(temp), "TEMP": str(temp)}
     environment |= {"LOG_LOCATION": str(run_dir.logs), "METRICS_LOCATION": str(run_dir.logs)}
@@ -96,7 +108,13 @@ def server_environment(caller: Mapping[str, str], run_dir: RunDir, temp: Path, d
 
 
 def effective_config(
-    base: str, run_dir: RunDir, temp: Path, addresses: Addresses, archives: Sequence[Archive], device: str
+    base: str,
+    run_dir: RunDir,
+    temp: Path,
+    addresses: Addresses,
+    archives: Sequence[Archive],
+    device: str,
+    capacity: Capacity,
 ) -> str:
     """Give the text of TorchServe's configuration: the base, with what belongs to this run after it.
 
@@ -105,7 +123,11 @@ def effective_config(
     base : str
         Text of the repository's ``config.properties``.
     archives : sequence of Archive
-        All from one store, newest version first: TorchServe makes the first one it loads the default.
+        All from one store, the default version first: TorchServe makes the first one it loads the default.
+    device : {"cpu", "cuda"}
+        As `choose_device` gives it.
+    capacity : Capacity
+        Of each version. TorchServe 0.12.0 takes it from here where an archive's own model-config.yaml says nothing.
     """
     ours = {
         "inference_address": addresses.url,
@@ -116,6 +138,8 @@ def effective_config(
         "workflow_store": str(temp / "no-workflows"),
         "load_models": ",".join(f"{MODEL_NAME}={archive.path.name}" for archive in archives),
         "metrics_config": str(REPOSITORY / "metrics.yaml"),
+        "models": capacity.models_property(MODEL_NAME, [archive.version.text for archive in archives]),
+        "job_queue_size": str(capacity.queue),
     }
     if device == "cpu":
         ours["number_of_gpu"] = "0"
@@ -149,18 +173,26 @@ def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path) -> list
     ]
 
 
-def check_cuda(environment: Mapping[str, str]) -> None:
-    """Check in another process, since torch takes seconds to import, that a worker would find a GPU.
+def choose_device(asked: str, environment: Mapping[str, str]) -> tuple[str, int]:
+    """Give what workers compute on, ``cpu`` or ``cuda``, and on how many graphics cards.
+
+    Parameters
+    ----------
+    asked : {"auto", "cpu", "cuda"}
+        What the command line says.
 
     Raises
     ------
     ConfigError
-        It would not.
+        ``cuda`` is asked for and there is none.
     """
-    question = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)"
-    done = subprocess.run([sys.executable, "-c", question], env=dict(environment), capture_output=True, check=False)
-    if done.returncode != 0:
-        raise ConfigError("--device cuda, but torch finds no GPU here: use --device auto or --device cpu")
+    gpus = 0 if asked == "cpu" else count_gpus(environment)
+    if asked == "cuda" and gpus == 0:
+        raise ConfigError(
+            "--device cuda, but there is no GPU that nvidia-smi lists and torch can use: use --device auto or "
+            "--device cpu"
+        )
+    return "cuda" if gpus else "cpu", gpus
 
 
 def _broadcast_can_be_bound() -> bool:

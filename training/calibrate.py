@@ -1,4 +1,6 @@
-"""Temperature, thresholds and the scale of the heat map from the validation films, the screen from the training films.
+"""Temperature, thresholds, scale of the heat map and parity of engines, from the validation films.
+
+The screen for views that are not frontal comes from the training films.
 
 Fits to a run's checkpoint and leaves `calibration.json` in the run; `training.export` puts it into the spec.
 """
@@ -9,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +19,16 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
-from cxr.predict import Prediction, softmax
+from cxr.gate import ENGINES, REFERENCE, Parity
+from cxr.predict import Prediction, Predictor, softmax
 from cxr.screen import Screen
 from training.command import run_command
-from training.data import load_films
+from training.data import Record, load_films
+from training.drift import FEWEST as FEWEST_FOR_DRIFT
+from training.drift import reference_of, write_reference
+from training.hardware import processor_name
 from training.metrics import Floats, Targets
+from training.parity import default_engines, parity_of, with_engine
 from training.runs import CALIBRATION, checkpoint_predictor, write_text
 from training.score import score
 from training.screen import FEWEST, screen_of
@@ -46,6 +53,7 @@ class Calibration:
     indeterminate: tuple[float, float]
     cam_scale: float
     screen: Screen | None = None
+    parity: dict[str, Parity] = field(default_factory=dict)
 
 
 def fit_temperature(logits: Floats, targets: Targets) -> float:
@@ -119,11 +127,48 @@ def _command(arguments: argparse.Namespace) -> None:
     targets = np.array([record.target for record in records], dtype=np.int64)
     fitted = calibrate(predictions, targets, predictor.spec.weights_sha256)
     fitted = replace(fitted, screen=screen_of([record for record in films.records if record.split == "train"]))
+    probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
+    reference = reference_of(records, probabilities, predictor.spec, fitted.temperature)
+    write_reference(arguments.run, reference)
+    names = default_engines(predictor.device) if arguments.engine is None else arguments.engine
+    fitted = replace(
+        fitted, parity={name: _parity(name, predictor, predictions, records, fitted, arguments.run) for name in names}
+    )
     write_text(arguments.run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
     points = ", ".join(f"{name} {value:.3f}" for name, value in fitted.operating_points.items())
     print(f"{arguments.run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
     if fitted.screen is None:
         print(f"{arguments.run}: fewer than {FEWEST} training films, so no screen for views that are not frontal")
+    if reference is None:
+        print(f"{arguments.run}: fewer than {FEWEST_FOR_DRIFT} validation films, so no reference to see drift by")
+
+
+def _parity(
+    name: str,
+    reference: Predictor,
+    predictions: Sequence[Prediction],
+    records: Sequence[Record],
+    fitted: Calibration,
+    run: Path,
+) -> Parity:
+    """What an engine says of the films that the reference's predictions are of; told, with what the gate says of it."""
+    other = with_engine(reference, name, run)
+    parity = parity_of(
+        predictions,
+        score(other, records, what=name),
+        np.array([record.target for record in records], dtype=np.int64),
+        temperature=fitted.temperature,
+        threshold=fitted.operating_points[fitted.operating_point],
+        processor=processor_name(other.device),
+    )
+    verdict = "does not pass" if parity.misses else "passes"
+    print(
+        f"{run}: {name} {verdict}: {parity.flips} of {parity.films} labels change, "
+        f"AUROC {parity.auroc_difference:+.5f}, "
+        f"probabilities differ by up to {parity.probability_difference:.2g}, "
+        f"heat maps correlate by {parity.cam_correlation:.4f} or more (median {parity.cam_correlation_median:.4f})"
+    )
+    return parity
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,6 +177,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="a run folder with a checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="the data folder it was trained on")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--engine",
+        action="append",
+        choices=[name for name in ENGINES if name != REFERENCE],
+        help=f"compare this engine with {REFERENCE}, so that training.export can choose it; may be given again "
+        "(default: the float32 engines that run here)",
+    )
     return run_command(parser, _command, argv)
 
 

@@ -50,8 +50,8 @@ class Record:
         """The label as an index into the classes, whose order is pinned by the spec and not by folder names."""
         return CLASSES.index(self.label)
 
-    def read(self) -> Pixels:
-        """The film's grey pixels, (H, W) uint8.
+    def read(self, least_side: int | None = None) -> Pixels:
+        """The film's grey pixels, (H, W) uint8; `least_side` as in `cxr.images.decode`.
 
         Raises
         ------
@@ -59,7 +59,7 @@ class Record:
             If the file cannot be decoded.
         """
         try:
-            return decode(self.file.read_bytes()).pixels
+            return decode(self.file.read_bytes(), least_side).pixels
         except InputError as error:
             raise TrainingError(f"{self.file}: {error}. Mend the file or take its row out.") from error
 

@@ -25,7 +25,7 @@ import torch
 from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
-from cxr.model import folded, use_exact_float32
+from cxr.model import backbone_digest, folded, use_exact_float32
 from cxr.preprocess import to_tensor
 from cxr.spec import Preprocessing
 from training.augment import Augmentation
@@ -37,7 +37,7 @@ from training.processes import Processes
 
 # What turns a file into features. A test follows the imports.
 CODE: Final = (
-    *("cxr.apart", "cxr.codecs", "cxr.dicom", "cxr.dicom_header", "cxr.errors", "cxr.film", "cxr.headers"),
+    *("cxr.apart", "cxr.codecs", "cxr.dicom", "cxr.dicom_header", "cxr.errors", "cxr.film", "cxr.gate", "cxr.headers"),
     *("cxr.images", "cxr.model", "cxr.preprocess", "cxr.screen", "cxr.spec"),
     *("training.augment", "training.data", "training.depths", "training.features"),
 )
@@ -66,7 +66,7 @@ class View:
 
     def tensor(self, record: Record, preprocessing: Preprocessing) -> torch.Tensor:
         """The film under this view, (3, size, size). The same film looks the same in any order and subset."""
-        pixels = record.read()
+        pixels = record.read(preprocessing.least_side)
         if self.number:
             film = int(record.sha256[:16], 16)
             pixels = self.augmentation.apply(pixels, np.random.default_rng([self.seed, self.number, film]))
@@ -75,16 +75,6 @@ class View:
     def key(self) -> dict[str, object]:
         """What the features depend on: nothing of the augmentation for the plain view."""
         return asdict(self) if self.number else {"number": 0}
-
-
-def backbone_digest(network: ResNet) -> str:
-    """SHA-256 of all weights but the head's."""
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        if not name.startswith("fc."):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 run.json checkpoint.pth history.csv history.png augmentations.png    training.train
 unfinished.pth                                                       the same, while layers below the head are trained
-calibration.json                                                     training.calibrate
+calibration.json drift.json                                          training.calibrate
 model.pth model.json                                                 training.export
 metrics.json predictions.csv report.md report.html *.png errors*     training.evaluate
 localisation*                                                        the same, where films have boxes
@@ -22,7 +22,9 @@ from typing import Any, Final
 
 import cxr
 from cxr.card import AUDIT_FILE, METRICS_FILE
+from cxr.drift_reference import DRIFT_FILE
 from cxr.errors import ModelError
+from cxr.gate import Parity
 from cxr.model import build, load_strictly, read_state_dict
 from cxr.predict import Predictor, resolve_device
 from cxr.screen import Screen
@@ -33,8 +35,19 @@ RUN_FILE: Final = "run.json"
 CHECKPOINT: Final = "checkpoint.pth"
 CALIBRATION: Final = "calibration.json"
 CARD_FILES: Final = ("model-card.md", "model-card.html")
-NAMING_WEIGHTS: Final = (RUN_FILE, CHECKPOINT, CALIBRATION, SPEC_FILE, METRICS_FILE, AUDIT_FILE, *CARD_FILES)
-CALIBRATED: Final = ("temperature", "operating_points", "operating_point", "indeterminate", "cam_scale", "screen")
+NAMING_WEIGHTS: Final = (
+    *(RUN_FILE, CHECKPOINT, CALIBRATION, DRIFT_FILE, SPEC_FILE, METRICS_FILE, AUDIT_FILE),
+    *CARD_FILES,
+)
+CALIBRATED: Final = (
+    "temperature",
+    "operating_points",
+    "operating_point",
+    "indeterminate",
+    "cam_scale",
+    "screen",
+    "parity",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,7 @@ def spec_of(run: Path) -> ModelSpec:
     if calibration.pop("weights_sha256") != spec.weights_sha256:
         raise TrainingError(f"{path} belongs to another checkpoint: run training.calibrate --run {run} again")
     calibration["indeterminate"] = tuple(calibration["indeterminate"])
+    calibration["parity"] = {name: Parity.from_values(one) for name, one in calibration.get("parity", {}).items()}
     screen = calibration.get("screen")
     calibration["screen"] = screen and Screen.from_values(screen)
     return dataclasses.replace(spec, **{key: calibration[key] for key in CALIBRATED})

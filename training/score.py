@@ -19,6 +19,7 @@ def score(
     *,
     change: Callable[[Pixels], Pixels] | None = None,
     progress: bool = True,
+    what: str = "",
 ) -> list[Prediction]:
     """One prediction for each film, in their order.
 
@@ -26,6 +27,8 @@ def score(
     ----------
     change
         What is done to each film before the model sees it.
+    what
+        Name of the progress bar; the split by default.
 
     Raises
     ------
@@ -33,10 +36,10 @@ def score(
         If a film cannot be decoded.
     """
     predictions: list[Prediction] = []
-    with tqdm(total=len(records), desc=records[0].split, unit="film", disable=not progress, leave=False) as bar:
+    with tqdm(total=len(records), desc=what or records[0].split, unit="film", disable=not progress, leave=False) as bar:
         for start in range(0, len(records), _BATCH):
             chosen = records[start : start + _BATCH]
-            films = [record.read() for record in chosen]
+            films = [record.read(predictor.spec.preprocessing.least_side) for record in chosen]
             predictions += predictor.predict(films if change is None else [change(film) for film in films])
             bar.update(len(chosen))
     return predictions

@@ -29,6 +29,8 @@ class TrainSettings:
         ``imagenet``, ``random`` or a file.
     normalisation
         A key of `training.weights.NORMALISATIONS`: how the starting weights saw pictures.
+    decode
+        One of `cxr.spec.DECODES`: whether large films are brought near the network's size while they are decoded.
     trainable
         ``head`` on features of a frozen backbone; ``layer4`` and head; or ``all``. The latter two start from the head.
     views
@@ -43,6 +45,7 @@ class TrainSettings:
     arch: str = "resnet152"
     normalisation: str = "imagenet"
     size: int = 224
+    decode: str = "reduced"
     trainable: str = "head"
     views: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
+from cxr.model import backbone_digest
 from cxr.spec import CLASSES
 from training.command import run_command
 from training.data import Films, load_films
 from training.engine import Epoch, format_elapsed
 from training.errors import TrainingError
-from training.features import backbone_digest
 from training.figures import plot_history, plot_views
 from training.fit import Fit, Fitted
 from training.processes import joined, speaks
@@ -79,7 +79,9 @@ def train(
     started = time.monotonic()
     train_films, val_films = films.of("train"), films.of("val")
     _check_place(run)
-    preprocessing = dataclasses.replace(NORMALISATIONS[settings.normalisation], size=settings.size)
+    preprocessing = dataclasses.replace(
+        NORMALISATIONS[settings.normalisation], size=settings.size, decode=settings.decode
+    )
     with joined(device) as processes:
         progress = progress and processes.is_first
         start = start_together(settings, train_films, preprocessing, processes, progress)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.model import ARCHITECTURES
+from cxr.spec import DECODES
 from training.augment import Augmentation
 from training.balance import BALANCES
 from training.engine import HeadSettings
@@ -46,6 +47,7 @@ def settings_of(arguments: argparse.Namespace) -> TrainSettings:
         arch=arguments.arch,
         normalisation=arguments.normalisation,
         size=arguments.size,
+        decode=arguments.decode,
         trainable=arguments.trainable,
         views=arguments.views,
         augmentation=Augmentation(max_degrees=arguments.max_degrees, flip=arguments.flip),
@@ -75,6 +77,13 @@ def parser_of_train(description: str | None) -> argparse.ArgumentParser:
         help="how the starting weights saw pictures: ImageNet mean and deviation, or grey values in 0-1 as they are",
     )
     parser.add_argument("--size", type=_at_least(32), default=224, help="side of the network's input, pixels")
+    parser.add_argument(
+        "--decode",
+        default="reduced",
+        choices=list(DECODES),
+        help="reduced: large films come at least twice as large as the network's input, several times as fast; exact: "
+        "every pixel is decoded. Serving does as training did (default %(default)s)",
+    )
     parser.add_argument(
         "--trainable",
         default="head",

@@ -160,7 +160,8 @@ def reestimate_batchnorm(
         with torch.no_grad():
             for start in tqdm(starts, desc="BatchNorm statistics", unit="batch", disable=not progress, leave=False):
                 chosen = records[start : start + batch_size]
-                network(torch.stack([to_tensor(record.read(), preprocessing) for record in chosen]).to(device))
+                films = [record.read(preprocessing.least_side) for record in chosen]
+                network(torch.stack([to_tensor(film, preprocessing) for film in films]).to(device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -7,6 +7,7 @@ else is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian
 from cxr.codecs import Stored, read_stored
 from cxr.dicom_header import MAGIC_AT, META_AT, read_header
 from cxr.errors import InputError
-from cxr.film import Film, ImageInfo, check_size, unit_to_uint8
+from cxr.film import Film, ImageInfo, Pixels, check_size, unit_to_uint8
 
 # Computed and digital radiography, their older and secondary-capture names (PS3.3 C.7.3.1.1.1)
 _MODALITIES: Final = frozenset({"CR", "DX", "RG", "DR", "SC", "OT", "XR"})
@@ -58,14 +59,10 @@ def _read(data: bytes) -> Film:
     dataset = read_header(data)
     photometric = _check_tags(dataset)
     stored = read_stored(dataset)
-    background = _background(stored, dataset)
-    grey = _values_of_interest(_modality_values(stored, dataset), background, dataset)
-    if photometric == "MONOCHROME1":  # the lowest value is white: PS3.3 C.7.6.3.1.2
-        grey = 1.0 - grey
-    grey[background] = 0.0
+    pixels = _through_table(stored, lambda values: _shown(values, photometric, dataset))
     view = _upper(dataset, "ViewPosition")
     return Film(
-        unit_to_uint8(grey),
+        pixels,
         ImageInfo(
             format="DICOM",
             width=int(dataset.Columns),
@@ -75,6 +72,32 @@ def _read(data: bytes) -> Film:
             view_position=view if view in _VIEWS else None,
         ),
     )
+
+
+def _through_table(stored: Stored, shown: Callable[[Stored], Pixels]) -> Pixels:
+    """What `shown` makes of each stored value, worked out once for each value that is there and looked up for the rest.
+
+    A film has millions of pixels and at most 65,536 values.
+    """
+    lowest = int(stored.min())
+    # In bands: numpy counts and looks up in 64-bit numbers, which would be several times the film at once.
+    bands = np.array_split(stored, max(1, stored.size >> 18))
+    length = int(stored.max()) - lowest + 1
+    counts = sum(np.bincount((band - lowest).ravel(), minlength=length) for band in bands)
+    there = np.flatnonzero(counts)
+    table = np.zeros(length, dtype=np.uint8)
+    table[there] = shown((there + lowest).astype(np.int32))
+    return np.concatenate([table[band - lowest] for band in bands])
+
+
+def _shown(values: Stored, photometric: str, dataset: Dataset) -> Pixels:
+    """The grey of stored values, all of those that the film has: (N,) uint8."""
+    background = _background(values, dataset)
+    grey = _values_of_interest(_modality_values(values, dataset), background, dataset)
+    if photometric == "MONOCHROME1":  # the lowest value is white: PS3.3 C.7.6.3.1.2
+        grey = 1.0 - grey
+    grey[background] = 0.0
+    return unit_to_uint8(grey)
 
 
 def _upper(dataset: Dataset, keyword: str) -> str:

@@ -6,6 +6,7 @@ The state dict has torchvision's own keys and nothing else, so that weights go i
 from __future__ import annotations
 
 import copy
+import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,16 @@ def use_exact_float32() -> None:
     """
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+
+
+def backbone_digest(network: ResNet) -> str:
+    """SHA-256 of all weights but the head's."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("fc."):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def pool(feature_map: torch.Tensor) -> torch.Tensor:

@@ -14,14 +14,14 @@ import torch
 from torchvision.models.resnet import ResNet
 
 from cxr.cam import Cam, class_maps, logits_of
+from cxr.engines import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.film import Pixels
-from cxr.model import build, features, load_strictly, read_state_dict, use_exact_float32
-from cxr.preprocess import to_tensor
+from cxr.model import build, load_strictly, read_state_dict
+from cxr.preprocess import resize
 from cxr.spec import CLASSES, ModelSpec, sha256_of
 
 TARGETS: Final = (*CLASSES, "contrast")
-_MAX_BATCH: Final = 32  # films in one forward pass; more are taken in turns
 
 Vector = npt.NDArray[np.float64]
 
@@ -116,16 +116,19 @@ class Predictor:
         What the weights mean.
     device
         Where the network runs.
+    engine
+        What computes the feature map; the reference by default.
     """
 
-    def __init__(self, network: ResNet, spec: ModelSpec, device: torch.device) -> None:
+    def __init__(self, network: ResNet, spec: ModelSpec, device: torch.device, engine: Engine | None = None) -> None:
         self.network = network.eval().to(device)
         self.spec = spec
         self.device = device
+        self.engine = engine or ReferenceEngine(self.network, spec.preprocessing, device)
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Predictor:
-        """A predictor from a folder with `model.json` and the weights it names.
+        """A predictor from a folder with `model.json` and the weights it names, by the engine it chooses.
 
         Raises
         ------
@@ -144,7 +147,10 @@ class Predictor:
             )
         network = build(spec.arch, len(spec.classes))
         load_strictly(network, read_state_dict(path))
-        return cls(network, spec, resolve_device(device))
+        place = resolve_device(device)
+        network = network.to(place)
+        engine = load_engine(spec.engines[place.type], network, spec.preprocessing, place, folder)
+        return cls(network, spec, place, engine)
 
     def predict(self, films: Sequence[Pixels]) -> list[Prediction]:
         """One prediction for each film, in their order, independent of which others are in the batch.
@@ -155,16 +161,16 @@ class Predictor:
             Grey films, each (H, W) uint8, of any sizes.
         """
         predictions: list[Prediction] = []
-        for start in range(0, len(films), _MAX_BATCH):
-            chosen = films[start : start + _MAX_BATCH]
-            predictions += self._predict_batch(torch.stack([to_tensor(f, self.spec.preprocessing) for f in chosen]))
+        for start in range(0, len(films), self.engine.max_batch):
+            chosen = films[start : start + self.engine.max_batch]
+            small = [resize(film, self.spec.preprocessing) for film in chosen]
+            predictions += self._predict_batch(torch.from_numpy(np.stack(small)))
         return predictions
 
-    def _predict_batch(self, tensors: torch.Tensor) -> list[Prediction]:
-        use_exact_float32()
+    def _predict_batch(self, grey: torch.Tensor) -> list[Prediction]:
         head = self.network.fc
         with torch.inference_mode():
-            maps = class_maps(features(self.network, tensors.to(self.device)), head.weight)
+            maps = class_maps(self.engine.features(grey), head.weight)
             logits = logits_of(maps, head.bias)
         bias = head.bias.detach().double().cpu().numpy()
         return [

@@ -20,20 +20,26 @@ def resize(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:
 
     Returns
     -------
-    (size, size) uint8. Bilinear with support scaled to the reduction (antialiased), as Pillow does it.
+    (size, size) uint8. Bilinear with support scaled to the reduction (antialiased), as Pillow does it; where films are
+    decoded reduced, after averaging over whole pixels down to at least `least_side`.
     """
-    size = preprocessing.size
+    size, least = preprocessing.size, preprocessing.least_side
     if pixels.shape == (size, size):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    gap = least and least / size
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=gap))
 
 
 def to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> torch.Tensor:
     """The film as a network sees it: (3, size, size) float32, three equal channels, normalised."""
-    grey = torch.from_numpy(resize(pixels, preprocessing).astype(np.float32)) / 255.0
-    mean = torch.tensor(preprocessing.mean)[:, None, None]
-    std = torch.tensor(preprocessing.std)[:, None, None]
-    return (grey[None] - mean) / std
+    return normalise(torch.from_numpy(np.array(resize(pixels, preprocessing)))[None], preprocessing)[0]
+
+
+def normalise(grey: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Films at the network's size as it sees them: (B, size, size) uint8 → (B, 3, size, size) float32, same device."""
+    mean = torch.tensor(preprocessing.mean, device=grey.device)[:, None, None]
+    std = torch.tensor(preprocessing.std, device=grey.device)[:, None, None]
+    return (grey[:, None].float() / 255.0 - mean) / std
 
 
 def to_film(tensor: torch.Tensor, preprocessing: Preprocessing) -> Pixels:

@@ -10,15 +10,18 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from cxr.card import model_card
+from cxr.drift import DriftWindow
+from cxr.drift_reference import Reference
 from cxr.errors import InputError
 from cxr.faults import DeviceLostError, is_out_of_memory, predict_each, where
 from cxr.film import Film, Pixels
 from cxr.frontal import check_frontal
 from cxr.images import decode
 from cxr.inputs import Options, Request, asks_for_card, read_request
+from cxr.measured import OK, Measured
 from cxr.predict import Prediction, Predictor
 from cxr.preprocess import resize
-from cxr.render import display_film
+from cxr.render import MAX_SIDE, display_film
 from cxr.replies import Answer, ModelIdentity, Reply, answer_of, card_reply, error_reply, reply_to
 
 # Of a batch. TorchServe replaces a worker that takes longer than responseTimeout, 120 s in model-config.yaml, and
@@ -64,6 +67,8 @@ class BatchService:
         What every reply says of the model.
     metrics, audit
         What was measured of it, for the model card.
+    reference
+        What recent films are compared with; without one there is no drift to see.
     """
 
     def __init__(
@@ -72,62 +77,109 @@ class BatchService:
         identity: ModelIdentity,
         metrics: Mapping[str, Any] | None = None,
         audit: Mapping[str, Any] | None = None,
+        reference: Reference | None = None,
     ) -> None:
         self.predictor = predictor
         self.identity = identity
         self.card = card_reply(model_card(predictor.spec, asdict(identity), metrics, audit))
+        self.drift = None if reference is None else DriftWindow(reference)
         self.is_lost = False  # the device fails every call: the process has to end
 
-    def answer(self, batch: Sequence[Incoming]) -> list[Reply]:
-        """One reply for each request, in their order. Never raises for anything a request holds."""
-        deadline = time.monotonic() + _DECODING_S
+    def answer(self, batch: Sequence[Incoming], measured: Measured | None = None) -> list[Reply]:
+        """One reply for each request, in their order. Never raises for anything a request holds.
+
+        Parameters
+        ----------
+        measured
+            What is counted and timed on the way is put in here.
+        """
+        measured = Measured() if measured is None else measured
+        begun = time.monotonic()
+        deadline = begun + _DECODING_S
         read = [
             None if asks_for_card(one.row, one.headers) else _attempt(partial(read_request, one.row, one.headers))
             for one in batch
         ]
-        films = [self._prepare_all(request, deadline) if isinstance(request, Request) else [] for request in read]
-        predictions = iter(self._score([one for some in films for one in some if not isinstance(one, InputError)]))
+        films = [
+            self._prepare_all(request, deadline, measured) if isinstance(request, Request) else [] for request in read
+        ]
+        ready = [one for some in films for one in some if not isinstance(one, InputError)]
+        predictions = iter(self._score(ready, measured))
         replies: list[Reply] = []
         for one, request, some in zip(batch, read, films, strict=True):
             if request is None:
                 replies.append(self.card)
                 continue
             if isinstance(request, InputError):
+                measured.count_request(request.code, is_answered=False)
                 replies.append(error_reply(request, one.request_id))
                 continue
-            outcomes = [
-                film if isinstance(film, InputError) else self._say(next(predictions), film, request, one.request_id)
-                for film in some
-            ]
-            reply = _attempt(partial(reply_to, request, outcomes, self.identity, one.request_id))
-            replies.append(error_reply(reply, one.request_id) if isinstance(reply, InputError) else reply)
+            scored = [film if isinstance(film, InputError) else next(predictions) for film in some]
+            with measured.timed("cxr_render_seconds"):
+                replies.append(self._reply(request, some, scored, one.request_id, measured))
+        if size := sum(request is not None for request in read):
+            measured.observe("cxr_batch_size", size)
+            measured.observe("cxr_batch_seconds", time.monotonic() - begun)
+        if self.drift is not None:
+            self.drift.publish(measured)
         return replies
 
-    def _prepare_all(self, request: Request, deadline: float) -> list[Prepared | InputError]:
+    def _prepare_all(self, request: Request, deadline: float, measured: Measured) -> list[Prepared | InputError]:
         return [
-            one if isinstance(one, InputError) else _attempt(partial(self._prepare, one, request.options, deadline))
+            one
+            if isinstance(one, InputError)
+            else _attempt(partial(self._prepare, one, request.options, deadline, measured))
             for one in request.films
         ]
 
-    def _prepare(self, data: bytes, options: Options, deadline: float) -> Prepared:
+    def _prepare(self, data: bytes, options: Options, deadline: float, measured: Measured) -> Prepared:
         if time.monotonic() > deadline:
             raise InputError("OVERLOADED", "the films before it took too long to decode; send it again, or by itself.")
         spec = self.predictor.spec
-        film = check_frontal(decode(data), options.view, spec.screen)
-        tensor_film = resize(film.pixels, spec.preprocessing)
-        shown = display_film(film.pixels) if options.needs_picture else tensor_film
+        with measured.timed("cxr_decode_seconds"):
+            film = decode(data, spec.preprocessing.least_side)
+        measured.count("cxr_images_total", film.info.format)
+        with measured.timed("cxr_preprocess_seconds"):
+            film = check_frontal(film, options.view, spec.screen)
+            tensor_film = resize(film.pixels, spec.preprocessing)
+            # What is scored must not depend on whether a picture is asked for.
+            shown = display_film(decode(data, MAX_SIDE).pixels) if options.needs_picture else tensor_film
         return Prepared(tensor_film, replace(film, pixels=shown))
 
-    def _score(self, films: Sequence[Prepared]) -> Sequence[Prediction | InputError]:
+    def _score(self, films: Sequence[Prepared], measured: Measured) -> Sequence[Prediction | InputError]:
         if not films:
             return []
         try:
-            scored = predict_each(self.predictor, [one.tensor_film for one in films])
+            with measured.timed("cxr_forward_seconds"):
+                scored = predict_each(self.predictor, [one.tensor_film for one in films])
         except DeviceLostError:
             self.is_lost = True
             lost = InputError("WORKER_LOST", "the server's GPU failed and the worker starts anew; send it again.")
             return [lost] * len(films)
         return [one if isinstance(one, Prediction) else _explain(one) for one in scored]
+
+    def _reply(
+        self,
+        request: Request,
+        films: Sequence[Prepared | InputError],
+        scored: Sequence[Prediction | InputError],
+        request_id: str,
+        measured: Measured,
+    ) -> Reply:
+        outcomes = [
+            film if isinstance(film, InputError) else self._say(one, film, request, request_id)
+            for film, one in zip(films, scored, strict=True)
+        ]
+        reply = _attempt(partial(reply_to, request, outcomes, self.identity, request_id))
+        if isinstance(reply, InputError):
+            measured.count_request(reply.code, is_answered=False)
+            return error_reply(reply, request_id)
+        for film, one, outcome in zip(films, scored, outcomes, strict=True):
+            if isinstance(film, Prepared) and isinstance(one, Prediction) and not isinstance(outcome, InputError):
+                self._count_answer(film, one, measured)
+        errors = [outcome.code for outcome in outcomes if isinstance(outcome, InputError)]
+        measured.count_request(errors[0] if errors else OK, is_answered=len(errors) < len(outcomes))
+        return reply
 
     def _say(
         self, scored: Prediction | InputError, prepared: Prepared, request: Request, request_id: str
@@ -136,6 +188,16 @@ class BatchService:
             return scored
         spec = self.predictor.spec
         return _attempt(partial(answer_of, scored, prepared.film, request.options, spec, self.identity, request_id))
+
+    def _count_answer(self, prepared: Prepared, prediction: Prediction, measured: Measured) -> None:
+        probability = float(prediction.probabilities[1])
+        measured.count("cxr_predictions_total", prediction.label)
+        if prediction.indeterminate:
+            measured.count("cxr_indeterminate_total")
+        measured.observe("cxr_probability_pneumonia", probability)
+        if self.drift is not None:
+            info = prepared.film.info
+            self.drift.add(prepared.tensor_film, info.width, info.height, probability)
 
 
 def _attempt(step: Callable[[], _T]) -> _T | InputError:

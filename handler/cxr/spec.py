@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import ModelError
+from cxr.gate import DEVICES, REFERENCE, Parity, check_choice
 from cxr.screen import Screen
 
 SPEC_FILE: Final = "model.json"
 CLASSES: Final = ("NORMAL", "PNEUMONIA")
 RESIZE_RULES: Final = ("squash",)
+DECODES: Final = ("exact", "reduced")
+_REDUCED_TO: Final = 2  # times the size
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
@@ -36,18 +39,24 @@ class Preprocessing:
         ``squash``: the whole film is resized to a square, its aspect ratio is not kept, nothing is cut off.
     mean, std
         Subtracted from and divided into grey values in 0-1, one for each of the three equal channels.
+    decode
+        ``exact``: every pixel is decoded and resized at once. ``reduced``: a large film is brought to at least twice
+        the size by whole factors first, a JPEG while it is decoded; several times faster, a few grey levels apart.
     """
 
     size: int = 224
     resize: str = "squash"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    decode: str = "exact"  # of the models that were made before there was a choice
 
     def __post_init__(self) -> None:
         if self.size < 32:
             raise ModelError(f"size is {self.size}: a ResNet needs at least 32 pixels")
         if self.resize not in RESIZE_RULES:
             raise ModelError(f"resize is {self.resize!r}: known are {', '.join(RESIZE_RULES)}")
+        if self.decode not in DECODES:
+            raise ModelError(f"decode is {self.decode!r}: known are {', '.join(DECODES)}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError(f"mean {self.mean} and std {self.std}: three numbers each, every std above 0")
 
@@ -55,6 +64,11 @@ class Preprocessing:
     def from_values(cls, values: dict[str, Any]) -> Preprocessing:
         """The settings as they come out of JSON, where tuples are lists."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+    @property
+    def least_side(self) -> int | None:
+        """The side, in pixels, below which no film is brought before it is resized; None where none is brought down."""
+        return _REDUCED_TO * self.size if self.decode == "reduced" else None
 
     def digest(self) -> str:
         """SHA-256 of the settings: tensors made under another digest are other tensors."""
@@ -85,6 +99,10 @@ class ModelSpec:
         Logits at which the contrast map is at full colour, the same for every film of this model.
     screen
         What tells frontal films from others where no tag does; None where it was not fitted.
+    engines
+        What computes the feature map on a CPU and on a GPU, names of `cxr.gate.ENGINES`.
+    parity
+        How far engines are from the reference, by name; one that serves has passed the gate.
     code_version, data_sha256, training
         What made the model: package version, digest of the films and labels, settings and seeds.
     """
@@ -101,6 +119,8 @@ class ModelSpec:
     indeterminate: tuple[float, float] | None = None
     cam_scale: float = 1.0
     screen: Screen | None = None
+    engines: dict[str, str] = field(default_factory=lambda: dict.fromkeys(DEVICES, REFERENCE))
+    parity: dict[str, Parity] = field(default_factory=dict)
     code_version: str = ""
     data_sha256: str = ""
     training: dict[str, Any] = field(default_factory=dict)
@@ -119,6 +139,7 @@ class ModelSpec:
                 raise ModelError(f"operating point {name!r} is {threshold}: a probability in 0-1 is needed")
         if self.indeterminate is not None and not 0 <= self.indeterminate[0] <= self.indeterminate[1] <= 1:
             raise ModelError(f"indeterminate is {self.indeterminate}: two rising probabilities in 0-1 are needed")
+        check_choice(self.engines, self.parity)
         if Path(self.weights_file).name != self.weights_file:
             raise ModelError(f"weights_file is {self.weights_file!r}: a plain file name beside {SPEC_FILE} is needed")
 
@@ -149,6 +170,7 @@ class ModelSpec:
                 values["indeterminate"] = (low, high)
             if values.get("screen") is not None:
                 values["screen"] = Screen.from_values(values["screen"])
+            values["parity"] = {name: Parity.from_values(one) for name, one in values.get("parity", {}).items()}
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{SPEC_FILE} is not a model spec of this version: {error}") from error

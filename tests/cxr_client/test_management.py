@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cxr_client import ManagementClient, ManagementFailed, ServerUnreachable, VersionState, WorkerState
-from tests.film_server import Answer, Management, described, serving_socket
+from cxr_client import AnswerLost, ManagementClient, ManagementFailed, ServerUnreachable, VersionState, WorkerState
+from tests.film_server import Answer, Asked, Management, described, serving_socket
 
 
 @pytest.fixture
@@ -106,3 +107,59 @@ def test_a_server_error_is_a_failure_and_not_the_absence_of_a_model(
 def test_a_socket_where_nobody_listens_is_named(socket_path: Path) -> None:
     with ManagementClient(socket_path) as client, pytest.raises(ServerUnreachable, match=str(socket_path)):
         client.ready("pneumonia")
+
+
+def test_registering_asks_for_workers_and_batches_and_does_not_wait(
+    server: Management, client: ManagementClient
+) -> None:
+    server.answer = lambda _: Answer(202, b'{"status": "Processing worker updates..."}')
+    client.register("pneumonia", "pneumonia-1.1.0.mar", workers=2, batch_size=8, batch_delay_ms=20)
+    (asked,) = server.asked
+    assert (asked.method, asked.path) == ("POST", "/models")
+    assert asked.query == {
+        "url": ["pneumonia-1.1.0.mar"],
+        "model_name": ["pneumonia"],
+        "initial_workers": ["2"],
+        "batch_size": ["8"],
+        "max_batch_delay": ["20"],
+        "synchronous": ["false"],
+    }
+
+
+def test_the_default_is_switched_and_a_version_unregistered_by_name(
+    server: Management, client: ManagementClient
+) -> None:
+    server.answer = lambda _: Answer(200, b"{}")
+    client.set_default("pneumonia", "1.1.0-rc.1")
+    client.unregister("pneumonia", "1.0.0")
+    assert [(asked.method, asked.path) for asked in server.asked] == [
+        ("PUT", "/models/pneumonia/1.1.0-rc.1/set-default"),
+        ("DELETE", "/models/pneumonia/1.0.0"),
+    ]
+
+
+def test_what_torchserve_refuses_is_told_in_its_words(server: Management, client: ManagementClient) -> None:
+    said = b'{"code": 403, "message": "Cannot remove default version for model pneumonia"}'
+    server.answer = lambda _: Answer(403, said)
+    with pytest.raises(ManagementFailed, match=r"DELETE .*: 403 Cannot remove default version") as caught:
+        client.unregister("pneumonia", "1.0.0")
+    assert caught.value.status == 403
+
+
+def test_requests_that_wait_are_counted(server: Management, client: ManagementClient) -> None:
+    server.versions = [described("1.0.0", "READY")]
+    server.versions[0]["jobQueueStatus"] = {"remainingCapacity": 57, "pendingRequests": 7}
+    assert client.ready("pneumonia").versions[0].waiting == 7
+
+
+def test_a_server_that_takes_too_long_is_not_one_that_is_gone(socket_path: Path, server: Management) -> None:
+    release = threading.Event()
+
+    def wait(_: Asked) -> Answer:
+        release.wait(10)
+        return Answer(200, b"{}")
+
+    server.answer = wait
+    with ManagementClient(socket_path, timeout_s=0.1) as client, pytest.raises(AnswerLost, match=r"within 0\.1 s"):
+        client.set_default("pneumonia", "1.0.0")
+    release.set()

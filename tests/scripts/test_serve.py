@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -12,11 +13,15 @@ from pathlib import Path
 import pytest
 
 from scripts import server_config
+from scripts.capacity import Capacity
 from scripts.model_store import Archive, Version
 from scripts.run_dir import AlreadyRunning, RunDir, RunDirError, ServerState
-from scripts.serve import build_parser, main
+from scripts.serve import main
+from scripts.serve_options import arguments_of_child, build_parser
 from scripts.server_config import REPOSITORY, Addresses, effective_config, server_command, server_environment
 from tests.scripts.test_model_store import put_archive
+
+CAPACITY = Capacity(workers=3, threads=2, batch_size=1, batch_delay_ms=1, queue=96)
 
 
 @pytest.fixture
@@ -92,6 +97,18 @@ def test_one_port_cannot_be_both(
     assert "two different ports" in error_line(capsys)
 
 
+def test_a_management_port_in_use_is_named_with_its_option(
+    store: Path, short_path: Path, free_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = ["--port", str(free_port), "--metrics-port", "18972", "--management-port"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["--store", str(store), "--run-dir", str(short_path / "run"), *ports, port]) == 2
+    assert f"port {port} cannot be used (Address already in use): give another --management-port" in error_line(capsys)
+    assert main(["--store", str(store), "--run-dir", str(short_path / "run"), *ports, str(free_port)]) == 2
+    assert "--port and --management-port are both" in error_line(capsys)
+
+
 def test_a_run_folder_in_use_refuses_to_start(
     store: Path, short_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +155,35 @@ def test_the_module_runs_as_a_command_from_the_repository() -> None:
     assert "notify" not in done.stdout
 
 
+def test_a_gpu_that_is_not_there_refuses_to_start(
+    store: Path, short_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    ports = ["--port", str(free_port), "--metrics-port", "18972"]
+    assert main(["--store", str(store), "--run-dir", str(short_path / "run"), *ports, "--device", "cuda"]) == 2
+    assert "use --device auto or --device cpu" in error_line(capsys)
+
+
+@pytest.mark.parametrize("option", ["--workers", "--threads", "--batch-size", "--batch-delay", "--queue"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_capacity_below_one_is_wrong_usage(option: str, value: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([option, value])
+    assert caught.value.code == 2
+
+
+def test_a_detached_server_is_started_with_what_was_asked_for() -> None:
+    asked = ["--workers", "3", "--threads", "2", "--batch-size", "8", "--batch-delay", "20", "--queue", "9"]
+    asked += ["--device", "cpu", "--port", "81", "--metrics-port", "82", "--management-port", "83", "--timeout", "7.5"]
+    first = build_parser().parse_args(asked)
+    second = build_parser().parse_args(arguments_of_child(first))
+    given = {action.dest for action in build_parser()._actions if set(action.option_strings) & set(asked)}
+    assert len(given) == len(asked) / 2
+    for name in given:
+        assert getattr(second, name) == getattr(first, name) != build_parser().get_default(name)
+    assert "--workers" not in arguments_of_child(build_parser().parse_args([]))
+
+
 # --- a server that is not there -----------------------------------------------------------------------------------
 
 
@@ -174,6 +220,19 @@ def test_leftovers_elsewhere_are_removed_only_if_they_are_ours(short_path: Path)
         run_dir.write_state(ServerState(1, 1, "", "", str(elsewhere), []))
         run_dir.clean_leftovers()
         assert elsewhere.exists() is not is_ours
+
+
+def test_the_pid_file_gives_back_what_was_written(short_path: Path) -> None:
+    run_dir = RunDir(short_path)
+    state = ServerState(1, 2, "http://a", "http://b", "/t", ["1.0.0"], {"1.0.0": "f00"}, "/store", CAPACITY)
+    run_dir.write_state(state)
+    assert run_dir.read_state() == state
+    old = {"pid": 1, "jvm_pid": 2, "url": "", "metrics_url": "", "temp": "", "versions": ["1.0.0"]}
+    run_dir.pid_file.write_text(json.dumps(old))
+    assert run_dir.read_state() == ServerState(1, 2, "", "", "", ["1.0.0"])
+    for text in ("[]", "{", '{"capacity": {"workers": 1}}'):
+        run_dir.pid_file.write_text(text)
+        assert run_dir.read_state() is None
 
 
 # --- the run folder -----------------------------------------------------------------------------------------------
@@ -245,6 +304,11 @@ def test_only_lines_of_this_run_are_shown_from_its_logs(short_path: Path) -> Non
     with log.open("a") as file:
         file.write("2026-01-01 [INFO ] W-9000-pneumonia_1.0.0-stdout MODEL_LOG - ValueError: digest\n")
     assert run_dir.last_lines(marks) == f"--- {log}\nValueError: digest\n"
+    with log.open("a") as file:
+        for number in range(99):
+            file.write(f"2026-01-01 [INFO ] W-9001-pneumonia_1.0.0-rc.1-stdout MODEL_LOG - answer {number}\n")
+    assert run_dir.last_lines(marks, version="1.0.0") == f"--- {log}\nValueError: digest\n"
+    assert run_dir.last_lines(marks, version="2.0.0") == ""
 
 
 # --- what TorchServe is started with ------------------------------------------------------------------------------
@@ -254,7 +318,7 @@ def config(run_dir: RunDir, device: str = "auto", *versions: str) -> dict[str, s
     """Give the effective configuration as java.util.Properties reads it: a later line wins, backslashes escape."""
     archives = [Archive(Path("/st\u00f6re") / f"pneumonia-{text}.mar", Version(text)) for text in versions]
     base = (REPOSITORY / "config.properties").read_text()
-    text = effective_config(base, run_dir, Path("/t"), Addresses(18080, 18082), archives, device)
+    text = effective_config(base, run_dir, Path("/t"), Addresses(18080, 18082), archives, device, CAPACITY)
     assert text.isascii()
     lines = [line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#")]
     return {key: value.encode().decode("unicode_escape") for key, value in lines}
@@ -270,6 +334,16 @@ def test_the_configuration_is_the_repositorys_with_this_runs_addresses_and_archi
     assert read["workflow_store"] == "/t/no-workflows"
     assert read["max_request_size"] == str(64 * 2**20)
     assert "number_of_gpu" not in read
+    each = {"minWorkers": 3, "maxWorkers": 3, "batchSize": 1, "maxBatchDelay": 1}
+    assert json.loads(read["models"]) == {"pneumonia": {"1.10.0": each, "1.2.0": each}}
+    assert read["job_queue_size"] == "96"
+
+
+def test_an_archives_own_configuration_leaves_to_the_machine_what_is_the_machines() -> None:
+    """TorchServe 0.12.0 would let it win over what the command line asks for."""
+    yaml = pytest.importorskip("yaml")
+    own = yaml.safe_load((REPOSITORY / "handler" / "model-config.yaml").read_text())
+    assert set(own) == {"responseTimeout", "startupTimeout"}
 
 
 def test_no_address_leaves_the_machine_and_management_has_no_port() -> None:
@@ -300,8 +374,9 @@ def test_a_system_without_such_an_address_gets_ordinary_ones(monkeypatch: pytest
 def test_the_cpu_device_hides_every_gpu() -> None:
     run_dir = RunDir(Path("/r"))
     assert config(run_dir, "cpu", "1.0.0")["number_of_gpu"] == "0"
-    assert server_environment({"CUDA_VISIBLE_DEVICES": "0"}, run_dir, Path("/t"), "cpu")["CUDA_VISIBLE_DEVICES"] == ""
-    assert server_environment({"CUDA_VISIBLE_DEVICES": "1"}, run_dir, Path("/t"), "auto")["CUDA_VISIBLE_DEVICES"] == "1"
+    for device, seen in (("cpu", ""), ("cuda", "1")):
+        environment = server_environment({"CUDA_VISIBLE_DEVICES": "1"}, run_dir, Path("/t"), device, CAPACITY)
+        assert environment["CUDA_VISIBLE_DEVICES"] == seen
 
 
 def test_the_server_sees_little_of_the_callers_environment() -> None:
@@ -309,7 +384,8 @@ def test_the_server_sees_little_of_the_callers_environment() -> None:
         "PATH": "/bin",
         "HOME": "/home/x",
         "LC_ALL": "C",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "64",
+        "OMP_PROC_BIND": "true",
         "LD_LIBRARY_PATH": "/usr/lib",
         "PYTHONPATH": "/elsewhere",
         "PYTHONHOME": "/elsewhere",
@@ -319,12 +395,16 @@ def test_the_server_sees_little_of_the_callers_environment() -> None:
         "JAVA_TOOL_OPTIONS": "-javaagent:x",
         "LD_PRELOAD": "x.so",
     }
-    environment = server_environment(caller, RunDir(Path("/r")), Path("/t"), "auto")
+    environment = server_environment(caller, RunDir(Path("/r")), Path("/t"), "cuda", CAPACITY)
     assert environment == {
         "PATH": "/bin",
         "HOME": "/home/x",
         "LC_ALL": "C",
+        "OMP_PROC_BIND": "true",
+        # The capacity's, not the caller's.
         "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "2",
+        "OPENBLAS_NUM_THREADS": "2",
         "LD_LIBRARY_PATH": "/usr/lib",
         "TMPDIR": "/t",
         "TEMP": "/t",

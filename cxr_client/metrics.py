@@ -1,0 +1,186 @@
+"""What a server's metrics say: one look at ``GET /metrics``, and what happened between two looks.
+
+Needs the extra ``pneumoscan[metrics]``, for Prometheus' own parser; the rest of `cxr_client` does without, and so this
+module is imported by its name: ``from cxr_client.metrics import MetricsClient``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from cxr_client.errors import AnswerLost, ClientError, ServerUnreachable
+
+Labels = tuple[tuple[str, str], ...]  # sorted by name
+_NO_LABELS: Mapping[str, str] = {}
+
+
+class MetricsUnreadable(ClientError):
+    """Something answers there, and it is no Prometheus exporter."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All series at one moment.
+
+    Counters have the names of OpenMetrics, which end in ``_total``: TorchServe's ``Requests5XX`` is
+    ``Requests5XX_total`` here.
+
+    Attributes
+    ----------
+    at : float
+        Seconds since 1970.
+    values : mapping
+        Value by name (``cxr_decode_seconds_bucket``) and labels.
+    kinds : mapping
+        ``counter``, ``gauge`` or ``histogram`` by the metric's name.
+    """
+
+    at: float
+    values: Mapping[tuple[str, Labels], float]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str, at: float) -> Snapshot:
+        """Give what Prometheus' text format 0.0.4 says.
+
+        Raises
+        ------
+        MetricsUnreadable
+            It is another format.
+        """
+        values: dict[tuple[str, Labels], float] = {}
+        kinds: dict[str, str] = {}
+        try:
+            for family in text_string_to_metric_families(text):
+                is_counter = family.type == "counter"
+                kinds[f"{family.name.removesuffix('_total')}_total" if is_counter else family.name] = family.type
+                for sample in family.samples:
+                    values[sample.name, tuple(sorted(sample.labels.items()))] = float(sample.value)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise MetricsUnreadable("the reply is not in Prometheus' text format: is this the metrics port?") from error
+        return cls(at, values, kinds)
+
+    def having(self, name: str, labels: Mapping[str, str] = _NO_LABELS) -> Iterator[tuple[dict[str, str], float]]:
+        """Give labels and value of each series of a name that has these labels."""
+        for (found, pairs), value in self.values.items():
+            theirs = dict(pairs)
+            if found == name and all(theirs.get(label) == wanted for label, wanted in labels.items()):
+                yield theirs, value
+
+    def total(self, name: str, labels: Mapping[str, str] = _NO_LABELS) -> float:
+        """Give the sum of all series of a name that have these labels; 0 where there is none."""
+        return sum(value for _, value in self.having(name, labels))
+
+    def by(self, name: str, label: str, labels: Mapping[str, str] = _NO_LABELS) -> dict[str, float]:
+        """Give the sums by the values of one label."""
+        sums: dict[str, float] = {}
+        for theirs, value in self.having(name, labels):
+            if label in theirs:
+                sums[theirs[label]] = sums.get(theirs[label], 0.0) + value
+        return sums
+
+    def since(self, earlier: Snapshot) -> Snapshot:
+        """Give what happened since an earlier look: increases of counters and histograms, gauges as they are now.
+
+        Where a value is lower than before the server was started anew, and all of it happened since.
+        """
+        rising = {
+            f"{name}{suffix}"
+            for name, kind in self.kinds.items()
+            for suffix in (("_bucket", "_count", "_sum") if kind == "histogram" else ("",) if kind == "counter" else ())
+        }
+        values = {
+            key: value - before if key[0] in rising and (before := earlier.values.get(key, 0.0)) <= value else value
+            for key, value in self.values.items()
+        }
+        return Snapshot(self.at, values, self.kinds)
+
+    def quantile(self, name: str, share: float, labels: Mapping[str, str] = _NO_LABELS) -> float | None:
+        """Give a quantile of a histogram, as Prometheus' ``histogram_quantile`` estimates it.
+
+        Parameters
+        ----------
+        name : str
+            The histogram's, without ``_bucket``.
+        share : float
+            0.95 for the 95th percentile.
+
+        Returns
+        -------
+        float or None
+            Between the bounds of its bucket by proportion; the highest bound for what lies above all of them; None
+            where nothing was observed.
+        """
+        buckets = sorted(
+            (float(bound), count) for bound, count in self.by(f"{name}_bucket", "le", labels).items() if count >= 0
+        )
+        if not buckets or buckets[-1][1] <= 0:
+            return None
+        rank, below, low = share * buckets[-1][1], 0.0, 0.0
+        for bound, count in buckets:
+            if count >= rank and count > below:
+                return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (count - below)
+            below, low = count, bound if not math.isinf(bound) else low
+        return low
+
+    def mean(self, name: str, labels: Mapping[str, str] = _NO_LABELS) -> float | None:
+        """Give the mean of a histogram; None where nothing was observed."""
+        count = self.total(f"{name}_count", labels)
+        return self.total(f"{name}_sum", labels) / count if count else None
+
+
+class MetricsClient:
+    """Looks at a server's metrics.
+
+    Parameters
+    ----------
+    url : str
+        Of the metrics port, ``http://127.0.0.1:8082``.
+    timeout_s : float
+        How long one reply may take.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        self.url = url.rstrip("/").removesuffix("/metrics")
+        self.timeout_s = timeout_s
+        self._session = requests.Session()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection that was kept open."""
+        self._session.close()
+
+    def look(self) -> Snapshot:
+        """Give the server's metrics now.
+
+        Raises
+        ------
+        ServerUnreachable
+            Nobody answers, or not in time.
+        MetricsUnreadable
+            Somebody else does.
+        """
+        try:
+            reply = self._session.get(f"{self.url}/metrics", timeout=self.timeout_s)
+        except requests.Timeout as error:
+            raise AnswerLost(f"{self.url}/metrics did not answer within {self.timeout_s:g} s") from error
+        except requests.RequestException as error:
+            raise ServerUnreachable(f"nobody answers on {self.url} (is the server running?)") from error
+        if not reply.ok:
+            raise MetricsUnreadable(f"{self.url}/metrics: {reply.status_code}; give the address of the metrics port")
+        return Snapshot.parse(reply.text, time.time())

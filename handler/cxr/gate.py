@@ -1,0 +1,149 @@
+"""Which engines there are, and what one has to show before it may answer.
+
+An engine computes the feature map of the network in some way of its own; the head and the heat map are the same code in
+float32 for all. The reference is the definition: the network as it was trained, by torch, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cxr.errors import ModelError
+
+REFERENCE: Final = "torch-float32"
+DEVICES: Final = ("cpu", "cuda")
+INT8_FILES: Final = ("int8.xml", "int8.bin")  # beside `model.json`, where an engine in int8 was made
+
+MOST_FLIPS: Final = 0.005  # share of the films whose label changes
+MOST_AUROC: Final = 0.002  # difference of the AUROC, either way
+LEAST_CORRELATION: Final = 0.99  # of the heat map with the reference's, on the film where it is lowest
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """One way to compute the feature map.
+
+    Parameters
+    ----------
+    devices
+        Where it runs, of `DEVICES`.
+    precision
+        ``float32``, ``bfloat16``, ``float16`` or ``int8``: of the numbers that are multiplied.
+    tolerance
+        Of a golden film's probability, on another machine than the one that packed the archive.
+    cam_tolerance
+        Likewise of its map, as a share of the scale of the heat map.
+    """
+
+    devices: tuple[str, ...]
+    precision: str
+    tolerance: float
+    cam_tolerance: float
+
+
+# Float32 on another processor, or on a GPU, adds up in another order; fewer bits are rounded at other places too.
+ENGINES: Final[Mapping[str, EngineKind]] = {
+    REFERENCE: EngineKind(DEVICES, "float32", 1e-3, 1e-2),
+    "openvino-float32": EngineKind(("cpu",), "float32", 1e-3, 1e-2),
+    "openvino-bfloat16": EngineKind(("cpu",), "bfloat16", 2e-2, 1e-1),
+    "openvino-int8": EngineKind(("cpu",), "int8", 5e-2, 2e-1),
+    "cuda-float32": EngineKind(("cuda",), "float32", 1e-3, 1e-2),
+    "cuda-float16": EngineKind(("cuda",), "float16", 5e-3, 2e-2),
+    "cuda-bfloat16": EngineKind(("cuda",), "bfloat16", 2e-2, 1e-1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far an engine's answers are from the reference's, on the validation films.
+
+    Parameters
+    ----------
+    films
+        How many were scored by both.
+    flips
+        Films that get another label.
+    auroc_difference
+        The engine's AUROC minus the reference's.
+    probability_difference
+        The largest difference of a probability of PNEUMONIA, without its sign.
+    cam_correlation, cam_correlation_median
+        Pearson correlation of the contrast maps' cells: of the film where it is lowest, and the median film.
+    processor
+        Where it was measured.
+    """
+
+    films: int
+    flips: int
+    auroc_difference: float
+    probability_difference: float
+    cam_correlation: float
+    cam_correlation_median: float
+    processor: str
+
+    @property
+    def misses(self) -> tuple[str, ...]:
+        """What the gate asks for and these figures do not show; empty where the engine may serve."""
+        # Each written so that a NaN, which is in no order with anything, misses.
+        missed = []
+        if not (self.films > 0 and self.flips <= MOST_FLIPS * self.films):
+            missed.append(f"{self.flips} of {self.films} labels change, at most {MOST_FLIPS:.1%} may")
+        if not abs(self.auroc_difference) <= MOST_AUROC:
+            missed.append(f"the AUROC differs by {self.auroc_difference:+.4f}, at most {MOST_AUROC} may")
+        if not self.cam_correlation >= LEAST_CORRELATION:
+            missed.append(
+                f"a heat map correlates with the reference's by {self.cam_correlation:.3f}, at least "
+                f"{LEAST_CORRELATION} is needed"
+            )
+        return tuple(missed)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Parity:
+        """The figures as they come out of JSON."""
+        return cls(**values)
+
+
+def kind_of(name: str) -> EngineKind:
+    """The engine of a name.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    if name not in ENGINES:
+        raise ModelError(f"engine is {name!r}: known are {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def check_choice(engines: Mapping[str, str], parity: Mapping[str, Parity]) -> None:
+    """Let only engines serve that are the reference or have passed the gate.
+
+    Parameters
+    ----------
+    engines
+        Name of the engine for each of `DEVICES`.
+    parity
+        What was measured, by name of the engine.
+
+    Raises
+    ------
+    ModelError
+        Naming the engine, and what it lacks.
+    """
+    if set(engines) != set(DEVICES):
+        raise ModelError(f"engines are given for {sorted(engines)}: one for each of {', '.join(DEVICES)} is needed")
+    for device, name in engines.items():
+        if device not in kind_of(name).devices:
+            raise ModelError(f"engine {name!r} does not run on {device}: choose another")
+        if name == REFERENCE:
+            continue
+        if name not in parity:
+            raise ModelError(
+                f"engine {name!r} was never compared with {REFERENCE}: run training.calibrate --engine {name}, which "
+                "scores the validation films with both"
+            )
+        if missed := parity[name].misses:
+            raise ModelError(f"engine {name!r} does not pass the gate ({'; '.join(missed)}): choose another")

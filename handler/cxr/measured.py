@@ -1,0 +1,147 @@
+"""What a worker counts and times: the names, and the only values a label may have.
+
+A label never holds anything that came with a request: its values stand in this file, and anything else is refused here
+rather than sent to a monitoring system that keeps it for years.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from cxr.errors import CODES
+from cxr.spec import CLASSES
+
+OUTCOMES: Final = ("ok", "partial", "refused", "failed")
+OK: Final = "OK"  # the code of a request that got its answer
+FORMATS: Final = ("JPEG", "PNG", "DICOM")
+SIGNALS: Final = ("score", "mean_grey", "contrast", "sharpness", "border", "aspect")
+
+Key = tuple[str, tuple[str, ...]]  # a name and the values of its labels, in their order
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric: ``counter``, ``gauge`` or ``histogram``, its unit, and the values each of its labels may have."""
+
+    kind: str
+    unit: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+SERIES: Final[Mapping[str, Series]] = MappingProxyType(
+    {
+        "cxr_requests_total": Series("counter", "Count", {"outcome": OUTCOMES, "code": (OK, *CODES)}),
+        "cxr_predictions_total": Series("counter", "Count", {"label": CLASSES}),
+        "cxr_indeterminate_total": Series("counter", "Count"),
+        "cxr_images_total": Series("counter", "Count", {"format": FORMATS}),
+        "cxr_drift_psi": Series("gauge", "Ratio", {"signal": SIGNALS}),
+        "cxr_drift_psi_limit": Series("gauge", "Ratio", {"signal": SIGNALS}),
+        "cxr_drift_films": Series("gauge", "Count"),
+        "cxr_decode_seconds": Series("histogram", "Seconds"),
+        "cxr_preprocess_seconds": Series("histogram", "Seconds"),
+        "cxr_forward_seconds": Series("histogram", "Seconds"),
+        "cxr_render_seconds": Series("histogram", "Seconds"),
+        "cxr_probability_pneumonia": Series("histogram", "Ratio"),
+        "cxr_batch_size": Series("histogram", "Count"),
+        "cxr_batch_seconds": Series("histogram", "Seconds"),
+    }
+)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What happened in one batch.
+
+    Parameters
+    ----------
+    counts
+        Increments of counters, already added up.
+    values
+        New values of gauges and observations of histograms, in their order.
+    """
+
+    counts: Counter[Key] = field(default_factory=Counter)
+    values: list[tuple[Key, float]] = field(default_factory=list)
+
+    @classmethod
+    def zeros(cls) -> Measured:
+        """Every counter at zero, so that the first event of each kind is already an increase to who reads them."""
+        zero = cls()
+        for code in (OK, *CODES):
+            zero.counts[_key("cxr_requests_total", (outcome_of(code), code))] = 0
+        for name in ("cxr_predictions_total", "cxr_images_total"):
+            for value in next(iter(SERIES[name].labels.values())):
+                zero.counts[_key(name, (value,))] = 0
+        zero.counts[_key("cxr_indeterminate_total", ())] = 0
+        return zero
+
+    def count(self, name: str, *labels: str) -> None:
+        """Add one to a counter.
+
+        Raises
+        ------
+        ValueError
+            If there is no such counter or a label has a value that is not on its list.
+        """
+        self.counts[_key(name, labels)] += 1
+
+    def observe(self, name: str, value: float, *labels: str) -> None:
+        """Observe a value for a histogram, or set a gauge. What is not a number says nothing and is left out.
+
+        Raises
+        ------
+        ValueError
+            As for `count`.
+        """
+        key = _key(name, labels)
+        if math.isfinite(value):
+            self.values.append((key, value))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Observe how long the block took, in seconds, also where it fails: the worker spent the time."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.observe(name, time.perf_counter() - begun)
+
+    def count_request(self, code: str, *, is_answered: bool) -> None:
+        """Count a request by its outcome.
+
+        Parameters
+        ----------
+        code
+            `OK`, or the code of the (first) error in its reply.
+        is_answered
+            Whether some of its films were answered.
+        """
+        outcome = "partial" if is_answered and code != OK else outcome_of(code)
+        self.count("cxr_requests_total", outcome, code)
+
+
+def outcome_of(code: str) -> str:
+    """The outcome of a request all of whose films ended so: ``refused`` is the sender's to mend, ``failed`` is ours."""
+    if code == OK:
+        return "ok"
+    return "refused" if CODES[code].status < 500 else "failed"
+
+
+def _key(name: str, labels: tuple[str, ...]) -> Key:
+    series = SERIES.get(name)
+    if series is None:
+        raise ValueError(f"{name!r} is no metric of this worker: known are {', '.join(SERIES)}")
+    if len(labels) != len(series.labels):
+        raise ValueError(f"{name} got {len(labels)} label values: its labels are {', '.join(series.labels) or 'none'}")
+    for (label, allowed), value in zip(series.labels.items(), labels, strict=True):
+        if value not in allowed:
+            # Not the value itself: it could come from a request.
+            raise ValueError(f"a value of label {label} of {name} is not on its list: {', '.join(allowed)}")
+    return name, labels

@@ -1,0 +1,101 @@
+"""The network on a CPU by OpenVINO, in float32, bfloat16 or int8.
+
+Every film is a pass of its own: a batch gains nothing on a CPU, and so a film's answer cannot depend on what else is in
+it. As many passes run side by side as torch has threads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import openvino
+import torch
+from torchvision.models.resnet import ResNet
+
+from cxr.errors import ModelError
+from cxr.gate import INT8_FILES, kind_of
+from cxr.model import backbone_digest
+from cxr.openvino_graph import graph_of
+from cxr.preprocess import normalise
+from cxr.spec import Preprocessing
+
+DIGEST_KEY: Final = "backbone_sha256"
+# int8: what is not quantised is multiplied in bfloat16 where the processor can.
+_HINTS: Final = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+
+
+class OpenVinoEngine:
+    """One compiled graph with a request for each thread.
+
+    Parameters
+    ----------
+    name
+        One of `cxr.gate.ENGINES`.
+    model
+        From (1, 3, S, S) float32 to the feature map.
+    preprocessing
+        How films become tensors.
+    """
+
+    max_batch: int = 32  # so that what waits for a reply stays bounded
+
+    def __init__(self, name: str, model: openvino.Model, preprocessing: Preprocessing) -> None:
+        self.name = name
+        self._preprocessing = preprocessing
+        precision = kind_of(name).precision
+        core = openvino.Core()
+        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bfloat16" and "BF16" not in able:
+            raise ModelError(
+                f"engine {name!r} needs a processor with bfloat16 arithmetic (AVX-512 BF16 or AMX), and this one has "
+                "none: export with --cpu-engine openvino-float32"
+            )
+        streams = torch.get_num_threads()
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision] if "BF16" in able else "f32",
+            "INFERENCE_NUM_THREADS": streams,
+            "NUM_STREAMS": streams,
+            # Each process would pin its first thread to the same core.
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = core.compile_model(model, "CPU", settings)
+        self._shape = tuple(compiled.output(0).shape)[1:]
+        self._requests = [compiled.create_infer_request() for _ in range(streams)]
+
+    @classmethod
+    def load(cls, name: str, network: ResNet, preprocessing: Preprocessing, folder: Path | None) -> OpenVinoEngine:
+        """An engine on a network; one in int8 reads its graph from `folder`.
+
+        Raises
+        ------
+        ModelError
+            If the graph is missing, of other weights, or the processor cannot run it.
+        """
+        if kind_of(name).precision != "int8":
+            return cls(name, graph_of(network, preprocessing.size), preprocessing)
+        if folder is None or not all((folder / file).is_file() for file in INT8_FILES):
+            raise ModelError(f"{folder} has no {' and '.join(INT8_FILES)}: run training.quantise, which makes them")
+        try:
+            model = openvino.Core().read_model(folder / INT8_FILES[0])
+            digest = str(model.get_rt_info(DIGEST_KEY).value)
+        except RuntimeError as error:
+            raise ModelError(f"{folder / INT8_FILES[0]} cannot be read: run training.quantise again") from error
+        if digest != backbone_digest(network):
+            raise ModelError(f"{folder / INT8_FILES[0]} is of other weights: run training.quantise again")
+        return cls(name, model, preprocessing)
+
+    def features(self, grey: torch.Tensor) -> torch.Tensor:
+        """As `cxr.engines.Engine.features`."""
+        films = normalise(grey, self._preprocessing).numpy()
+        out = np.empty((len(films), *self._shape), dtype=np.float32)
+        for start in range(0, len(films), len(self._requests)):
+            busy = list(zip(self._requests, range(start, len(films)), strict=False))
+            for request, index in busy:
+                request.set_input_tensor(openvino.Tensor(films[index : index + 1], shared_memory=True))
+                request.start_async()
+            for request, index in busy:
+                request.wait()
+                out[index] = request.get_output_tensor().data[0]
+        return torch.from_numpy(out)

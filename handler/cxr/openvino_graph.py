@@ -1,0 +1,76 @@
+"""A ResNet as an OpenVINO graph, up to the output of layer4.
+
+Written out layer by layer from the weights. OpenVINO's own converter would trace the network in seconds and report its
+use to its maker; this takes a tenth of one, does neither, and its constants are the network's own memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from openvino import Model
+from openvino import opset13 as ops
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from cxr.model import folded
+
+Node = Any  # the nodes of OpenVINO 2026.4 have no types
+
+
+def graph_of(network: ResNet, size: int) -> Model:
+    """The graph of a network, for one film.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, on the CPU; it is left as it is.
+    size
+        Height and width of the tensor, pixels.
+
+    Returns
+    -------
+    A model from ``films``, (1, 3, size, size) float32, to ``features``, (1, C, size/32, size/32) float32.
+    """
+    plain = folded(network)
+    films = ops.parameter([1, 3, size, size], np.float32, name="films")
+    x = ops.relu(_convolution(films, plain.conv1, "conv1"))
+    pooling = plain.maxpool
+    kernel, stride, padding = (_pair(value) for value in (pooling.kernel_size, pooling.stride, pooling.padding))
+    x = ops.max_pool(x, stride, [1, 1], padding, padding, kernel).output(0)
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        for number, block in enumerate(getattr(plain, stage)):
+            x = _block(x, block, f"{stage}.{number}")
+    features = ops.result(x)
+    features.set_friendly_name("features")
+    return Model([features], [films], "resnet")
+
+
+def _block(x: Node, block: nn.Module, name: str) -> Node:
+    """One residual block."""
+    assert isinstance(block, BasicBlock | Bottleneck)
+    parts = ("conv1", "conv2", "conv3") if isinstance(block, Bottleneck) else ("conv1", "conv2")
+    y = x
+    for part in parts[:-1]:
+        y = ops.relu(_convolution(y, getattr(block, part), f"{name}.{part}"))
+    y = _convolution(y, getattr(block, parts[-1]), f"{name}.{parts[-1]}")
+    shortcut = x if block.downsample is None else _convolution(x, block.downsample, f"{name}.downsample")
+    return ops.relu(ops.add(y, shortcut, name=f"{name}.add"))
+
+
+def _convolution(x: Node, convolution: nn.Module, name: str) -> Node:
+    """A convolution with its bias; both bear the name of the module."""
+    assert isinstance(convolution, nn.Conv2d)
+    assert convolution.groups == 1, "no ResNet of torchvision's own kind has groups"
+    assert convolution.bias is not None, "a folded BatchNorm leaves a bias"
+    padding = _pair(convolution.padding)
+    weight = ops.constant(convolution.weight.detach().contiguous().numpy())
+    bias = ops.constant(convolution.bias.detach().numpy().reshape(1, -1, 1, 1))
+    stride, dilation = _pair(convolution.stride), _pair(convolution.dilation)
+    product = ops.convolution(x, weight, stride, padding, padding, dilation, name=name)
+    return ops.add(product, bias, name=f"{name}.bias")
+
+
+def _pair(value: Any) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)

@@ -1,0 +1,105 @@
+"""What the servers that are compared answer with, and TorchServe's entry to it.
+
+This file is packed as a TorchServe handler by itself: one class, and nothing of `scripts` is imported.
+
+``null``   a constant, for every film
+``ours``   this product's service, with the engine of its archive
+``eager``  what the well-known tutorials show: colour by Pillow, torchvision's transforms, eager float32, softmax
+``map``    the same, with its class activation map as 224 x 224 numbers of JSON
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+CONSTANT: Final = b'{"label": "NORMAL", "probabilities": {"NORMAL": 0.9, "PNEUMONIA": 0.1}}'
+SETTINGS: Final = "peer.json"
+_CLASSES: Final = ("NORMAL", "PNEUMONIA")
+
+
+def answerer(service: str, folder: Path) -> Callable[[bytes], bytes]:
+    """What answers a film with the bytes of a JSON reply.
+
+    Parameters
+    ----------
+    service
+        One of the four named above.
+    folder
+        Of an unpacked archive of this product.
+    """
+    if service == "null":
+        return lambda _: CONSTANT
+    import torch
+
+    torch.set_num_threads(1)
+    return _ours(folder) if service == "ours" else _eager(folder, with_map=service == "map")
+
+
+def _ours(folder: Path) -> Callable[[bytes], bytes]:
+    from cxr.predict import Predictor
+    from cxr.replies import ModelIdentity
+    from cxr.service import BatchService, Incoming
+
+    predictor = Predictor.load(folder, "cpu")
+    service = BatchService(predictor, ModelIdentity.of(predictor.spec, "pneumonia", "peer"))
+    headers = {"Content-Type": "application/octet-stream"}
+    return lambda film: service.answer([Incoming({"body": film}, headers, "0")])[0].body
+
+
+def _eager(folder: Path, *, with_map: bool) -> Callable[[bytes], bytes]:
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    from cxr.model import build, load_strictly, read_state_dict
+    from cxr.spec import ModelSpec
+
+    spec = ModelSpec.load(folder)
+    network = build(spec.arch, len(spec.classes))
+    load_strictly(network, read_state_dict(folder / spec.weights_file))
+    seen: list[torch.Tensor] = []
+    if with_map:
+        network.layer4.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    size = spec.preprocessing.size
+    steps = transforms.Compose(
+        [
+            transforms.Resize((size, size)),
+            transforms.ToTensor(),
+            transforms.Normalize(spec.preprocessing.mean, spec.preprocessing.std),
+        ]
+    )
+
+    def answer(film: bytes) -> bytes:
+        tensor = steps(Image.open(io.BytesIO(film)).convert("RGB"))
+        with torch.no_grad():
+            probabilities = torch.softmax(network(tensor[None]), dim=1)[0]
+        best = int(probabilities.argmax())
+        said: dict[str, Any] = {"label": _CLASSES[best], "probabilities": probabilities.tolist()}
+        if with_map:
+            cells = torch.einsum("c,chw->hw", network.fc.weight[best].detach(), seen.pop()[0])
+            cells = (cells - cells.min()) / (cells.max() - cells.min())
+            picture = Image.fromarray((cells * 255).byte().numpy()).resize((size, size), Image.Resampling.BILINEAR)
+            said["cam"] = (transforms.functional.to_tensor(picture)[0]).tolist()
+        return json.dumps(said).encode()
+
+    return answer
+
+
+class PeerHandler:
+    """TorchServe's entry: what is answered with stands in peer.json beside this file."""
+
+    def initialize(self, context: Any) -> None:
+        """Load what answers."""
+        folder = Path(context.system_properties["model_dir"])
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        self._answer = answerer(settings["service"], Path(settings["folder"]))
+
+    def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
+        """One reply for each film."""
+        for index in range(len(rows)):
+            context.set_response_content_type(index, "application/json")
+        return [self._answer(bytes(row.get("body") or row.get("data") or b"")) for row in rows]

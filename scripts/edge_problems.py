@@ -1,0 +1,197 @@
+"""What the edge itself answers: problem documents with the fields of the handler's own (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class EdgeProblem:
+    """One answer of the edge.
+
+    Attributes
+    ----------
+    name : str
+        Last part of its internal path, ``/_problem/<name>``.
+    statuses : tuple of int
+        Statuses of nginx or of TorchServe that it stands for.
+    status : int
+        The status that a client sees.
+    code, title, detail, retryable
+        As in the handler's problem documents.
+    headers : tuple of (str, str)
+        Further headers of the reply.
+    """
+
+    name: str
+    statuses: tuple[int, ...]
+    status: int
+    code: str
+    title: str
+    detail: str
+    retryable: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+PROBLEMS: Final = (
+    EdgeProblem(
+        "400",
+        (400, 494, 495, 496, 497),
+        400,
+        "BAD_REQUEST",
+        "Not a request this server reads",
+        "The head of the request is damaged, over 32 kB, or was sent without TLS. Use https:// and one plain request.",
+    ),
+    EdgeProblem(
+        "unknown-query",
+        (),
+        400,
+        "BAD_OPTION",
+        "An option has a value this server does not know",
+        "The query may hold cam=, target= and view=, each with a word of letters. Leave the rest out.",
+    ),
+    EdgeProblem(
+        "401",
+        (401,),
+        401,
+        "UNAUTHORIZED",
+        "No valid key",
+        "A key is needed and this request has none that is valid. Send it as: Authorization: Bearer <key>",
+        headers=(("WWW-Authenticate", 'Bearer realm="pneumoscan"'),),
+    ),
+    EdgeProblem(
+        "403",
+        (403,),
+        403,
+        "FORBIDDEN",
+        "Not for this client",
+        "This address may not ask for this path. Ask its operator.",
+    ),
+    EdgeProblem(
+        "404",
+        (404,),
+        404,
+        "NOT_FOUND",
+        "No such path, model or version",
+        "The path is none of the documented ones, or names a version that is not served. See docs/api.md.",
+    ),
+    EdgeProblem(
+        "405",
+        (405,),
+        405,
+        "METHOD_NOT_ALLOWED",
+        "The path has no such method",
+        "Films are sent with POST or PUT, /ping and /readyz are read with GET.",
+        headers=(("Allow", "$edge_allow"),),
+    ),
+    EdgeProblem(
+        "413",
+        (413,),
+        413,
+        "TOO_MANY_BYTES",
+        "The film has too many bytes",
+        "The body has more than @@BODY_MIB@@ MiB. Send a smaller file, or fewer films at once.",
+    ),
+    EdgeProblem(
+        "414",
+        (414,),
+        414,
+        "URI_TOO_LONG",
+        "The address is too long",
+        "Path and query have more than 8 kB. Shorten them.",
+    ),
+    EdgeProblem(
+        "500",
+        (500,),
+        500,
+        "INTERNAL",
+        "The server failed on this film",
+        "The server failed on this request; send it again.",
+    ),
+    EdgeProblem(
+        "502",
+        (502,),
+        503,
+        "UNAVAILABLE",
+        "The server behind the edge does not answer",
+        "The server behind the edge does not answer: it starts, stops or failed. Send the request again later.",
+        True,
+        (("Retry-After", "2"),),
+    ),
+    EdgeProblem(
+        "503",
+        (503,),
+        503,
+        "OVERLOADED",
+        "The server has too much to do",
+        "Too many requests wait, or this client has too many at once. Send it again later.",
+        True,
+        (("Retry-After", "2"),),
+    ),
+    EdgeProblem(
+        "504",
+        (504,),
+        504,
+        "TIMEOUT",
+        "The server took too long",
+        "The server gave no answer within its time limit of 130 s. Send the request again later.",
+        True,
+        (("Retry-After", "2"),),
+    ),
+    EdgeProblem(
+        "507",
+        (507,),
+        507,
+        "OUT_OF_MEMORY",
+        "The server ran out of memory",
+        "The server has no memory for this film now; send it again later.",
+        True,
+        (("Retry-After", "2"),),
+    ),
+)
+
+
+def document(problem: EdgeProblem, request_id: str) -> str:
+    """Give the body of a problem as JSON text."""
+    body = {
+        "type": f"urn:pneumoscan:error:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "code": problem.code,
+        "detail": problem.detail,
+        "request_id": request_id,
+        "retryable": problem.retryable,
+    }
+    return json.dumps(body)
+
+
+def locations() -> str:
+    """Give nginx's ``error_page`` lines and the internal locations that answer them."""
+    lines: list[str] = []
+    for problem in PROBLEMS:
+        path = f"/_problem/{problem.name}"
+        for status in problem.statuses:
+            lines.append(f"        error_page {status} ={problem.status} {path};")
+    for problem in PROBLEMS:
+        headers = "".join(
+            f"            add_header {name} {_quoted(value)} always;\n" for name, value in problem.headers
+        )
+        lines.append(
+            f"        location = /_problem/{problem.name} {{\n"
+            "            internal;\n"
+            "            default_type application/problem+json;\n"
+            "            add_header X-Request-Id $edge_id always;\n"
+            f"{headers}"
+            f"            return {problem.status} {_quoted(document(problem, '$edge_id'))};\n"
+            "        }"
+        )
+    # Whatever else TorchServe may come up with.
+    lines.append("        location /_problem/ { internal; rewrite ^ /_problem/500 last; }")
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """Write a text as nginx reads it; a ``$name`` in it stays a variable."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,27 @@
+"""Drift references for tests, made of films as training makes them of validation films."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cxr.drift import film_signals
+from cxr.drift_reference import Reference
+from cxr.film import Pixels
+from cxr.measured import SIGNALS
+from cxr.predict import Predictor
+from cxr.preprocess import resize
+from training.drift import histogram_of
+
+
+def reference_for(predictor: Predictor, films: Sequence[Pixels]) -> Reference:
+    """The reference that these films are, for this model."""
+    spec = predictor.spec
+    scores = [float(one.probabilities[1]) for one in predictor.predict(films)]
+    found = [
+        {"score": score, **film_signals(resize(film, spec.preprocessing), film.shape[1], film.shape[0])}
+        for score, film in zip(scores, films, strict=True)
+    ]
+    signals = {name: histogram_of(np.array([one[name] for one in found])) for name in SIGNALS}
+    return Reference(spec.weights_sha256, spec.weights_sha256, spec.temperature, len(films), signals)

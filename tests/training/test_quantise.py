@@ -1,0 +1,90 @@
+"""The network in int8: made from training films, bound to its weights, and held to the gate like any other engine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxr.engines import load_engine
+from cxr.errors import ModelError
+from cxr.gate import INT8_FILES
+from cxr.model import features
+from cxr.preprocess import normalise, resize
+from cxr.spec import ModelSpec
+from tests.cxr.networks import SMALL, small_network
+from tests.training.folders import write_manifest
+from training import calibrate, export, quantise, train
+from training.data import load_films
+from training.runs import checkpoint_predictor
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_manifest(tmp_path_factory.mktemp("data"), 12)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    common = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--device", "cpu", "--epochs", "5"]
+    assert train.main(["--data", str(data), "--run", str(folder), *common]) == 0
+    assert quantise.main(["--run", str(folder), "--data", str(data), "--films", "8"]) == 0
+    return folder
+
+
+def test_its_convolutions_are_in_8_bits_but_those_that_are_kept(run: Path) -> None:
+    text = (run / INT8_FILES[0]).read_text(encoding="utf-8")
+    quantised = {f"layer{stage}" for stage in (1, 2, 3, 4) if f'name="layer{stage}.0.conv1/fq_weights' in text}
+    assert quantised == {"layer2", "layer3", "layer4"}
+    assert 'element_type="i8"' in text
+
+
+def test_it_is_near_the_reference_on_films_it_has_not_seen(run: Path, data: Path) -> None:
+    predictor = checkpoint_predictor(run, "cpu")
+    preprocessing = predictor.spec.preprocessing
+    engine = load_engine("openvino-int8", predictor.network, preprocessing, CPU, run)
+    films = np.stack([resize(record.read(), preprocessing) for record in load_films(data).of("val")])
+    with torch.inference_mode():
+        expected = features(predictor.network, normalise(torch.from_numpy(films), preprocessing))
+        got = engine.features(torch.from_numpy(films))
+    assert 0.9 < np.corrcoef(got.numpy().ravel(), expected.numpy().ravel())[0, 1] < 1 - 1e-7
+
+
+def test_it_belongs_to_its_weights_alone(run: Path) -> None:
+    with pytest.raises(ModelError, match="of other weights"):
+        load_engine("openvino-int8", small_network(seed=9), SMALL, CPU, run)
+
+
+def test_a_damaged_file_is_told_as_such(run: Path, tmp_path: Path) -> None:
+    for name in INT8_FILES:
+        shutil.copyfile(run / name, tmp_path / name)
+    (tmp_path / INT8_FILES[0]).write_text("<net", encoding="utf-8")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_engine("openvino-int8", checkpoint_predictor(run, "cpu").network, SMALL, CPU, tmp_path)
+
+
+def test_it_serves_only_after_it_was_compared(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--run", str(run), "--cpu-engine", "openvino-int8"]
+    assert calibrate.main(["--run", str(run), "--data", str(data), "--device", "cpu"]) == 0
+    assert export.main(chosen) == 2
+    assert "was never compared" in capsys.readouterr().err
+    assert calibrate.main(["--run", str(run), "--data", str(data), "--device", "cpu", "--engine", "openvino-int8"]) == 0
+    verdict = capsys.readouterr().out
+    passed = "openvino-int8 passes" in verdict
+    assert passed or "openvino-int8 does not pass" in verdict
+    assert export.main(chosen) == (0 if passed else 2)
+    if passed:
+        assert ModelSpec.load(run).engines["cpu"] == "openvino-int8"
+    else:
+        assert "does not pass the gate" in capsys.readouterr().err
+
+
+def test_parts_that_no_resnet_has_are_named(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert quantise.main(["--run", str(run), "--data", str(data), "--keep", "layer9"]) == 2
+    assert "layer9" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""How far an engine's answers are from the reference's, on the same films."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import roc_auc_score
+
+from cxr.engines import load_engine
+from cxr.errors import ModelError
+from cxr.gate import Parity, kind_of
+from cxr.predict import Prediction, Predictor, softmax
+from training.metrics import Floats, Targets
+
+
+def parity_of(
+    reference: Sequence[Prediction],
+    other: Sequence[Prediction],
+    targets: Targets,
+    *,
+    temperature: float,
+    threshold: float,
+    processor: str,
+) -> Parity:
+    """Compare two engines' predictions of the same films, in the same order.
+
+    Parameters
+    ----------
+    targets
+        (N,), 1 for PNEUMONIA; both classes are there.
+    temperature, threshold
+        Of the calibrated model: what makes probabilities of logits, and labels of probabilities.
+    processor
+        What the other engine ran on.
+    """
+    ours, theirs = (_pneumonia(predictions, temperature) for predictions in (reference, other))
+    correlations = np.array([_correlation(_contrast(a), _contrast(b)) for a, b in zip(reference, other, strict=True)])
+    return Parity(
+        films=len(reference),
+        flips=int(np.sum((ours >= threshold) != (theirs >= threshold))),
+        auroc_difference=float(roc_auc_score(targets, theirs) - roc_auc_score(targets, ours)),
+        probability_difference=float(np.abs(ours - theirs).max()),
+        cam_correlation=float(correlations.min()),
+        cam_correlation_median=float(np.median(correlations)),
+        processor=processor,
+    )
+
+
+def default_engines(device: torch.device) -> list[str]:
+    """The float32 engines that can be tried on this machine: what serves unless another is chosen."""
+    names = ["openvino-float32"] if find_spec("openvino") else []
+    return [*names, "cuda-float32"] if device.type == "cuda" else names
+
+
+def with_engine(predictor: Predictor, name: str, folder: Path) -> Predictor:
+    """A predictor of the same model by another engine.
+
+    Parameters
+    ----------
+    predictor
+        By the reference.
+    folder
+        Where the files of an engine that has its own are.
+
+    Raises
+    ------
+    ModelError
+        If the engine does not run here.
+    """
+    device = predictor.device if predictor.device.type in kind_of(name).devices else torch.device("cpu")
+    if device.type not in kind_of(name).devices:
+        raise ModelError(f"engine {name!r} needs a GPU, and --device is {predictor.device}: measure it where one is")
+    network = copy.deepcopy(predictor.network).to(device)
+    engine = load_engine(name, network, predictor.spec.preprocessing, device, folder)
+    return Predictor(network, predictor.spec, device, engine)
+
+
+def _pneumonia(predictions: Sequence[Prediction], temperature: float) -> Floats:
+    return softmax(np.stack([prediction.logits for prediction in predictions]), temperature)[:, 1]
+
+
+def _contrast(prediction: Prediction) -> npt.NDArray[np.float64]:
+    return prediction.explain("contrast").grid.ravel().astype(np.float64)
+
+
+def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    """Pearson's correlation; 1 for equal maps, which may be even, 0 where only one is even."""
+    if np.array_equal(a, b):
+        return 1.0
+    if min(np.ptp(a), np.ptp(b)) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
