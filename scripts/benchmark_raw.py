@@ -1,10 +1,12 @@
-"""The network alone, and what the heat map costs beside it."""
+"""The network alone by each engine that runs here, and what the heat map costs beside it."""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,47 +14,90 @@ import torch
 from tqdm import tqdm
 
 from cxr.cam import class_maps, logits_of
-from cxr.model import build, features, pool, use_exact_float32
+from cxr.engines import Engine, load_engine
+from cxr.errors import ModelError
+from cxr.gate import ENGINES, REFERENCE
+from cxr.model import build, pool
+from cxr.predict import Predictor
+from cxr.spec import Preprocessing
+from training.hardware import processor_name
 
 
-def benchmark_raw(arch: str, device: torch.device, batch: int, repeats: int) -> dict[str, Any]:
-    """Medians over `repeats` rounds, each of a forward pass, its heat maps and, for comparison, the plain head.
+def benchmark_raw(arch: str, device: torch.device, batch: int, repeats: int, run: Path | None = None) -> dict[str, Any]:
+    """Medians over `repeats` rounds, each of a pass by every engine, the heat maps and, for comparison, the plain head.
 
     Parameters
     ----------
     batch
         Films in a pass.
+    run
+        An exported run whose network is timed, its engine in int8 too where it has one; a network of `arch` with random
+        weights by default.
 
     Returns
     -------
-    Times in milliseconds for a batch, and ``cam_share``: maps and logits over the pass to layer4, as the median of the
-    rounds' ratios.
+    Times in milliseconds for a batch. ``speedup`` of an engine is the median of the rounds' ratios to the reference,
+    ``cam_share`` that of maps and logits over the reference's pass to layer4.
     """
-    use_exact_float32()
-    network = build(arch, 2).to(device)
-    films = torch.rand(batch, 3, 224, 224, device=device)
-    rounds: list[tuple[float, float, float]] = []
+    if run is None:
+        network, preprocessing = build(arch, 2).to(device), Preprocessing()
+    else:
+        model = Predictor.load(run, str(device))
+        network, preprocessing, arch = model.network, model.spec.preprocessing, model.spec.arch
+    engines, missing = _engines(network, preprocessing, device, run)
+    side = preprocessing.size
+    films = torch.randint(0, 256, (batch, side, side), dtype=torch.uint8)
+    head = network.fc
+    steps: dict[str, Callable[[], object]] = {name: partial(one.features, films) for name, one in engines.items()}
     with torch.inference_mode():
-        feature_map = features(network, films)  # warm
-        for _ in tqdm(range(repeats), unit="round", leave=False):
-            forward = _milliseconds(lambda: features(network, films), device)
-            cam = _milliseconds(
-                lambda: logits_of(class_maps(feature_map, network.fc.weight), network.fc.bias).cpu(), device
-            )
-            head = _milliseconds(lambda: network.fc(pool(feature_map)).cpu(), device)
-            rounds.append((forward, cam, head))
-    times = np.array(rounds)
-    forward_ms, cam_ms, head_ms = np.median(times, axis=0)
+        for step in steps.values():
+            step()  # warm
+        feature_map = engines[REFERENCE].features(films)
+        steps["cam"] = lambda: logits_of(class_maps(feature_map, head.weight), head.bias).cpu()
+        steps["head"] = lambda: head(pool(feature_map)).cpu()
+        rounds = [
+            {name: _milliseconds(step, device) for name, step in steps.items()}
+            for _ in tqdm(range(repeats), unit="round", leave=False)
+        ]
+    times = {name: np.array([one[name] for one in rounds]) for name in steps}
+    forward = float(np.median(times[REFERENCE]))
     return {
         "machine": machine(device),
         "arch": arch,
         "batch": batch,
         "repeats": repeats,
-        "forward_ms": round(float(forward_ms), 3),
-        "images_per_s": round(batch / float(forward_ms) * 1000, 2),
-        "cam_ms": round(float(cam_ms), 3),
-        "head_ms": round(float(head_ms), 3),
-        "cam_share": round(float(np.median(times[:, 1] / times[:, 0])), 6),
+        "forward_ms": round(forward, 3),
+        "images_per_s": round(batch / forward * 1000, 2),
+        "engines": {name: _figures(times[name], times[REFERENCE], batch) for name in engines},
+        "not_timed": missing,
+        "cam_ms": round(float(np.median(times["cam"])), 3),
+        "head_ms": round(float(np.median(times["head"])), 3),
+        "cam_share": round(float(np.median(times["cam"] / times[REFERENCE])), 6),
+    }
+
+
+def _engines(
+    network: Any, preprocessing: Preprocessing, device: torch.device, run: Path | None
+) -> tuple[dict[str, Engine], dict[str, str]]:
+    """The engines for a device, and why others of it are not timed."""
+    engines: dict[str, Engine] = {}
+    missing: dict[str, str] = {}
+    for name, kind in ENGINES.items():
+        if device.type not in kind.devices:
+            continue
+        try:
+            engines[name] = load_engine(name, network, preprocessing, device, run)
+        except ModelError as error:
+            missing[name] = str(error)
+    return engines, missing
+
+
+def _figures(times: Any, reference: Any, batch: int) -> dict[str, float]:
+    forward = float(np.median(times))
+    return {
+        "forward_ms": round(forward, 3),
+        "images_per_s": round(batch / forward * 1000, 2),
+        "speedup": round(float(np.median(reference / times)), 3),
     }
 
 
@@ -71,21 +116,29 @@ def _wait(device: torch.device) -> None:
 
 def machine(device: torch.device) -> dict[str, str | int]:
     """What figures were measured on."""
-    return {"processor": _processor(device), "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+    return {
+        "processor": processor_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
 
 
-def _processor(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-
-
-def table_of(result: dict[str, Any]) -> str:
+def table_of(result: Mapping[str, Any]) -> str:
     """The result as text."""
-    rows = [
-        ("forward to layer4", result["forward_ms"]),
-        ("class maps and logits", result["cam_ms"]),
-        ("pooling and plain head", result["head_ms"]),
+    lines = [
+        f"{result['arch']}, batch {result['batch']}, {result['machine']['threads']} threads, median of "
+        f"{result['repeats']} rounds",
+        f"  {'engine':20s} {'ms':>10s} {'images/s':>10s} {'speedup':>8s}",
     ]
-    lines = [f"{result['arch']}, batch {result['batch']}, median of {result['repeats']} rounds, ms"]
-    lines += [f"  {name:24s} {value:10.3f}" for name, value in rows]
-    lines += [f"  heat maps / forward      {result['cam_share']:10.4%}", f"  images/s {result['images_per_s']:26.2f}"]
+    lines += [
+        f"  {name:20s} {one['forward_ms']:10.3f} {one['images_per_s']:10.2f} {one['speedup']:8.2f}"
+        for name, one in result["engines"].items()
+    ]
+    lines += [f"  {name:20s} not timed: {why}" for name, why in result["not_timed"].items()]
+    lines += [
+        f"  {'maps and logits':20s} {result['cam_ms']:10.3f}",
+        f"  {'plain head':20s} {result['head_ms']:10.3f}",
+        f"  heat maps / reference's pass {result['cam_share']:.4%}",
+    ]
     return "\n".join(lines)

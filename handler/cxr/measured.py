@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from types import MappingProxyType
 from typing import Final
 
@@ -69,6 +70,7 @@ class Measured:
 
     counts: Counter[Key] = field(default_factory=Counter)
     values: list[tuple[Key, float]] = field(default_factory=list)
+    _counting: Lock = field(default_factory=Lock, repr=False, compare=False)  # films are prepared in threads
 
     @classmethod
     def zeros(cls) -> Measured:
@@ -90,7 +92,9 @@ class Measured:
         ValueError
             If there is no such counter or a label has a value that is not on its list.
         """
-        self.counts[_key(name, labels)] += 1
+        key = _key(name, labels)
+        with self._counting:
+            self.counts[key] += 1
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Observe a value for a histogram, or set a gauge. What is not a number says nothing and is left out.

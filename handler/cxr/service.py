@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, Final, TypeVar
+
+import torch
 
 from cxr.card import model_card
 from cxr.drift import DriftWindow
@@ -27,6 +31,8 @@ from cxr.replies import Answer, ModelIdentity, Reply, answer_of, card_reply, err
 # Of a batch. TorchServe replaces a worker that takes longer than responseTimeout, 120 s in model-config.yaml, and
 # fails all requests of its batch; a batch of 256 films needs the rest on two cores.
 _DECODING_S: Final = 40.0
+_FILMS_A_PASS: Final = 32  # of a batch: the next ones are prepared while these are scored
+_NOT_SCORED: Final = InputError("INTERNAL", "the server failed on this request; its log says where.")
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -83,6 +89,8 @@ class BatchService:
         self.identity = identity
         self.card = card_reply(model_card(predictor.spec, asdict(identity), metrics, audit))
         self.drift = None if reference is None else DriftWindow(reference)
+        threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(threads, "film") if threads > 1 else None
         self.is_lost = False  # the device fails every call: the process has to end
 
     def answer(self, batch: Sequence[Incoming], measured: Measured | None = None) -> list[Reply]:
@@ -100,13 +108,15 @@ class BatchService:
             None if asks_for_card(one.row, one.headers) else _attempt(partial(read_request, one.row, one.headers))
             for one in batch
         ]
-        films = [
-            self._prepare_all(request, deadline, measured) if isinstance(request, Request) else [] for request in read
+        steps = [
+            partial(self._prepare, one, request.options, deadline, measured)
+            for request in read
+            if isinstance(request, Request)
+            for one in request.films
         ]
-        ready = [one for some in films for one in some if not isinstance(one, InputError)]
-        predictions = iter(self._score(ready, measured))
+        outcomes = iter(self._prepare_and_score(steps, measured))
         replies: list[Reply] = []
-        for one, request, some in zip(batch, read, films, strict=True):
+        for one, request in zip(batch, read, strict=True):
             if request is None:
                 replies.append(self.card)
                 continue
@@ -114,9 +124,9 @@ class BatchService:
                 measured.count_request(request.code, is_answered=False)
                 replies.append(error_reply(request, one.request_id))
                 continue
-            scored = [film if isinstance(film, InputError) else next(predictions) for film in some]
             with measured.timed("cxr_render_seconds"):
-                replies.append(self._reply(request, some, scored, one.request_id, measured))
+                scored = list(islice(outcomes, len(request.films)))
+                replies.append(self._reply(request, scored, one.request_id, measured))
         if size := sum(request is not None for request in read):
             measured.observe("cxr_batch_size", size)
             measured.observe("cxr_batch_seconds", time.monotonic() - begun)
@@ -124,15 +134,33 @@ class BatchService:
             self.drift.publish(measured)
         return replies
 
-    def _prepare_all(self, request: Request, deadline: float, measured: Measured) -> list[Prepared | InputError]:
-        return [
-            one
-            if isinstance(one, InputError)
-            else _attempt(partial(self._prepare, one, request.options, deadline, measured))
-            for one in request.films
-        ]
+    def _prepare_and_score(
+        self, steps: Sequence[Callable[[], Prepared]], measured: Measured
+    ) -> list[tuple[Prepared | None, Prediction | InputError]]:
+        """Each film with what the model says of it, or nothing with the error that ended it, in their order.
 
-    def _prepare(self, data: bytes, options: Options, deadline: float, measured: Measured) -> Prepared:
+        As many films are prepared side by side as the worker has threads; those that are ready are scored meanwhile.
+        """
+        attempts = map(_attempt, steps) if self._pool is None else self._pool.map(_attempt, steps)
+        outcomes: list[tuple[Prepared | None, Prediction | InputError]] = []
+        ready: list[Prepared] = []
+        places: list[int] = []
+        for place, film in enumerate(attempts):
+            if isinstance(film, InputError):
+                outcomes.append((None, film))
+            else:
+                outcomes.append((film, _NOT_SCORED))
+                ready.append(film)
+                places.append(place)
+            if len(ready) == _FILMS_A_PASS or place == len(steps) - 1:
+                for one, scored in zip(places, self._score(ready, measured), strict=True):
+                    outcomes[one] = (outcomes[one][0], scored)
+                ready, places = [], []
+        return outcomes
+
+    def _prepare(self, data: bytes | InputError, options: Options, deadline: float, measured: Measured) -> Prepared:
+        if isinstance(data, InputError):
+            raise data
         if time.monotonic() > deadline:
             raise InputError("OVERLOADED", "the films before it took too long to decode; send it again, or by itself.")
         spec = self.predictor.spec
@@ -161,33 +189,29 @@ class BatchService:
     def _reply(
         self,
         request: Request,
-        films: Sequence[Prepared | InputError],
-        scored: Sequence[Prediction | InputError],
+        scored: Sequence[tuple[Prepared | None, Prediction | InputError]],
         request_id: str,
         measured: Measured,
     ) -> Reply:
-        outcomes = [
-            film if isinstance(film, InputError) else self._say(one, film, request, request_id)
-            for film, one in zip(films, scored, strict=True)
-        ]
+        outcomes = [self._say(film, one, request, request_id) for film, one in scored]
         reply = _attempt(partial(reply_to, request, outcomes, self.identity, request_id))
         if isinstance(reply, InputError):
             measured.count_request(reply.code, is_answered=False)
             return error_reply(reply, request_id)
-        for film, one, outcome in zip(films, scored, outcomes, strict=True):
-            if isinstance(film, Prepared) and isinstance(one, Prediction) and not isinstance(outcome, InputError):
+        for (film, one), outcome in zip(scored, outcomes, strict=True):
+            if film is not None and isinstance(one, Prediction) and not isinstance(outcome, InputError):
                 self._count_answer(film, one, measured)
         errors = [outcome.code for outcome in outcomes if isinstance(outcome, InputError)]
         measured.count_request(errors[0] if errors else OK, is_answered=len(errors) < len(outcomes))
         return reply
 
     def _say(
-        self, scored: Prediction | InputError, prepared: Prepared, request: Request, request_id: str
+        self, film: Prepared | None, scored: Prediction | InputError, request: Request, request_id: str
     ) -> Answer | InputError:
-        if isinstance(scored, InputError):
-            return scored
+        if film is None or isinstance(scored, InputError):
+            return scored if isinstance(scored, InputError) else _NOT_SCORED
         spec = self.predictor.spec
-        return _attempt(partial(answer_of, scored, prepared.film, request.options, spec, self.identity, request_id))
+        return _attempt(partial(answer_of, scored, film.film, request.options, spec, self.identity, request_id))
 
     def _count_answer(self, prepared: Prepared, prediction: Prediction, measured: Measured) -> None:
         probability = float(prediction.probabilities[1])

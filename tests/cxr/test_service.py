@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from cxr.cam import upsample
+from cxr.measured import Measured
 from cxr.replies import NOTICE, ModelIdentity
 from cxr.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model, small_network
@@ -190,3 +191,26 @@ def test_where_no_film_of_several_can_be_answered_the_reply_is_the_first_error(s
 
 def test_an_empty_batch_has_no_replies(service: BatchService) -> None:
     assert service.answer([]) == []
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_large_batch_gives_each_film_its_own_answer_however_many_threads_prepare_it(
+    threads: int, tmp_path: Path
+) -> None:
+    spec = save_model(tmp_path)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        service = BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
+    finally:
+        torch.set_num_threads(usual)
+    bodies = [b"no film" if index % 7 == 3 else encoded(film(index)) for index in range(70)]  # more than two passes
+    measured = Measured()
+    batch = [Incoming({"body": body}, {}, f"id-{i}") for i, body in enumerate(bodies)]
+    for index, reply in enumerate(service.answer(batch, measured)):
+        alone = ask(service, bodies[index])[0]
+        assert reply.status == alone[0]
+        if reply.status == 200:
+            assert json.loads(reply.body)["logits"] == pytest.approx(alone[2]["logits"], abs=1e-5)
+    assert measured.counts["cxr_images_total", ("PNG",)] == 60
+    assert sum(key[0] == "cxr_forward_seconds" for key, _ in measured.values) == 2

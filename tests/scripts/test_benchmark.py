@@ -30,8 +30,17 @@ def test_the_network_alone_is_measured(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_table_names_the_network_and_the_share(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "1", "--repeats", "1"]) == 0
     shown = capsys.readouterr().out
-    assert "resnet10, batch 1, median of 1 rounds" in shown
-    assert "heat maps / forward" in shown
+    assert "resnet10, batch 1" in shown
+    assert "median of 1 rounds" in shown
+    assert "heat maps / reference's pass" in shown
+
+
+def test_every_engine_that_runs_here_is_timed_in_turn_and_others_say_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "1", "--repeats", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"torch-float32", "openvino-float32"} <= set(result["engines"])
+    assert result["engines"]["torch-float32"]["speedup"] == 1.0
+    assert "training.quantise" in result["not_timed"]["openvino-int8"]
 
 
 def test_a_batch_of_none_is_wrong_usage() -> None:
