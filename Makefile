@@ -20,12 +20,12 @@ PYTHON  ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(sh
 FILMS   := $(if $(filter data/toy,$(DATA)),data/toy/manifest.csv)
 
 # A PYTHONPATH from outside would put other code before ours; scripts.serve refuses it too, but only after the archive is made.
-ifneq ($(and $(PYTHONPATH),$(filter serve,$(MAKECMDGOALS))),)
+ifneq ($(and $(PYTHONPATH),$(filter serve serve-edge,$(MAKECMDGOALS))),)
 $(error PYTHONPATH is set to '$(PYTHONPATH)': TorchServe would serve the code there instead of the archive's. Unset it: env -u PYTHONPATH make serve)
 endif
 unexport PYTHONPATH
 .DELETE_ON_ERROR:
-.PHONY: help env demo model test test-fast serve web lint e2e clean FORCE
+.PHONY: help env demo model test test-fast serve serve-edge sbom audit web bench bench-peers lint e2e clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,12 +71,23 @@ $(RUN)/model-card.md: $(RUN)/metrics.json $(RUN)/audit.json
 model: $(ARCHIVE)  ## films in DATA -> trained, calibrated, measured RUN with its card -> archive VERSION
 
 # Only here does a failed download of the ImageNet weights end in random ones, and it is said so.
-demo serve: OR_RANDOM := --or-random
+demo serve serve-edge: OR_RANDOM := --or-random
 demo: model  ## everything from nothing, ending in scored films over REST; leaves runs/demo/
 	$(PY) -m scripts.demo --run $(RUN) --data $(DATA) --archive $(ARCHIVE) --device $(DEVICE)
 
 serve: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## TorchServe on the archives in model_store/
 	$(PY) -m scripts.serve --store $(STORE) --port $(PORT) --device $(DEVICE)
+
+# The edge drains before the server is stopped; PORT is the edge's here, the server's stays on loopback.
+serve-edge: PORT = 8443
+serve-edge: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the same behind nginx with TLS and keys, the only port others reach
+	$(PY) -m scripts.edge --listen 0.0.0.0:$(PORT) --serve -- --store $(STORE) --device $(DEVICE)
+
+sbom: $(VENV)/.ready  ## what this installation is made of, TorchServe's jars included: sbom.json (CycloneDX)
+	$(PY) -m scripts.sbom --out sbom.json --force
+
+audit: $(VENV)/.ready  ## known vulnerabilities of the installed packages, or "not checked"
+	$(PY) -m scripts.audit
 
 $(EXAMPLES): | $(VENV)/.ready
 	$(PY) -m scripts.example_films
@@ -86,6 +97,26 @@ web: PORT = 8000
 web: OR_RANDOM := --or-random
 web: $(VENV)/.ready $(EXAMPLES) $(if $(PNEUMOSCAN_URL)$(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the reading page, and a server behind it where none runs
 	$(PY) -m scripts.web --store $(STORE) --port $(PORT) --device $(DEVICE)
+
+# An archive that is there is measured as it is; else the demo's is made first, which takes longer than the measuring.
+BENCH         ?= runs/bench
+BENCH_ARCHIVE := $(firstword $(shell ls -t $(STORE)/*.mar 2>/dev/null) $(ARCHIVE))
+PEERS         := $(VENV)/peers
+
+bench: OR_RANDOM := --or-random
+bench: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## a short benchmark of serving, under ten minutes; results in BENCH
+	mkdir -p $(BENCH)
+	$(PY) -m scripts.benchmark raw --arch $(ARCH) --device $(DEVICE) --batch 2 --repeats 5 --out $(BENCH)/raw.json --force
+	$(PY) -m scripts.benchmark cam --arch $(ARCH) --device $(DEVICE) --rounds 7 --out $(BENCH)/cam.json --force
+	$(PY) -m scripts.benchmark decode --rounds 15 --out $(BENCH)/decode.json --force
+	$(PY) -m scripts.benchmark serve --archive $(BENCH_ARCHIVE) --device $(DEVICE) --clients 1,4,16 --rate 0.5,0.8,1,3 --seconds 8 \
+	  --pairs 16 --rounds 2 --out $(BENCH)/serve.json --plot $(BENCH)/load.png --force
+	$(PY) -m scripts.benchmark peers --archive $(BENCH_ARCHIVE) --parts null --rounds 3 --seconds 4 --out $(BENCH)/peers.json --force
+
+bench-peers: $(VENV)/.ready  ## the servers that ours is compared with, in an environment on top of this one
+	$(PY) -m venv $(PEERS)
+	$(PY) -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > $$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check litserve==0.2.19 bentoml==1.4.40 captum==0.9.0
 
 test: $(VENV)/.ready  ## all tests that need no GPU
 	$(PY) -m pytest -m "not gpu"

@@ -77,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Give the parser of this command line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.audit",
-        description="Ask pip-audit about the installed Python packages. Where its service cannot be reached, or turns out "
-        "to know nothing, the answer is 'not checked' and not 'none'. Java libraries: see scripts.sbom.",
+        description="Ask pip-audit about the installed Python packages. Where its service cannot be reached, or "
+        "turns out to know nothing, the answer is 'not checked' and not 'none'. Java libraries: see scripts.sbom.",
         epilog="Exit codes: 0 none is known, 1 some are, or it was not checked, 2 wrong usage.",
     )
     parser.add_argument("--json", action="store_true", help="say it as JSON")

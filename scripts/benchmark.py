@@ -1,6 +1,6 @@
 """Measure how fast this machine is, in ratios of things timed in turn within one run.
 
-``raw``: the network alone, and what the heat map costs beside it.
+``raw``: the network alone by each engine, and what the heat map costs beside it.
 ``serve``: latency, throughput, processor time and memory of our server, and what it adds to the model alone.
 ``peers``: our server beside LitServe, BentoML and TorchServe with other handlers.
 ``decode``: from a file's bytes to the network's input, beside the well-known tutorial's way.
@@ -35,7 +35,7 @@ from training.weights import NORMALISATIONS, THREE_WAYS
 
 def _raw(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     device = resolve_device(arguments.device)
-    result = benchmark_raw.benchmark_raw(arguments.arch, device, arguments.batch, arguments.repeats)
+    result = benchmark_raw.benchmark_raw(arguments.arch, device, arguments.batch, arguments.repeats, arguments.run)
     return result, benchmark_raw.table_of(result)
 
 
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     raw = what.add_parser("raw", help="the network alone, and what the heat map costs")
     raw.add_argument("--batch", type=positive, default=8, help="films in a pass (default %(default)s)")
     raw.add_argument("--repeats", type=positive, default=15, help="rounds (default %(default)s)")
+    raw.add_argument("--run", type=Path, help="an exported run to time, its int8 too; by default random weights")
     raw.set_defaults(measure=_raw)
 
     train = what.add_parser("train", help="training beside the well-known tutorial's loop")

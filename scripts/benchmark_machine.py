@@ -10,12 +10,14 @@ import socket
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Final
+
+import torch
 
 from scripts.benchmark_client import Plan, drive
 from scripts.benchmark_http import CHUNK, post
 from scripts.server_config import HOST
+from training.hardware import processor_name
 
 _PACKAGES: Final = ("torch", "openvino", "torchserve", "litserve", "bentoml")
 _REPLY: Final = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n{"label":"NORMAL"}'
@@ -24,7 +26,8 @@ _REPLY: Final = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-L
 def host(packages: tuple[str, ...] = _PACKAGES) -> dict[str, Any]:
     """Processor, cores, memory, and the versions of what was measured."""
     return {
-        "processor": processor(),
+        "processor": processor_name(torch.device("cpu")),
+        "gpu": processor_name(torch.device("cuda")) if torch.cuda.is_available() else None,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.platform(),
@@ -32,15 +35,6 @@ def host(packages: tuple[str, ...] = _PACKAGES) -> dict[str, Any]:
         "versions": versions(packages),
         "load_before": round(os.getloadavg()[0], 2),
     }
-
-
-def processor() -> str:
-    """The processor's name."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:

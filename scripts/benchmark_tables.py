@@ -49,7 +49,8 @@ def page_with(page: str, results: Sequence[Result]) -> str:
 def _machine(machine: Result) -> str:
     versions = machine.get("versions") or {"torch": machine.get("torch", "?")}
     size = f", {machine['cores']} cores, {machine['memory_gb']:.0f} GB" if "cores" in machine else ""
-    return f"{machine['processor']}{size}; " + ", ".join(f"{name} {version}" for name, version in versions.items())
+    gpu = f", {machine['gpu']}" if machine.get("gpu") else ""
+    return f"{machine['processor']}{size}{gpu}; " + ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _serve(result: Result) -> str:

@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of this edge: keys, certificate, configuration, logs (default: %(default)s)",
     )
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="file of keys (default: keys in --run-dir)")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM (default: self-signed)")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
     parser.add_argument(
@@ -112,7 +113,11 @@ def make_plan(args: argparse.Namespace) -> EdgePlan:
         raise AlreadyRunning(
             f"an edge already runs from {args.run_dir}: stop it with --stop, or give another --run-dir"
         )
-    plan = EdgePlan(run_dir, settings, find_nginx(), args.drain, tuple(args.server) if args.serve else None)
+    keys = args.keys.absolute() if args.keys else run_dir.path / "keys"
+    if args.keys and not keys.exists():
+        raise EdgeError(f"--keys {args.keys} is not there: python -m scripts.edge_keys --keys {args.keys} add NAME")
+    server = tuple(args.server) if args.serve else None
+    plan = EdgePlan(run_dir, settings, find_nginx(), args.drain, keys, server)
     if link_certificate(run_dir.path, args.tls_cert, args.tls_key):
         print(
             f"The certificate is self-signed ({run_dir.path / 'self-signed.crt'}): clients have to be given it. "
@@ -169,6 +174,8 @@ def _arguments_of_child(args: argparse.Namespace, argv: Sequence[str] | None) ->
     mine.remove("--detach")
     # The last one counts: paths that hold wherever the child runs.
     mine += ["--run-dir", str(args.run_dir.absolute())]
+    if args.keys:
+        mine += ["--keys", str(args.keys.absolute())]
     if args.tls_cert:
         mine += ["--tls-cert", str(args.tls_cert.absolute()), "--tls-key", str(args.tls_key.absolute())]
     return mine + rest

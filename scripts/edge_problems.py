@@ -38,7 +38,7 @@ class EdgeProblem:
 PROBLEMS: Final = (
     EdgeProblem(
         "400",
-        (400, 494, 495, 496, 497),
+        (400, 408, 421, 494, 495, 496, 497, 501, 505),
         400,
         "BAD_REQUEST",
         "Not a request this server reads",

@@ -38,6 +38,8 @@ class EdgePlan:
 
     Attributes
     ----------
+    keys : Path
+        File of the keys' digests.
     server : tuple of str or None
         Arguments of a ``scripts.serve`` that is started before and stopped after; None for no server.
     """
@@ -46,12 +48,8 @@ class EdgePlan:
     settings: EdgeSettings
     nginx: str
     drain_s: float
+    keys: Path
     server: tuple[str, ...] | None = None
-
-    @property
-    def keys(self) -> Path:
-        """File of the keys' digests."""
-        return self.run_dir.path / "keys"
 
     def write_configuration(self) -> tuple[Nginx, Nginx]:
         """Write both configurations and let nginx read them; give the edge and its adapter, not started.

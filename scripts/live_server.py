@@ -180,6 +180,8 @@ def live_server(run_dir: RunDir) -> Iterator[LiveServer]:
     state = run_dir.read_state()
     if state is None or not run_dir.is_locked():
         raise VersionError(f"no server runs from {run_dir.path}: start one with scripts.serve, or give its --run-dir")
+    if not state.store:
+        raise VersionError(f"the server of {run_dir.path} was started by an older scripts.serve: start it again")
     with ManagementClient(run_dir.socket, timeout_s=_PATIENCE_S) as management:
         try:
             management.ready(MODEL_NAME)

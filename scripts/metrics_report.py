@@ -10,6 +10,8 @@ from scripts.model_store import MODEL_NAME, Version
 
 STAGES: Final = ("decode", "preprocess", "forward", "render", "batch")
 _DIGITS: Final = 6
+_LOWEST_S: Final = 0.005  # bounds of the buckets
+_HIGHEST_S: Final = 10.0
 
 
 def report_of(seen: Snapshot, seconds: float | None) -> dict[str, Any]:
@@ -127,7 +129,8 @@ def _version_lines(one: Mapping[str, Any]) -> list[str]:
     lines.append(f"formats    {_mix(one['formats'])}")
     lines.append(f"{'stage':<11}{'mean':>10}{'p50':>10}{'p95':>10}")
     for stage, latency in one["latency_s"].items():
-        lines.append(f"{stage:<11}" + "".join(f"{_ms(latency[column]):>10}" for column in ("mean", "p50", "p95")))
+        quantiles = "".join(f"{_quantile(latency[column]):>10}" for column in ("p50", "p95"))
+        lines.append(f"{stage:<11}{_ms(latency['mean']):>10}{quantiles}")
     size = one["mean_batch_size"]
     lines.append(f"batch size {'-' if size is None else f'{size:.2f}'}")
     drift = one["drift"]
@@ -145,6 +148,15 @@ def _mix(shares: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def _percent(one: Mapping[str, float | None]) -> str:
     return "-" if one["share"] is None else f"{100 * one['share']:.1f} %"
+
+
+def _quantile(seconds: float | None) -> str:
+    """Within the bounds of TorchServe 0.12's buckets, beyond which a quantile says no more than that."""
+    if seconds is not None and seconds <= _LOWEST_S:
+        return f"< {1000 * _LOWEST_S:g} ms"
+    if seconds is not None and seconds >= _HIGHEST_S:
+        return f"> {_HIGHEST_S:g} s"
+    return _ms(seconds)
 
 
 def _ms(seconds: float | None) -> str:

@@ -93,10 +93,13 @@ def make_bom() -> Bom:
     SbomError
         See `jar_components`.
     """
-    bom = Bom(components=[*python_components(), *jar_components()])
-    bom.metadata.component = Component(
+    parts = [*python_components(), *jar_components()]
+    product = Component(
         name=PRODUCT, version=metadata.version(PRODUCT), type=ComponentType.APPLICATION, bom_ref=PRODUCT
     )
+    bom = Bom(components=parts)
+    bom.metadata.component = product
+    bom.register_dependency(product, parts)
     return bom
 
 

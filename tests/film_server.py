@@ -26,6 +26,7 @@ class Asked:
     query: dict[str, list[str]]
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,18 @@ class FilmServer:
                 parts = urlsplit(self.path)
                 length = int(self.headers.get("Content-Length", 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked = Asked(parts.path, parse_qs(parts.query), headers, self.rfile.read(length))
+                asked = Asked(parts.path, parse_qs(parts.query), headers, self.rfile.read(length), self.command)
                 films.asked.append(asked)
                 answer = films.answer(asked)
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(answer.body)))
-                self.end_headers()
                 with suppress(BrokenPipeError):  # a client that did not wait
+                    self.end_headers()
                     self.wfile.write(answer.body)
 
-            do_GET = do_POST
+            do_GET = do_PUT = do_DELETE = do_POST
 
             def address_string(self) -> str:
                 return "client"

@@ -19,6 +19,8 @@ from tests.cxr.networks import save_model
 from tests.e2e.servers import Server, fresh_server
 
 VERSION = "1.0.0"
+BATCH_SIZE = 8
+BATCHES = ("--batch-size", str(BATCH_SIZE), "--batch-delay", "20")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ def serving(run: Path, preprocessing: Preprocessing) -> Iterator[SmallServer]:
     save_model(run, preprocessing=preprocessing)
     with fresh_server() as server:
         package(run, VERSION, server.store)
-        started = server.call("--detach", "--device", "cpu")
+        # Batches, which a CPU's own defaults do not make: what a request gets must not depend on its neighbours.
+        started = server.call("--detach", "--device", "cpu", "--workers", "1", "--queue", "200", *BATCHES)
         assert started.returncode == 0, started.stderr
         yield SmallServer(server, Predictor.load(run, "cpu"))

@@ -25,13 +25,12 @@ from tests.bad_requests import BadRequest, bad_requests
 from tests.cxr.networks import SMALL
 from tests.cxr.test_mutated_files import SETTINGS, mutated
 from tests.e2e.servers import NEEDS_JAVA
-from tests.e2e.small_server import SmallServer, serving, small_server  # noqa: F401
+from tests.e2e.small_server import BATCH_SIZE, SmallServer, serving, small_server  # noqa: F401
 from tests.films import compressed, dicom, encoded, film
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
 
 BATCHES = 100
-BATCH_SIZE = 8  # of handler/model-config.yaml
 BAD_SHARE = 0.4
 CLIENTS = 32
 OCTETS = {"Content-Type": "application/octet-stream"}

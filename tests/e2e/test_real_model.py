@@ -23,6 +23,7 @@ from cxr_client import ManagementClient
 from scripts.package_mar import package
 from tests.cxr.networks import lively, save_model
 from tests.e2e.servers import NEEDS_JAVA, Server, fresh_server
+from tests.e2e.small_server import BATCHES
 from tests.films import dicom, encoded, film
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]
@@ -61,13 +62,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     torch.manual_seed(0)
     network = lively(build("resnet152", 2))
     with torch.no_grad():  # random weights blow up through 50 blocks; this keeps the logits of a trained model's size
-        network.fc.weight.mul_(1e-3)
+        network.fc.weight.mul_(1e-9)
     save_model(run, network, arch="resnet152", preprocessing=Preprocessing())
     predictor = Predictor.load(run, "cpu")
     alone = {name: predictor.predict([decode(data).pixels])[0] for name, data in FILMS.items()}
     with fresh_server() as server:
         package(run, "1.0.0", server.store)
-        started = server.call("--detach", "--device", "cpu")
+        # One worker, so that what it wrote before an answer is written; and batches, which a CPU would not make.
+        started = server.call("--detach", "--device", "cpu", "--workers", "1", *BATCHES)
         assert started.returncode == 0, started.stderr
         yield Served(server, predictor, alone)
 

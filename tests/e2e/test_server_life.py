@@ -39,6 +39,7 @@ def handle(data, context):
             "bytes": len(row["body"]),
             "environment": sorted(os.environ),
             "temp": os.environ["TMPDIR"],
+            "threads": os.environ["OMP_NUM_THREADS"],
         }
         replies.append(json.dumps(reply).encode())
     return replies
@@ -50,10 +51,6 @@ def handle(data, context):
 """
 
 MODEL_CONFIG = """
-minWorkers: 1
-maxWorkers: 1
-batchSize: 4
-maxBatchDelay: 10
 responseTimeout: 30
 startupTimeout: 60
 """
@@ -134,6 +131,23 @@ def test_a_detached_server_answers_and_a_killed_jvm_takes_everything_with_it(ser
     assert leftovers(server.run_dir) == set()
     assert server.call("--ready").returncode == 1
     assert "TorchServe ended by itself" in server.run_dir.serve_log.read_text()
+
+
+def test_a_server_is_as_large_as_was_asked_for(server: Server) -> None:
+    """TorchServe 0.12.0 takes these numbers from several places; what counts is what it says it has."""
+    pack(server.store, "1.0.0", HANDLER)
+    asked = ["--workers", "2", "--threads", "3", "--batch-size", "5", "--batch-delay", "7", "--queue", "11"]
+    started = server.call("--detach", "--device", "cpu", *asked, OMP_NUM_THREADS="64")
+    assert started.returncode == 0, started.stderr
+    assert "cpu: 2 workers of 3 threads for each version, batches of up to 5, 11 requests may wait" in started.stderr
+    with ManagementClient(server.run_dir.socket) as management:
+        (said,) = management.describe("pneumonia", "1.0.0")
+    assert [worker["status"] for worker in said["workers"]] == ["READY", "READY"]
+    assert (said["minWorkers"], said["maxWorkers"], said["batchSize"], said["maxBatchDelay"]) == (2, 2, 5, 7)
+    assert said["jobQueueStatus"] == {"remainingCapacity": 11, "pendingRequests": 0}
+    assert (said["responseTimeout"], said["startupTimeout"]) == (30, 60)  # the archive's own
+    with InferenceClient(server.url) as client:
+        assert client.predict(b"x")["threads"] == "3"
 
 
 def test_a_stopped_server_leaves_nothing_and_a_killed_supervisor_no_process(server: Server) -> None:

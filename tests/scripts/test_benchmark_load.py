@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_made_leaves_the_old_one_and_no_draft(tmp_path: Pa
         (["serve", "--url", "ftp://x"], "give http://HOST:PORT"),
         (["serve", "--url", "http://127.0.0.1:1", "--workers", "2"], "leave out --url"),
         (["serve", "--archive", "a.mar", "--clients", "1,0"], "0 is not 1 or more"),
-        (["serve", "--archive", "a.mar", "--rate", "-1"], "expected one argument"),
+        (["serve", "--archive", "a.mar", "--rate", "0.5,-1"], "not above 0"),
         (["serve", "--archive", "a.mar", "--seconds", "nan"], "not above 0"),
         (["peers", "--archive", "lost.mar", "--parts", "all"], "give null, model or null,model"),
         (["peers", "--archive", "lost.mar"], "lost.mar is not a model archive"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import socket
 import sys
 import time
 import zipfile
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from cxr.images import decode
+from scripts import benchmark_peer_handler
 from scripts.benchmark import main
 from scripts.benchmark_decode import our_tensor, tutorial_tensor
 from scripts.benchmark_films import KINDS, colour_films, films_of, made_up_films, small_films
@@ -117,6 +120,13 @@ def test_the_services_that_are_compared_answer_the_same_film(model: Path) -> Non
     assert answerer("null", model)(film) == CONSTANT
 
 
+def test_the_handler_that_is_packed_by_itself_imports_nothing_of_scripts_and_has_one_class() -> None:
+    tree = ast.parse(Path(str(benchmark_peer_handler.__file__)).read_text(encoding="utf-8"))
+    assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == ["PeerHandler"]
+    modules = [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [name for name in modules if name.startswith("scripts")]
+
+
 def test_the_clients_own_cost_is_measured_against_a_server_that_does_nothing() -> None:
     found = client_cost(b"x" * 5000, seconds=0.2)
     assert found["body_kb"] == 5.0
@@ -155,8 +165,6 @@ def test_a_server_that_ends_while_starting_is_told_with_the_end_of_its_log(tmp_p
 
 
 def test_the_process_behind_a_port_is_found() -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert listener_of(port) == os.getpid()

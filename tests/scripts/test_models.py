@@ -350,6 +350,14 @@ def test_without_a_server_the_file_can_be_put_right(
     assert "no server runs from" in said(capsys)
 
 
+def test_a_server_that_did_not_say_what_it_serves_is_not_changed(
+    place: Place, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.run_dir.write_state(ServerState(os.getpid(), 0, place.films.url, "", "", [OLD]))
+    assert run("register", NEW) == 1
+    assert "was started by an older scripts.serve: start it again" in said(capsys)
+
+
 def test_a_store_that_is_not_the_servers_is_refused(
     place: Place, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

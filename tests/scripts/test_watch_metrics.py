@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from cxr_client.metrics import Snapshot
 from scripts import watch_metrics
@@ -43,6 +44,18 @@ def test_a_server_whose_workers_are_not_ready_yet_has_a_report_too() -> None:
     report = report_of(Snapshot.parse("# TYPE CPUUtilization gauge\nCPUUtilization 3.0\n", 0.0), None)
     assert report["versions"] == {}
     assert any("no worker has been ready yet" in line for line in lines_of(report))
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.001, "< 5 ms"), (30.0, "> 10 s"), (0.03, "37.5 ms")])
+def test_a_quantile_beyond_the_buckets_is_not_given_a_number(seconds: float, shown: str) -> None:
+    registry = CollectorRegistry()
+    labels = ("ModelName", "model_version")
+    Counter("cxr_requests_total", "", labels, registry=registry).labels("pneumonia", "1.0.0").inc()
+    batch = Histogram("cxr_batch_seconds", "", labels, registry=registry, buckets=(0.005, 0.025, 0.05, 10.0))
+    batch.labels("pneumonia", "1.0.0").observe(seconds)
+    report = report_of(Snapshot.parse(generate_latest(registry).decode(), 0.0), None)
+    (line,) = (line for line in lines_of(report) if line.split()[:1] == ["batch"] and "size" not in line)
+    assert shown in line
 
 
 def test_versions_stand_in_the_order_of_semantic_versioning() -> None:

@@ -1,0 +1,175 @@
+"""What deploys the server: that a manifest is none, or names what is not there, is found without a container engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from scripts import edge, edge_key_file, serve
+from scripts.edge_control import read_state
+from scripts.run_dir import RunDir
+from tests.e2e.edges import NEEDS_NGINX, Edge
+from tests.e2e.servers import NEEDS_JAVA, clean_environment, free_ports
+from tests.e2e.test_server_life import HANDLER, pack
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+CONTAINERFILE = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+SCHEMA = "1.31"
+
+
+def instruction(name: str) -> list[str]:
+    """Give the JSON of an instruction of the Containerfile; of the last one, as an engine does."""
+    return list(json.loads(re.findall(rf"^{name} (\[.*\])$", CONTAINERFILE, re.MULTILINE)[-1]))
+
+
+def manifests(path: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / path).read_text(encoding="utf-8")))
+
+
+def pods() -> Iterator[dict[str, Any]]:
+    yield manifests("kubernetes/pneumoscan.yaml")[0]["spec"]["template"]["spec"]
+    yield manifests("kserve/pneumoscan.yaml")[0]["spec"]
+
+
+def test_every_kubernetes_manifest_is_one() -> None:
+    kinds = []
+    for manifest in manifests("kubernetes/pneumoscan.yaml"):
+        kubernetes_validate.validate(manifest, SCHEMA, strict=True)
+        kinds.append(manifest["kind"])
+    assert kinds == ["Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy", "HorizontalPodAutoscaler"]
+    broken = manifests("kubernetes/pneumoscan.yaml")[0]
+    broken["spec"]["template"]["spec"]["containers"][0]["readinessprobe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, SCHEMA, strict=True)
+
+
+def test_the_pods_of_the_kserve_runtime_are_pods() -> None:
+    runtime, service = manifests("kserve/pneumoscan.yaml")
+    names = ("containers", "volumes")
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "x"},
+        "spec": {name: runtime["spec"][name] for name in names},
+    }
+    kubernetes_validate.validate(pod, SCHEMA, strict=True)
+    assert service["spec"]["predictor"]["model"]["runtime"] == runtime["metadata"]["name"]
+    model_format = service["spec"]["predictor"]["model"]["modelFormat"]
+    assert any(one.items() >= model_format.items() for one in runtime["spec"]["supportedModelFormats"])
+    assert runtime["spec"]["containers"][0]["name"] == "kserve-container"
+
+
+def test_every_argument_in_a_manifest_is_one_of_the_command_line() -> None:
+    commands = [instruction("CMD"), *(pod["containers"][0]["args"] for pod in pods())]
+    for arguments in commands:
+        args = edge.build_parser().parse_args(arguments)
+        assert args.serve
+        assert args.keys == Path("/run/secrets/pneumoscan/keys")
+        server = serve.build_parser().parse_args(args.server)
+        assert server.run_dir == Path("/run/pneumoscan/server")
+        assert server.run_dir != args.run_dir
+
+
+def test_probes_ask_the_server_that_is_started() -> None:
+    for pod in pods():
+        container = pod["containers"][0]
+        for probe in ("startupProbe", "readinessProbe"):
+            command = container[probe]["exec"]["command"]
+            assert command[:3] == ["python", "-m", "scripts.serve"]
+            asked = serve.build_parser().parse_args(command[3:])
+            assert asked.ready
+            assert f"--run-dir={asked.run_dir}" in container["args"]
+    health = json.loads(CONTAINERFILE.rsplit("CMD ", 1)[1])
+    assert serve.build_parser().parse_args(health[3:]).ready
+
+
+def test_no_container_is_root_or_may_write_anywhere_but_to_memory() -> None:
+    assert re.search(r"^USER 10001:10001$", CONTAINERFILE, re.MULTILINE)
+    for pod in pods():
+        container = pod["containers"][0]
+        security = pod.get("securityContext", {}) | container["securityContext"]
+        assert security["runAsNonRoot"]
+        assert security["runAsUser"] == 10001
+        assert security["readOnlyRootFilesystem"]
+        assert not security["allowPrivilegeEscalation"]
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for mount in container["volumeMounts"]:
+            assert mount.get("readOnly") or volumes[mount["name"]]["emptyDir"]["medium"] == "Memory"
+    for service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values():
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+
+
+def test_autoscaling_looks_at_the_metric_that_the_adapter_makes_of_declared_ones() -> None:
+    scaler = manifests("kubernetes/pneumoscan.yaml")[-1]
+    rule = manifests("kubernetes/prometheus-adapter.yaml")[0]["rules"]["custom"][0]
+    assert scaler["spec"]["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
+    declared = (ROOT / "metrics.yaml").read_text(encoding="utf-8")
+    for name in re.findall(r"\b(ts_\w+)", rule["seriesQuery"] + rule["metricsQuery"]):
+        assert f"- name: {name}\n" in declared
+
+
+def test_what_the_image_and_compose_copy_is_there() -> None:
+    for line in re.findall(r"^COPY (.*)$", CONTAINERFILE, re.MULTILINE):
+        for source in shlex.split(line)[:-1]:
+            assert list(ROOT.glob(source)), source
+    for service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            if source.startswith(".") and source != "./secrets":  # made before the first start
+                assert (DEPLOY / source).exists(), source
+
+
+@pytest.mark.e2e
+@NEEDS_JAVA
+@NEEDS_NGINX
+def test_the_command_of_the_container_serves_a_store_and_ends_upon_its_signal() -> None:
+    with tempfile.TemporaryDirectory(prefix="cxr-", dir="/tmp") as name:
+        folder = Path(name)
+        ports = free_ports(3)
+        places = {
+            "/run/pneumoscan": str(folder / "run"),
+            "/run/secrets/pneumoscan": str(folder / "secrets"),
+            "/models": str(folder / "models"),
+            "0.0.0.0:8443": f"127.0.0.1:{ports[0]}",
+            "127.0.0.1:8080": f"127.0.0.1:{ports[1]}",
+        }
+        exact = {"python": sys.executable, "8080": str(ports[1]), "8082": str(ports[2])}
+
+        def here(word: str) -> str:
+            for there, place in places.items():
+                word = word.replace(there, place)
+            return exact.get(word, word)
+
+        (folder / "models").mkdir()
+        pack(folder / "models", "1.0.0", HANDLER)
+        edge = Edge(folder / "run", (), ports[0])
+        edge.key = edge_key_file.add(folder / "secrets" / "keys", "test")
+        command = [here(word) for word in (*instruction("ENTRYPOINT"), *instruction("CMD"))]
+        health = [here(word) for word in json.loads(CONTAINERFILE.rsplit("CMD ", 1)[1])]
+        with subprocess.Popen(
+            command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as container:
+            assert container.stdout is not None
+            assert container.stdout.readline() == f"ready: {edge.url}\n"
+            assert read_state(edge.run_dir) is not None
+            assert subprocess.run(health, cwd=ROOT, check=False, capture_output=True).returncode == 0
+            assert edge.ask("POST", "/predictions/pneumonia", data=b"film").json()["label"] == "NORMAL"
+            container.terminate()
+            assert container.wait(timeout=90) == 0
+        assert edge.processes() == []
+        assert RunDir(folder / "run" / "server").read_state() is None
+        assert subprocess.run(health, cwd=ROOT, check=False, capture_output=True).returncode == 1
