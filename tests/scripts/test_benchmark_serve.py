@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,12 +100,15 @@ def test_a_killed_benchmark_leaves_no_server(archive: Path) -> None:
     while "closed loop" not in started.stderr.readline():
         assert started.poll() is None
     family = psutil.Process(started.pid).children(recursive=True)
+    stores = [Path(words[words.index("--store") + 1]) for one in family if "--store" in (words := one.cmdline())]
     started.kill()
     started.wait()
     deadline = time.monotonic() + 60
     while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family):
         assert time.monotonic() < deadline, family
         time.sleep(0.2)
+    for store in stores:  # what is killed cannot tidy up
+        shutil.rmtree(store.parent.parent, ignore_errors=True)
 
 
 def test_every_server_that_is_installed_is_compared_and_the_others_are_named(
