@@ -48,6 +48,9 @@ KINDS: Final[dict[str, Callable[[int], bytes]]] = {
 }
 
 
+DECODED: Final = {**KINDS, "JPEG 1024x1024": lambda number: jpeg(_drawn(MIDDLE, number))}
+
+
 def made_up_films(count: int = 2) -> dict[str, bytes]:
     """`count` drawn films of each kind, by name; the kinds take turns."""
     return {f"{kind} #{number}": make(number) for number in range(count) for kind, make in KINDS.items()}

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
@@ -59,7 +60,8 @@ def _read(data: bytes) -> Film:
     dataset = read_header(data)
     photometric = _check_tags(dataset)
     stored = read_stored(dataset)
-    pixels = _through_table(stored, lambda values: _shown(values, photometric, dataset))
+    is_monotone = not dataset.get("ModalityLUTSequence") and dataset.get("PixelPaddingValue") is None
+    pixels = _through_table(stored, lambda values: _shown(values, photometric, dataset), is_monotone=is_monotone)
     view = _upper(dataset, "ViewPosition")
     return Film(
         pixels,
@@ -74,20 +76,38 @@ def _read(data: bytes) -> Film:
     )
 
 
-def _through_table(stored: Stored, shown: Callable[[Stored], Pixels]) -> Pixels:
-    """What `shown` makes of each stored value, worked out once for each value that is there and looked up for the rest.
+def _through_table(stored: Stored, shown: Callable[[Stored], Pixels], *, is_monotone: bool) -> Pixels:
+    """What `shown` makes of each stored value, worked out once for each value and looked up for every pixel.
 
     A film has millions of pixels and at most 65,536 values.
+
+    Parameters
+    ----------
+    stored
+        (H, W).
+    shown
+        From values to grey, (N,) → (N,). It may look at the lowest and highest of what becomes of them.
+    is_monotone
+        Whether these are what becomes of the lowest and highest stored value; then values between them that no pixel
+        has change nothing.
     """
-    lowest = int(stored.min())
-    # In bands: numpy counts and looks up in 64-bit numbers, which would be several times the film at once.
-    bands = np.array_split(stored, max(1, stored.size >> 18))
-    length = int(stored.max()) - lowest + 1
-    counts = sum(np.bincount((band - lowest).ravel(), minlength=length) for band in bands)
-    there = np.flatnonzero(counts)
-    table = np.zeros(length, dtype=np.uint8)
-    table[there] = shown((there + lowest).astype(np.int32))
-    return np.concatenate([table[band - lowest] for band in bands])
+    lowest, highest = int(stored.min()), int(stored.max())
+    values = np.arange(lowest, highest + 1, dtype=np.int32) if is_monotone else _values_there(stored, lowest)
+    first = min(lowest, 0)
+    table = np.zeros(highest - first + 1, dtype=np.uint8)
+    table[values - first] = shown(values)
+    places = torch.from_numpy(np.ascontiguousarray(stored if first == 0 else stored - first))
+    # Four times as fast as numpy, which looks up by 64-bit numbers alone.
+    found = torch.index_select(torch.from_numpy(table), 0, places.view(-1))
+    return np.asarray(found.numpy().reshape(stored.shape))
+
+
+def _values_there(stored: Stored, lowest: int) -> Stored:
+    """The values that pixels have, rising: (N,)."""
+    # In bands: numpy counts 64-bit numbers, which would be twice the film at once.
+    bands = np.array_split(stored.ravel(), max(1, stored.size >> 18))
+    counts = sum(np.bincount(band - lowest, minlength=1 << 16) for band in bands)
+    return np.asarray(np.flatnonzero(counts) + lowest, dtype=np.int32)
 
 
 def _shown(values: Stored, photometric: str, dataset: Dataset) -> Pixels:
