@@ -44,7 +44,7 @@ def tutorial_tensor(data: bytes) -> torch.Tensor:
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    tensor = steps(picture.convert("RGB"))  # type: ignore[no-untyped-call]
+    tensor = steps(picture.convert("RGB"))
     assert isinstance(tensor, torch.Tensor)
     return tensor
 

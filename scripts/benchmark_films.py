@@ -48,7 +48,10 @@ KINDS: Final[dict[str, Callable[[int], bytes]]] = {
 }
 
 
-DECODED: Final = {**KINDS, "JPEG 1024x1024": lambda number: jpeg(_drawn(MIDDLE, number))}
+DECODED: Final[dict[str, Callable[[int], bytes]]] = {
+    **KINDS,
+    "JPEG 1024x1024": lambda number: jpeg(_drawn(MIDDLE, number)),
+}
 
 
 def made_up_films(count: int = 2) -> dict[str, bytes]:

@@ -164,6 +164,7 @@ def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path) -> list
         str(java),
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temp}",
+        f"-Dlog4j.configurationFile={(REPOSITORY / 'log4j2.xml').as_uri()}",
         *("-cp", str(package / "frontend" / "*")),
         "org.pytorch.serve.ModelServer",
         *("--python", sys.executable),

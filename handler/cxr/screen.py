@@ -55,13 +55,13 @@ def edge_histograms(thumbnails: Pixels) -> Floats:
     direction = np.mod(np.arctan2(down, right) / (2 * np.pi), 1.0) * _DIRECTIONS
     below = np.floor(direction)
     share = direction - below
-    cell = SIDE // _CELLS
-    histograms = np.empty((len(films), _CELLS, _CELLS, _DIRECTIONS), dtype=np.float32)
-    for k in range(_DIRECTIONS):
-        here = strength * np.where(below % _DIRECTIONS == k, 1.0 - share, 0.0)
-        here += strength * np.where((below + 1) % _DIRECTIONS == k, share, 0.0)
-        histograms[..., k] = here.reshape(len(films), _CELLS, cell, _CELLS, cell).sum(axis=(2, 4))
-    flat = histograms.reshape(len(films), FEATURES)
+    cells = np.arange(SIDE) // (SIDE // _CELLS)
+    first = (cells[:, None] * _CELLS + cells) * _DIRECTIONS + np.arange(len(films))[:, None, None] * FEATURES
+    lower = below.astype(np.int64) % _DIRECTIONS  # a direction of just below the full circle can round to it
+    sums = np.zeros(len(films) * FEATURES)
+    for nearest, part in ((lower, 1.0 - share), ((lower + 1) % _DIRECTIONS, share)):
+        sums += np.bincount((first + nearest).ravel(), (strength * part).ravel(), sums.size)
+    flat = sums.reshape(len(films), FEATURES).astype(np.float32)
     return np.asarray(np.sqrt(flat / np.maximum(flat.sum(axis=1, keepdims=True), 1e-6)))
 
 

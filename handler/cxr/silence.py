@@ -19,6 +19,7 @@ _LIBRARIES: Final = ("pydicom", "PIL", "py.warnings")
 def silence_libraries() -> None:
     """Stop warnings and library logs in this process, for good. For workers; training lets its reader see them."""
     warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.WARNING)  # TorchServe 0.12 logs a line for every batch
     config.settings.reading_validation_mode = config.IGNORE
     for name in _LIBRARIES:
         logger = logging.getLogger(name)
