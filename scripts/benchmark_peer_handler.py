@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ def answerer(service: str, folder: Path) -> Callable[[bytes], bytes]:
         Of an unpacked archive of this product.
     """
     if service == "null":
+        logging.getLogger().setLevel(logging.WARNING)  # as our handler does
         return lambda _: CONSTANT
     import torch
 

@@ -76,7 +76,7 @@ def torchserve(service: str, unpacked: Path, folder: Path, python: str, workers:
         CUDA_VISIBLE_DEVICES="",
     )
     log = folder / "out.log"
-    with process(_command(folder, store, python), log, variables, folder) as started:
+    with process(_command(service, folder, store, python), log, variables, folder) as started:
         ready = partial(_all_ready, (HOST, management), workers)
         wait_until(lambda: ready() or _is_broken(folder), started, log, f"TorchServe with {service}")
         if not ready():
@@ -98,8 +98,10 @@ def _is_broken(folder: Path) -> bool:
     return path.is_file() and "Backend worker process died" in path.read_text(errors="replace")
 
 
-def _command(folder: Path, store: Path, python: str) -> list[str]:
+def _command(service: str, folder: Path, store: Path, python: str) -> list[str]:
     command = server_command(find_java(), RunDir(folder), folder / "tmp", store)
+    if service != "null":  # its users have TorchServe's own configuration of logs
+        command = [word for word in command if not word.startswith("-Dlog4j")]
     command[command.index("--python") + 1] = python
     return command
 
