@@ -63,7 +63,7 @@ class InferenceClient:
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         # A film meant for this machine must not travel to the proxy that HTTP_PROXY names.
-        self._session.trust_env = not _is_loopback(self.url)
+        self._session.trust_env = not is_loopback(self.url)
         if key and not all("!" <= character <= "~" for character in key):
             raise ValueError("the key has a space, a line break or a letter that is not ASCII: give one line of ASCII")
         if key:
@@ -207,7 +207,8 @@ def without_password(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether an address is this machine's own, which a proxy could not reach."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

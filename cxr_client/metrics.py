@@ -17,6 +17,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from cxr_client.errors import AnswerLost, ClientError, ServerUnreachable
+from cxr_client.inference import is_loopback
 
 Labels = tuple[tuple[str, str], ...]  # sorted by name
 _NO_LABELS: Mapping[str, str] = {}
@@ -152,6 +153,7 @@ class MetricsClient:
         self.url = url.rstrip("/").removesuffix("/metrics")
         self.timeout_s = timeout_s
         self._session = requests.Session()
+        self._session.trust_env = not is_loopback(self.url)  # no proxy knows this machine's own address
 
     def __enter__(self) -> Self:
         return self

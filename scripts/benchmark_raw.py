@@ -48,11 +48,11 @@ def benchmark_raw(arch: str, device: torch.device, batch: int, repeats: int, run
     side = preprocessing.size
     films = torch.randint(0, 256, (batch, side, side), dtype=torch.uint8)
     head = network.fc
-    steps: dict[str, Callable[[], object]] = {name: partial(one.features, films) for name, one in engines.items()}
+    steps: dict[str, Callable[[], object]] = {name: partial(_pass, one, films) for name, one in engines.items()}
     with torch.inference_mode():
         for step in steps.values():
             step()  # warm
-        feature_map = engines[REFERENCE].features(films)
+        feature_map = torch.cat(_pass(engines[REFERENCE], films))
         steps["cam"] = lambda: logits_of(class_maps(feature_map, head.weight), head.bias).cpu()
         steps["head"] = lambda: head(pool(feature_map)).cpu()
         rounds = [
@@ -90,6 +90,12 @@ def _engines(
         except ModelError as error:
             missing[name] = str(error)
     return engines, missing
+
+
+def _pass(engine: Engine, films: torch.Tensor) -> list[torch.Tensor]:
+    """The feature maps of all films, as many at once as the engine takes, as `Predictor` does it."""
+    most = engine.max_batch
+    return [engine.features(films[start : start + most]) for start in range(0, len(films), most)]
 
 
 def _figures(times: Any, reference: Any, batch: int) -> dict[str, float]:

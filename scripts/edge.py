@@ -10,20 +10,26 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from scripts import edge_control
+from scripts import edge_control, serve_options
 from scripts.edge_config import DEFAULT_UPSTREAM, EdgeError, EdgeSettings, host_and_port, network
 from scripts.edge_key_file import KeyFileError, add, read
 from scripts.edge_process import find_nginx
 from scripts.edge_run import EdgePlan, check_listen, run
 from scripts.edge_tls import link_certificate
+from scripts.machine import cores
 from scripts.run_dir import AlreadyRunning, RunDir, RunDirError
+from scripts.server_config import Addresses
+
+_MOST_WORKERS: Final = 8
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Give the parser of this command line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.edge",
+        allow_abbrev=False,
         description="Let others reach a server of scripts.serve: nginx with TLS, keys, limits and the documented "
         "paths alone. Without --detach it runs in the foreground until Ctrl-C or SIGTERM, then finishes what it is "
         "answering.",
@@ -40,7 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--upstream",
         action="append",
         metavar="HOST:PORT",
-        help=f"inference address of a server; give it again for more (default: {DEFAULT_UPSTREAM})",
+        help="inference address of a server; give it again for more (default: that of the server of --serve, else "
+        f"{DEFAULT_UPSTREAM})",
     )
     parser.add_argument(
         "--run-dir",
@@ -100,12 +107,18 @@ def make_plan(args: argparse.Namespace) -> EdgePlan:
         raise EdgeError(f"{args.server[0]!r} is for scripts.serve: give --serve as well")
     if bool(args.metrics) != bool(args.metrics_allow):
         raise EdgeError("--metrics and --metrics-allow belong together: the one says what, the other who")
+    served = serve_options.build_parser().parse_args(args.server) if args.serve else None
+    if served is not None and (served.detach or served.stop or served.ready):
+        raise EdgeError("--detach, --stop and --ready go before the --, or to scripts.serve by itself")
+    usual = DEFAULT_UPSTREAM if served is None else Addresses(served.port, served.metrics_port).url
     settings = EdgeSettings(
         listen=check_listen(args.listen),
-        upstreams=tuple(host_and_port(one, "--upstream") for one in args.upstream or [DEFAULT_UPSTREAM]),
+        upstreams=tuple(host_and_port(one, "--upstream") for one in args.upstream or [usual]),
         metrics=tuple(host_and_port(one, "--metrics") for one in args.metrics),
         metrics_allow=tuple(network(one) for one in args.metrics_allow),
         connections=args.connections,
+        # A container's share and not the machine's cores, as "auto" would; what an edge does is little.
+        workers=str(min(cores(), _MOST_WORKERS)),
     )
     run_dir = RunDir(args.run_dir.absolute())
     run_dir.create()
@@ -116,7 +129,7 @@ def make_plan(args: argparse.Namespace) -> EdgePlan:
     keys = args.keys.absolute() if args.keys else run_dir.path / "keys"
     if args.keys and not keys.exists():
         raise EdgeError(f"--keys {args.keys} is not there: python -m scripts.edge_keys --keys {args.keys} add NAME")
-    server = tuple(args.server) if args.serve else None
+    server = None if served is None else tuple(serve_options.arguments_of_child(served))
     plan = EdgePlan(run_dir, settings, find_nginx(), args.drain, keys, server)
     if link_certificate(run_dir.path, args.tls_cert, args.tls_key):
         print(
@@ -161,16 +174,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         show_first_key(plan)
         if args.detach:
-            return edge_control.detach(run_dir, _arguments_of_child(args, argv))
+            return edge_control.detach(run_dir, arguments_of_child(args, argv, plan.server))
         return run(plan)
     except (EdgeError, RunDirError, KeyFileError) as error:
         print(f"scripts.edge: {error}", file=sys.stderr)
         return 2
 
 
-def _arguments_of_child(args: argparse.Namespace, argv: Sequence[str] | None) -> list[str]:
+def arguments_of_child(
+    args: argparse.Namespace, argv: Sequence[str] | None, server: tuple[str, ...] | None
+) -> list[str]:
+    """Give the command line of the edge that ``--detach`` starts, its paths absolute; `server` as the plan has it."""
     given = list(sys.argv[1:] if argv is None else argv)
-    mine, rest = (given[: given.index("--")], given[given.index("--") :]) if "--" in given else (given, [])
+    mine = given[: given.index("--")] if "--" in given else given
     mine.remove("--detach")
     # The last one counts: paths that hold wherever the child runs.
     mine += ["--run-dir", str(args.run_dir.absolute())]
@@ -178,7 +194,8 @@ def _arguments_of_child(args: argparse.Namespace, argv: Sequence[str] | None) ->
         mine += ["--keys", str(args.keys.absolute())]
     if args.tls_cert:
         mine += ["--tls-cert", str(args.tls_cert.absolute()), "--tls-key", str(args.tls_key.absolute())]
-    return mine + rest
+    # What it has to say goes to a file that nobody rotates.
+    return mine if server is None else [*mine, "--", *server, "--quiet"]
 
 
 if __name__ == "__main__":

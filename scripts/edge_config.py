@@ -69,7 +69,8 @@ def host_and_port(text: str, what: str) -> str:
     host = parts.netloc.rpartition(":")[0]
     if parts.scheme != "http" or not port or parts.path.strip("/") or parts.query or not _HOST.fullmatch(host):
         raise EdgeError(f"{what} {text!r} is no address: give it as host:port or http://host:port")
-    return f"{host}:{port}"
+    # nginx would ask ::1 as well, where TorchServe does not listen.
+    return f"{'127.0.0.1' if host == 'localhost' else host}:{port}"
 
 
 def network(text: str) -> str:
@@ -130,7 +131,8 @@ def _metrics(settings: EdgeSettings) -> str:
     allowed = "".join(f" allow {one};" for one in settings.metrics_allow)
     return "\n".join(
         f"        location = /metrics{f'/{n}' if n else ''} {{ "
-        "if ($request_method != GET) { return 405; }"
+        "if ($request_method != GET) { return 405; } "
+        'if ($edge_has_body) { return 413; } set $args "";'
         f"{allowed} deny all; proxy_pass http://{address}/metrics; proxy_pass_request_headers off; "
         'proxy_set_header Connection ""; proxy_intercept_errors on; }'
         for n, address in enumerate(settings.metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -52,12 +53,18 @@ def detach(run_dir: RunDir, arguments: Sequence[str]) -> int:
             start_new_session=True,
         )
     deadline = time.monotonic() + _START_S
-    while child.poll() is None and time.monotonic() < deadline:
-        state = read_state(run_dir)
-        if state is not None and state.pid == child.pid:
-            print(f"ready: https://{state.listen}")
-            return 0
-        time.sleep(0.05)
+    try:
+        while child.poll() is None and time.monotonic() < deadline:
+            state = read_state(run_dir)
+            if state is not None and state.pid == child.pid:
+                print(f"ready: https://{state.listen}")
+                return 0
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait()
+        print("scripts.edge: interrupted; the edge was stopped", file=sys.stderr)
+        return 1
     child.terminate()
     status = child.wait()
     print(log.read_text(errors="replace"), end="", file=sys.stderr)
@@ -117,7 +124,8 @@ def stop(run_dir: RunDir) -> int:
     if state is None:
         print(f"scripts.edge: {run_dir.path / 'edge.json'} cannot be read; end the edge by hand", file=sys.stderr)
         return 1
-    os.kill(state.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):  # it ends by itself just now
+        os.kill(state.pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_S
     while run_dir.is_locked():
         if time.monotonic() > deadline:

@@ -92,7 +92,7 @@ PROBLEMS: Final = (
         413,
         "TOO_MANY_BYTES",
         "The film has too many bytes",
-        "The body has more than @@BODY_MIB@@ MiB. Send a smaller file, or fewer films at once.",
+        "The body has more than @@BODY_MIB@@ MiB, or the path takes none. Send a smaller file, or fewer films at once.",
     ),
     EdgeProblem(
         "414",

@@ -22,7 +22,6 @@ LOG_BYTES: Final = 10 * 1024 * 1024
 LOGS_KEPT: Final = 3
 _SYSLOG: Final = re.compile(r"^<\d+>\w{3} [ \d]\d [\d:]{8} ")
 _UPSTREAM: Final = re.compile(r', upstream: "(?:https?://)?([^/"]+)')
-_QUOTED: Final = re.compile(r'"[^"]*"?')
 
 
 def find_nginx() -> str:
@@ -136,7 +135,9 @@ def without_quotes(line: str) -> str:
     line = _SYSLOG.sub("", line.strip())
     what, _, rest = line.partition(", client: ")
     upstream = _UPSTREAM.search(f", {rest}") if rest else _UPSTREAM.search(line)
-    said = _QUOTED.sub('"..."', what)
+    before, *quoted = what.split('"')
+    # What is quoted may hold quotes itself, or be cut off: only after a single pair comes nginx's own text again.
+    said = f'{before}"..."{quoted[1] if len(quoted) == 2 else ""}' if quoted else before
     return said + (f", server {upstream.group(1)}" if upstream else "")
 
 

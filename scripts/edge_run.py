@@ -115,17 +115,19 @@ def run(plan: EdgePlan) -> int:
         reload.set()
 
     signal.signal(signal.SIGUSR1, ask_reload)
-    with plan.run_dir.locked(), _server(plan, stop) as server:
-        if stop.asked.is_set():
-            return 0
-        if server is not None and server.poll() is not None:
-            return _say(f"scripts.serve did not start (exit status {server.returncode})")
-        return _run(plan, server, stop, reload)
+    with plan.run_dir.locked():
+        # Before a server loads for a minute: a state file of an edge that was killed names another's process by now.
+        clean(plan.run_dir.path)
+        with _server(plan, stop) as server:
+            if stop.asked.is_set():
+                return 0
+            if server is not None and server.poll() is not None:
+                return _say(f"scripts.serve did not start (exit status {server.returncode})")
+            return _run(plan, server, stop, reload)
 
 
 def _run(plan: EdgePlan, server: subprocess.Popen[str] | None, stop: StopRequest, reload: threading.Event) -> int:
     folder = plan.run_dir.path
-    clean(folder)
     edge, adapter = plan.write_configuration()
     errors = ErrorLog(folder)
     readiness = Readiness([f"http://{one}" for one in plan.settings.upstreams])

@@ -73,6 +73,9 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _why_not(query: str) -> str | None:
+    # TorchServe's Netty (4.1.53) ends an option at ";" as well, and would find a "handler" behind one.
+    if ";" in query or not query.isascii():
+        return "options are separated by & and written in ASCII"
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _OPTIONS:
             return f"the option {name!r} is not forwarded"

@@ -73,7 +73,8 @@ def verify(args: argparse.Namespace) -> int:
         old = declared.default
         limits = Limits(args.max_flips, args.max_shift)
         comparison = compare(live.state.url, old, args.version, films, limits, args.jobs)
-        version_changes.record(live, args.version, comparison.verified(declared.versions[old].sha256))
+        verified = comparison.verified(declared.versions[old].sha256)
+        version_changes.record(live, args.version, declared.versions[args.version].sha256, verified)
     print(json.dumps(comparison.to_dict(), indent=2) if args.json else comparison_table(comparison))
     return 1 if comparison.failures else 0
 

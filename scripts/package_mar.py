@@ -27,7 +27,7 @@ from cxr.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
 from cxr.digests import SUMS_FILE, sums_text
 from cxr.drift_reference import DRIFT_FILE, read_reference
 from cxr.errors import CxrError, ModelError
-from cxr.gate import INT8_FILES, kind_of
+from cxr.gate import INT8_FILES, check_files, kind_of
 from cxr.predict import Predictor
 from cxr.spec import SPEC_FILE, ModelSpec, sha256_of
 from scripts.model_store import MODEL_NAME, Version
@@ -101,6 +101,8 @@ def _check_run(run: Path) -> ModelSpec:
         raise ModelError(f"{weights} is not the file {SPEC_FILE} names: run training.export --run {run} again")
     if spec.indeterminate is None:
         raise ModelError(f"{run} is not calibrated: run training.calibrate --run {run}, then training.export again")
+    for name in spec.engines.values():
+        check_files(name, spec.parity, run)
     return spec
 
 

@@ -106,19 +106,29 @@ class RunDir:
         """`ServerState` of the running server, as JSON."""
         return self.path / "server.json"
 
+    @property
+    def _temp(self) -> Path:
+        return self.path / "tmp"
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "server.lock"
+
     def create(self) -> None:
         """Make the folder and its logs, for this user only.
 
         Raises
         ------
         RunDirError
-            The folder cannot be made, or the management socket's path would not fit.
+            The folder cannot be made, the management socket's path would not fit, or a start would wipe somebody's tmp.
         """
         if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
             raise RunDirError(
                 f"{self.socket} is longer than the {SOCKET_PATH_LIMIT} bytes of a unix socket: give a shorter --run-dir"
             )
         try:
+            if self._temp.exists() and not self._lock.exists():
+                raise RunDirError(f"{self._temp} is not ours, and a start would wipe it: give another --run-dir")
             self.logs.mkdir(parents=True, exist_ok=True)
             # An open folder would give the management API to every user of the machine.
             self.path.chmod(0o700)
@@ -134,7 +144,7 @@ class RunDir:
         AlreadyRunning
             Another process holds it.
         """
-        with (self.path / "server.lock").open("a") as lock:
+        with self._lock.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -181,7 +191,7 @@ class RunDir:
         RunDirError
             Both are too long.
         """
-        temp = self.path / "tmp"
+        temp = self._temp
         shutil.rmtree(temp, ignore_errors=True)  # what a killed server left
         if _fits(temp):
             temp.mkdir(mode=0o700)
@@ -200,7 +210,7 @@ class RunDir:
         # A pid file is only a file: nothing else than a temporary folder of ours is removed on its word.
         if state is not None and Path(state.temp).name.startswith(_TEMP_PREFIX):
             shutil.rmtree(state.temp, ignore_errors=True)
-        self.clean(self.path / "tmp")
+        self.clean(self._temp)
 
     def log_marks(self) -> dict[str, int]:
         """Give the present length of each log file that `last_lines` reads."""
@@ -216,10 +226,12 @@ class RunDir:
         """
         for name in _TELLING_LOGS:
             path = self.logs / name
-            if _size(path) <= marks[name]:
+            # A file that is shorter than it was has been rotated: all of it is new.
+            begin = marks[name] if marks[name] <= _size(path) else 0
+            if _size(path) <= begin:
                 continue
             with path.open("rb") as log:
-                log.seek(marks[name])
+                log.seek(begin)
                 lines = log.read().decode(errors="replace").splitlines()
             if version is not None:
                 lines = [line for line in lines if f"_{version}-std" in line.partition(" MODEL_LOG - ")[0]]

@@ -47,6 +47,7 @@ class Plan:
     device: str
     capacity: Capacity
     timeout_s: float
+    quiet: bool
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -76,7 +77,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     fitting = workers_in_memory(here.memory_bytes, len(serving.archives))
     if capacity.workers > fitting:
         print(f"note: by estimate the free memory holds {fitting} workers of each version", file=sys.stderr)
-    return Plan(run_dir, addresses, serving, find_java(), device, capacity, args.timeout)
+    return Plan(run_dir, addresses, serving, find_java(), device, capacity, args.timeout, args.quiet)
 
 
 class Teller:
@@ -147,7 +148,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, teller: Teller)
         why = wait_until_ready(server, stop, Start(run_dir, url, versions).why_not_ready, plan.timeout_s)
         if why is None and not stop.asked.is_set():
             teller.tell("ready", f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})")
-            if teller.detached:
+            if teller.detached or plan.quiet:
                 server.quiet()
             why = wait_until_asked(server, stop)
     finally:

@@ -68,6 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long the server may take until it answers a film; then it is stopped, exit 1 (default: %(default)g)",
     )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="show nothing more of TorchServe once it answers; its log files, which are rotated, have it all",
+    )
     size = parser.add_argument_group(
         "capacity",
         "Worked out from the machine. On a CPU a worker for each core, as far as the memory holds them by an estimate "
@@ -128,5 +133,6 @@ def arguments_of_child(args: argparse.Namespace) -> list[str]:
         *("--run-dir", str(args.run_dir.absolute())),
         *("--port", str(args.port), "--metrics-port", str(args.metrics_port)),
         *("--device", args.device, "--timeout", str(args.timeout)),
+        *(["--quiet"] if args.quiet else []),
         *(word for option, value in more.items() if value is not None for word in (option, str(value))),
     ]

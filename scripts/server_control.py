@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -105,7 +106,8 @@ def _signal(state: ServerState, number: signal.Signals) -> None:
         os.kill(state.pid, number)
     except ProcessLookupError:
         if state.jvm_pid:
-            os.kill(state.jvm_pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                os.kill(state.jvm_pid, number)
     if number == signal.SIGKILL and state.jvm_pid:
         kill_group(state.jvm_pid)
 

@@ -38,8 +38,9 @@ class StopRequest:
         self.hurry = threading.Event()
 
     def listen(self) -> None:
-        """Take the three signals from now on; in the main thread only."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        """Take the three signals from now on; in the main thread only. A SIGHUP that nohup took away stays away."""
+        hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        for number in (signal.SIGTERM, signal.SIGINT, *hangup):
             signal.signal(number, self._take)
 
     def _take(self, _number: int, _frame: FrameType | None) -> None:

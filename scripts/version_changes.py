@@ -165,18 +165,22 @@ def retire(live: LiveServer, version: str, timeout_s: float) -> Declared:
     return declared.retired(version)
 
 
-def record(live: LiveServer, version: str, verified: Verified) -> None:
+def record(live: LiveServer, version: str, sha256: str, verified: Verified) -> None:
     """Keep what a comparison found about a registered version.
 
     Raises
     ------
+    VersionError
+        Meanwhile it was retired, or registered again as another archive than the one of `sha256`.
     StoreError
         The store cannot be written.
     """
     with locked(live.store):
         declared = current(live)
-        if version in declared.versions:
-            write_declared(live.store, declared.verified(version, verified))
+        found = declared.versions.get(version)
+        if found is None or found.sha256 != sha256:
+            raise VersionError(f"{version} was retired or registered anew while it was verified: verify it again")
+        write_declared(live.store, declared.verified(version, verified))
 
 
 def rollback_declared(store: Path) -> Declared:

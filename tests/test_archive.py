@@ -19,6 +19,7 @@ import pytest
 from ts.utils.util import list_classes_from_module
 
 from cxr import digests, golden
+from cxr.cuda_engine import CudaEngine
 from cxr.errors import ModelError
 from cxr.predict import Predictor
 from scripts.model_store import Archive, StoreError, Version, check_archive
@@ -302,6 +303,20 @@ def test_golden_answers_of_another_network_do_not_pass(run: Path, archive: Path,
     save_model(tmp_path / "other", small_network(seed=5))
     with pytest.raises(ModelError, match="golden film"):
         golden.check(predictor(tmp_path / "other"), folder)
+
+
+def test_each_size_of_batch_an_engine_has_a_pass_for_gives_the_golden_answers(
+    run: Path, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = unpacked(archive, tmp_path)
+    model = predictor(run)
+    engine = CudaEngine("cuda-float32", model.network, model.spec.preprocessing, model.device, sizes=(1, 2, 8))
+    by_it = Predictor(model.network, model.spec, model.device, engine)
+    golden.check(by_it, folder)
+    real = engine._passes[8]
+    monkeypatch.setitem(engine._passes, 8, lambda grey: real(grey).flip(0))
+    with pytest.raises(ModelError, match="golden film"):
+        golden.check(by_it, folder)
 
 
 def test_the_handler_file_defines_one_class_and_is_found_by_torchserves_rule() -> None:

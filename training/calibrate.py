@@ -19,7 +19,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
-from cxr.gate import ENGINES, REFERENCE, Parity
+from cxr.errors import ModelError
+from cxr.gate import ENGINES, REFERENCE, Parity, files_digest
 from cxr.predict import Prediction, Predictor, softmax
 from cxr.screen import Screen
 from training.command import run_command
@@ -130,10 +131,7 @@ def _command(arguments: argparse.Namespace) -> None:
     probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
     reference = reference_of(records, probabilities, predictor.spec, fitted.temperature)
     write_reference(arguments.run, reference)
-    names = default_engines(predictor.device) if arguments.engine is None else arguments.engine
-    fitted = replace(
-        fitted, parity={name: _parity(name, predictor, predictions, records, fitted, arguments.run) for name in names}
-    )
+    fitted = replace(fitted, parity=_parities(arguments.engine, predictor, predictions, records, fitted, arguments.run))
     write_text(arguments.run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
     points = ", ".join(f"{name} {value:.3f}" for name, value in fitted.operating_points.items())
     print(f"{arguments.run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
@@ -141,6 +139,26 @@ def _command(arguments: argparse.Namespace) -> None:
         print(f"{arguments.run}: fewer than {FEWEST} training films, so no screen for views that are not frontal")
     if reference is None:
         print(f"{arguments.run}: fewer than {FEWEST_FOR_DRIFT} validation films, so no reference to see drift by")
+
+
+def _parities(
+    asked: Sequence[str] | None,
+    reference: Predictor,
+    predictions: Sequence[Prediction],
+    records: Sequence[Record],
+    fitted: Calibration,
+    run: Path,
+) -> dict[str, Parity]:
+    """What was measured of the engines that are asked for, or of those that run here; of one that fails it is told."""
+    found: dict[str, Parity] = {}
+    for name in default_engines(reference.device) if asked is None else asked:
+        try:
+            found[name] = _parity(name, reference, predictions, records, fitted, run)
+        except ModelError as error:
+            if asked is not None:
+                raise
+            print(f"{run}: {name} is left out, {REFERENCE} serves in its place: {error}", file=sys.stderr)
+    return found
 
 
 def _parity(
@@ -152,14 +170,20 @@ def _parity(
     run: Path,
 ) -> Parity:
     """What an engine says of the films that the reference's predictions are of; told, with what the gate says of it."""
-    other = with_engine(reference, name, run)
+    try:
+        other = with_engine(reference, name, run)
+        scored = score(other, records, what=name)
+    except RuntimeError as error:  # torch's and OpenVINO's
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"engine {name!r} does not run here ({reason}): choose another --engine") from error
     parity = parity_of(
         predictions,
-        score(other, records, what=name),
+        scored,
         np.array([record.target for record in records], dtype=np.int64),
         temperature=fitted.temperature,
         threshold=fitted.operating_points[fitted.operating_point],
         processor=processor_name(other.device),
+        files_sha256=files_digest(name, run),
     )
     verdict = "does not pass" if parity.misses else "passes"
     print(

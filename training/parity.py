@@ -27,6 +27,7 @@ def parity_of(
     temperature: float,
     threshold: float,
     processor: str,
+    files_sha256: str = "",
 ) -> Parity:
     """Compare two engines' predictions of the same films, in the same order.
 
@@ -38,7 +39,16 @@ def parity_of(
         Of the calibrated model: what makes probabilities of logits, and labels of probabilities.
     processor
         What the other engine ran on.
+    files_sha256
+        Of the files it has of its own.
+
+    Raises
+    ------
+    ModelError
+        If the other engine gives numbers that are not finite.
     """
+    if worthless := sum(not prediction.is_finite for prediction in other):
+        raise ModelError(f"{worthless} of {len(other)} films get numbers that are not finite: choose another engine")
     ours, theirs = (_pneumonia(predictions, temperature) for predictions in (reference, other))
     correlations = np.array([_correlation(_contrast(a), _contrast(b)) for a, b in zip(reference, other, strict=True)])
     return Parity(
@@ -49,6 +59,7 @@ def parity_of(
         cam_correlation=float(correlations.min()),
         cam_correlation_median=float(np.median(correlations)),
         processor=processor,
+        files_sha256=files_sha256,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,11 +21,13 @@ _BATCH: Final = 32  # films in one pass of the reference
 class Engine(Protocol):
     """The network up to its head, ready to run.
 
-    ``name`` is one of `cxr.gate.ENGINES`; ``max_batch`` is how many films it takes at once.
+    ``name`` is one of `cxr.gate.ENGINES`; ``max_batch`` is how many films it takes at once; ``sizes`` are the numbers
+    of films for which it has a pass of its own.
     """
 
     name: str
     max_batch: int
+    sizes: Sequence[int]
 
     def features(self, grey: torch.Tensor) -> torch.Tensor:
         """The output of layer4: (B, S, S) uint8 → (B, C, S/32, S/32) float32, where the head is computed."""
@@ -36,6 +39,7 @@ class ReferenceEngine:
 
     name: str = REFERENCE
     max_batch: int = _BATCH
+    sizes: Sequence[int] = (1,)
 
     def __init__(self, network: ResNet, preprocessing: Preprocessing, device: torch.device) -> None:
         self._network = network
@@ -70,7 +74,14 @@ def load_engine(
     if device.type == "cuda":
         from cxr.cuda_engine import CudaEngine
 
-        return CudaEngine(name, network, preprocessing, device)
+        try:
+            return CudaEngine(name, network, preprocessing, device)
+        except RuntimeError as error:  # no memory for it, or nothing this GPU can run
+            reason = str(error).partition("\n")[0]
+            raise ModelError(
+                f"engine {name!r} cannot be made ready on {device} ({reason}): start fewer workers, or export with "
+                f"--cuda-engine {REFERENCE}"
+            ) from error
     try:
         from cxr.openvino_engine import OpenVinoEngine
     except ImportError as error:

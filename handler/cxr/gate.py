@@ -6,8 +6,10 @@ float32 for all. The reference is the definition: the network as it was trained,
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import ModelError
@@ -73,6 +75,8 @@ class Parity:
         Pearson correlation of the contrast maps' cells: of the film where it is lowest, and the median film.
     processor
         Where it was measured.
+    files_sha256
+        Of the files the engine has of its own: of others the figures say nothing. Empty where it has none.
     """
 
     films: int
@@ -82,6 +86,7 @@ class Parity:
     cam_correlation: float
     cam_correlation_median: float
     processor: str
+    files_sha256: str = ""
 
     @property
     def misses(self) -> tuple[str, ...]:
@@ -147,3 +152,34 @@ def check_choice(engines: Mapping[str, str], parity: Mapping[str, Parity]) -> No
             )
         if missed := parity[name].misses:
             raise ModelError(f"engine {name!r} does not pass the gate ({'; '.join(missed)}): choose another")
+
+
+def files_digest(name: str, folder: Path) -> str:
+    """SHA-256 of the files an engine has of its own beside `model.json`; empty where it has none.
+
+    Raises
+    ------
+    ModelError
+        If one of them is missing.
+    """
+    if kind_of(name).precision != "int8":
+        return ""
+    missing = [file for file in INT8_FILES if not (folder / file).is_file()]
+    if missing:
+        raise ModelError(f"{folder} has no {' and '.join(missing)}: run training.quantise, which makes them")
+    return hashlib.sha256(b"".join((folder / file).read_bytes() for file in INT8_FILES)).hexdigest()
+
+
+def check_files(name: str, parity: Mapping[str, Parity], folder: Path) -> None:
+    """Let an engine serve with no other files than those it passed the gate with.
+
+    Raises
+    ------
+    ModelError
+        If they are missing, or others.
+    """
+    if name in parity and parity[name].files_sha256 != files_digest(name, folder):
+        raise ModelError(
+            f"{folder}: {' and '.join(INT8_FILES)} are not those that were compared with {REFERENCE}: run "
+            f"training.calibrate --engine {name}, then training.export again"
+        )

@@ -2,20 +2,22 @@
 
 They go into the archive with what the model said of them when it was packed, by the reference and by the engine that
 was chosen for a CPU; each engine has a tolerance of its own, in `cxr.gate.ENGINES`. A worker that gets other answers
-runs other weights, other code or other arithmetic than what was measured, and does not start. The same pass warms it
-up.
+runs other weights, other code or other arithmetic than what was measured, and does not start. An engine with passes for
+several sizes of batch has to give them in each. The same passes warm it up.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from cxr.errors import InputError, ModelError
+from cxr.film import Pixels
 from cxr.gate import REFERENCE, EngineKind, kind_of
 from cxr.images import decode
 from cxr.predict import Prediction, Predictor
@@ -27,7 +29,7 @@ _DIGITS: Final = 5
 
 def answers(predictor: Predictor, films: Mapping[str, bytes]) -> dict[str, Any]:
     """What the model says of some films, by file name, as it is written into an archive."""
-    return {name: _answer(predictor, data) for name, data in sorted(films.items())}
+    return {name: _said(predictor.predict([_read(predictor, data)])[0]) for name, data in sorted(films.items())}
 
 
 def check(predictor: Predictor, folder: Path) -> None:
@@ -45,15 +47,23 @@ def check(predictor: Predictor, folder: Path) -> None:
         expected = packed.get(predictor.engine.name) or packed[REFERENCE]
         if not expected:
             raise ModelError(f"{path} names no film: pack the archive again")
-        for name, one in expected.items():
-            got = _answer(predictor, (folder / FOLDER / name).read_bytes())
-            _compare(name, one, got, kind_of(predictor.engine.name), predictor.spec.cam_scale)
+        kind = kind_of(predictor.engine.name)
+        films = {name: _read(predictor, (folder / FOLDER / name).read_bytes()) for name in expected}
+        for size in predictor.engine.sizes:
+            names = cycle(films)
+            for _ in range(0, len(films), size):  # full batches, until each film had its turn
+                batch = list(islice(names, size))
+                for name, one in zip(batch, predictor.predict([films[name] for name in batch]), strict=True):
+                    _compare(name, expected[name], _said(one), kind, predictor.spec.cam_scale)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise ModelError(f"the golden films of the archive are damaged ({error}): pack it again") from error
 
 
-def _answer(predictor: Predictor, data: bytes) -> dict[str, Any]:
-    prediction: Prediction = predictor.predict([decode(data, predictor.spec.preprocessing.least_side).pixels])[0]
+def _read(predictor: Predictor, data: bytes) -> Pixels:
+    return decode(data, predictor.spec.preprocessing.least_side).pixels
+
+
+def _said(prediction: Prediction) -> dict[str, Any]:
     grid = prediction.explain("contrast").grid
     return {
         "probability_PNEUMONIA": round(float(prediction.probabilities[1]), _DIGITS),

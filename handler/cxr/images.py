@@ -27,7 +27,7 @@ from cxr.headers import JPEG_START, PNG_START, check_jpeg, check_png
 
 _USUAL: Final = 0.999  # share of the pixels that should need the bit depth of the brightest
 _ORIENTATION: Final = 0x0112  # Exif 2.3, section 4.6.4
-_TURNED: Final = 5  # orientations from here on exchange rows and columns
+_TURNED: Final = (5, 6, 7, 8)  # orientations that exchange rows and columns
 _MAX_COLOUR: Final = 12.0  # mean distance of the channels, 0-255; grey films saved as colour stay below 2
 
 
@@ -68,7 +68,7 @@ def _read_picture(data: bytes, least_side: int | None) -> Film:
         (check_png if data.startswith(PNG_START) else check_jpeg)(data)
         picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
         check_size(*picture.size)
-        width, height = picture.size if picture.getexif().get(_ORIENTATION, 1) < _TURNED else picture.size[::-1]
+        width, height = picture.size[::-1] if picture.getexif().get(_ORIENTATION) in _TURNED else picture.size
         if least_side is not None:
             picture.draft(None, (least_side, least_side))  # does nothing but to a JPEG
         pixels, bits, flags = _to_grey(ImageOps.exif_transpose(picture))

@@ -6,6 +6,7 @@ it. As many passes run side by side as torch has threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ class OpenVinoEngine:
     """
 
     max_batch: int = 32  # so that what waits for a reply stays bounded
+    sizes: Sequence[int] = (1,)
 
     def __init__(self, name: str, model: openvino.Model, preprocessing: Preprocessing) -> None:
         self.name = name
@@ -51,6 +53,11 @@ class OpenVinoEngine:
             raise ModelError(
                 f"engine {name!r} needs a processor with bfloat16 arithmetic (AVX-512 BF16 or AMX), and this one has "
                 "none: export with --cpu-engine openvino-float32"
+            )
+        if precision == "int8" and not _adds_int8_exactly():
+            raise ModelError(
+                f"engine {name!r} needs a processor with VNNI, and this one has none, so that sums of 8-bit products "
+                "would overflow: export with --cpu-engine openvino-float32"
             )
         streams = torch.get_num_threads()
         settings = {
@@ -99,3 +106,9 @@ class OpenVinoEngine:
                 request.wait()
                 out[index] = request.get_output_tensor().data[0]
         return torch.from_numpy(out)
+
+
+def _adds_int8_exactly() -> bool:
+    """Whether the processor adds products of 8-bit numbers in 32 bits; x86 before VNNI adds pairs of them in 16."""
+    able = torch.cpu.get_capabilities()
+    return able["architecture"] != "x86_64" or any(able.get(one) for one in ("avx512_vnni", "avx_vnni", "amx_int8"))

@@ -1,7 +1,7 @@
 """A ResNet as an OpenVINO graph, up to the output of layer4.
 
 Written out layer by layer from the weights. OpenVINO's own converter would trace the network in seconds and report its
-use to its maker; this takes a tenth of one, does neither, and its constants are the network's own memory.
+use to its maker; this takes a tenth of one and does neither. Its constants are copies.
 """
 
 from __future__ import annotations

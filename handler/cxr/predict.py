@@ -17,6 +17,7 @@ from cxr.cam import Cam, class_maps, logits_of
 from cxr.engines import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.film import Pixels
+from cxr.gate import check_files
 from cxr.model import build, load_strictly, read_state_dict
 from cxr.preprocess import resize
 from cxr.spec import CLASSES, ModelSpec, sha256_of
@@ -133,7 +134,8 @@ class Predictor:
         Raises
         ------
         ModelError
-            If a file is missing, the weights are not the ones the spec names, or they do not fit.
+            If a file is missing, the weights are not the ones the spec names or do not fit, or the engine's own files
+            are not those that passed the gate.
         """
         spec = ModelSpec.load(folder)
         path = folder / spec.weights_file
@@ -149,7 +151,9 @@ class Predictor:
         load_strictly(network, read_state_dict(path))
         place = resolve_device(device)
         network = network.to(place)
-        engine = load_engine(spec.engines[place.type], network, spec.preprocessing, place, folder)
+        name = spec.engines[place.type]
+        check_files(name, spec.parity, folder)
+        engine = load_engine(name, network, spec.preprocessing, place, folder)
         return cls(network, spec, place, engine)
 
     def predict(self, films: Sequence[Pixels]) -> list[Prediction]:

@@ -141,7 +141,8 @@ class BatchService:
 
         As many films are prepared side by side as the worker has threads; those that are ready are scored meanwhile.
         """
-        attempts = map(_attempt, steps) if self._pool is None else self._pool.map(_attempt, steps)
+        # Without threads all are prepared first: while earlier ones are scored, the time to decode would run out.
+        attempts = list(map(_attempt, steps)) if self._pool is None else self._pool.map(_attempt, steps)
         outcomes: list[tuple[Prepared | None, Prediction | InputError]] = []
         ready: list[Prepared] = []
         places: list[int] = []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import ResNet
 
-from cxr.cuda_engine import CudaEngine
+from cxr.cuda_engine import CudaEngine, _tuned_cudnn
 from cxr.engines import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.gate import ENGINES
@@ -82,7 +84,7 @@ def test_the_gpus_engine_pads_a_batch_and_gives_each_film_its_own_answer(films: 
     engine = CudaEngine("cuda-float32", network, SMALL, CPU, sizes=(1, 2, 4, 8))
     assert engine.max_batch == 8
     assert apart(engine, network, films) < 1e-5
-    for count in (1, 2, 3, 5):  # a batch after a larger one: what that left behind is not seen
+    for count in (1, 2, 4, 3, 5):  # three after four: what those left behind is not seen
         assert apart(engine, network, films[:count]) < 1e-5
 
 
@@ -92,6 +94,61 @@ def test_the_gpus_engine_gives_float32_to_the_head_whatever_it_multiplies(name: 
     engine = CudaEngine(name, network, SMALL, CPU, sizes=(8,))
     assert engine.features(films).dtype == torch.float32
     assert 1e-5 < apart(engine, network, films) < 3e-2
+
+
+class Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects the names of the operations that are carried out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pass_that_is_recorded_makes_no_tensor_of_pythons_numbers(films: torch.Tensor) -> None:
+    """Such a tensor is copied from the host, and the copy is waited for: CUDA refuses both while it records."""
+    engine = CudaEngine("cuda-float32", small_network(), SMALL, CPU, sizes=(8,))
+    with torch.inference_mode():
+        with Seen() as seen:
+            normalise(films, SMALL)
+        assert "aten.lift_fresh.default" in seen.names  # what the next lines would find
+        with Seen() as seen:
+            engine._forward(films)
+    assert any("conv" in name for name in seen.names)
+    assert "aten.lift_fresh.default" not in seen.names
+
+
+def test_passes_are_recorded_with_cudnn_and_without_tf32() -> None:
+    cudnn = torch.backends.cudnn
+    with _tuned_cudnn():
+        assert (cudnn.enabled, cudnn.benchmark, cudnn.allow_tf32) == (True, True, False)
+
+
+def test_a_gpu_without_room_for_the_engine_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> CudaEngine:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr("cxr.cuda_engine.CudaEngine", fail)
+    with pytest.raises(ModelError, match=r"out of memory\.\): start fewer workers, or export with --cuda-engine torch"):
+        load_engine("cuda-float32", small_network(), SMALL, torch.device("cuda"))
+
+
+@pytest.mark.gpu
+def test_recorded_passes_of_all_sizes_one_right_after_another_do_not_disturb_each_other(films: torch.Tensor) -> None:
+    gpu = torch.device(f"cuda:{torch.cuda.device_count() - 1}")  # not the current one, where there are several
+    network = small_network().to(gpu)
+    engine = CudaEngine("cuda-float32", network, SMALL, gpu, sizes=(1, 2, 4, 8))
+    reference = ReferenceEngine(network, SMALL, gpu)
+    counts = (5, 1, 4, 3, 2, 5, 5, 1)
+    batches = [films.roll(turn, 0)[:count] for turn, count in enumerate(counts)]
+    with torch.inference_mode():
+        got = [engine.features(batch) for batch in batches]
+        expected = [reference.features(batch) for batch in batches]
+    for one, other in zip(got, expected, strict=True):
+        assert float((one - other).abs().max() / other.abs().max()) < 1e-5
 
 
 @pytest.mark.gpu

@@ -6,7 +6,9 @@ import base64
 import io
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ import torch
 from PIL import Image
 
 from cxr.cam import upsample
+from cxr.film import Pixels
 from cxr.measured import Measured
+from cxr.predict import Prediction
 from cxr.replies import NOTICE, ModelIdentity
 from cxr.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model, small_network
@@ -204,7 +208,7 @@ def test_a_large_batch_gives_each_film_its_own_answer_however_many_threads_prepa
         service = BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
     finally:
         torch.set_num_threads(usual)
-    bodies = [b"no film" if index % 7 == 3 else encoded(film(index)) for index in range(70)]  # more than two passes
+    bodies = [b"no film" if index % 7 == 3 else encoded(film(index)) for index in range(70)]
     measured = Measured()
     batch = [Incoming({"body": body}, {}, f"id-{i}") for i, body in enumerate(bodies)]
     for index, reply in enumerate(service.answer(batch, measured)):
@@ -214,3 +218,21 @@ def test_a_large_batch_gives_each_film_its_own_answer_however_many_threads_prepa
             assert json.loads(reply.body)["logits"] == pytest.approx(alone[2]["logits"], abs=1e-5)
     assert measured.counts["cxr_images_total", ("PNG",)] == 60
     assert sum(key[0] == "cxr_forward_seconds" for key, _ in measured.values) == 2
+
+
+def test_the_time_a_network_takes_is_not_counted_against_films_that_wait_behind_it(
+    service: BatchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cxr.service.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(service, "_pool", None)
+    real = service.predictor.predict
+
+    def slow(films: Sequence[Pixels]) -> list[Prediction]:
+        now[0] += 60.0
+        return real(films)
+
+    monkeypatch.setattr(service.predictor, "predict", slow)
+    bodies = [encoded(film(index)) for index in range(40)]
+    assert {status for status, _, _ in ask(service, *bodies)} == {200}
+    assert now[0] == 120.0

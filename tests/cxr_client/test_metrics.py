@@ -112,6 +112,15 @@ def test_the_address_may_be_given_with_or_without_its_path(exporter: str, path: 
         assert client.look().total("cxr_requests_total") == 9
 
 
+def test_this_machine_is_not_asked_through_a_proxy(exporter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with MetricsClient(exporter) as client:
+        assert client.look().total("cxr_requests_total") == 9
+
+
 def test_another_page_nobody_and_a_silent_server_are_three_errors(exporter: str) -> None:
     with MetricsClient(f"{exporter}/elsewhere") as client, pytest.raises(MetricsUnreadable, match="404"):
         client.look()

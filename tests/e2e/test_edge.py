@@ -268,6 +268,9 @@ def test_what_is_not_documented_is_not_there(edge: Edge, method: str, path: str,
         "/predictions/pneumonia/%2e%2e/%2e%2e/models",
         "/predictions/pneumonia/1.0.0/../../../workflows",
         "/predictions/pneumonia/1.0.0%2f..%2fother",
+        "/predictions/pneumonia%0a",
+        "/predictions/pneumonia/1.0.0%0A",
+        "/predictions/pneumonia%0d%0aDescribe:%20True",
         "http://127.0.0.1:8081/models",
         "//models",
     ],
@@ -305,6 +308,18 @@ def test_a_head_that_two_servers_could_read_differently_is_refused(edge: Edge, h
     assert json.loads(reply.rpartition(b"\r\n\r\n")[2])["code"] == "BAD_REQUEST"
 
 
+def test_a_client_with_long_fields_spoils_no_connection_for_the_next_one(edge: Edge) -> None:
+    """TorchServe 0.12.0 reads a head of at most 8 kB, and the edge keeps its connections for whoever comes next."""
+    long = {"Accept": "a/" + "b" * 7000, "Cxr-Cam": "c" * 7000, "Cxr-Target": "t" * 7000}
+    long["Content-Type"] = f"multipart/form-data; boundary={'b' * 5000}"
+    for _ in range(8):
+        assert edge.ask("POST", "/predictions/pneumonia", bearer(edge) | long, data=FILM).status_code == 400
+    for _ in range(16):
+        began = time.monotonic()
+        assert edge.ask("POST", "/predictions/pneumonia", data=FILM).status_code == 200
+        assert time.monotonic() - began < 20
+
+
 def test_a_body_over_64_mib_is_refused_in_json_and_one_of_64_is_the_servers_to_judge(edge: Edge) -> None:
     over = edge.ask("POST", "/predictions/pneumonia", data=bytes((64 << 20) + 1))
     assert problem(over) == (413, "TOO_MANY_BYTES")
@@ -314,6 +329,13 @@ def test_a_body_over_64_mib_is_refused_in_json_and_one_of_64_is_the_servers_to_j
     assert "48" in whole.json()["detail"]
     endless = edge.ask("POST", "/predictions/pneumonia", data=(bytes(1 << 20) for _ in range(65)))
     assert problem(endless) == (413, "TOO_MANY_BYTES")
+
+
+@pytest.mark.parametrize("path", ["/ping", "/readyz"])
+def test_without_a_key_there_is_no_body_to_keep(edge: Edge, path: str) -> None:
+    for body in (bytes(1 << 20), iter([bytes(1 << 20)])):
+        assert problem(edge.ask("GET", path, {}, data=body)) == (413, "TOO_MANY_BYTES")
+    assert edge.ask("GET", path, {}).status_code == 200
 
 
 def test_what_torchserve_says_itself_becomes_a_problem_and_the_handlers_words_stay(edge: Edge) -> None:
@@ -344,7 +366,8 @@ def test_one_client_with_too_many_requests_is_told_to_come_again(small_server: S
 def test_metrics_are_passed_on_to_networks_that_were_named_alone(small_server: SmallServer) -> None:
     where = small_server.metrics_url
     with fresh_edge([small_server.url], "--metrics", where, "--metrics-allow", "127.0.0.1/32") as edge:
-        assert "ts_inference" in edge.ask("GET", "/metrics", {}).text
+        assert "ts_inference" in edge.ask("GET", "/metrics?CANARY", {}).text
+        assert problem(edge.ask("GET", "/metrics", {}, data=bytes(100))) == (413, "TOO_MANY_BYTES")
         assert problem(edge.ask("POST", "/metrics", {})) == (405, "METHOD_NOT_ALLOWED")
     with fresh_edge([small_server.url], "--metrics", where, "--metrics-allow", "10.0.0.0/8") as edge:
         assert problem(edge.ask("GET", "/metrics", {})) == (403, "FORBIDDEN")
@@ -455,6 +478,8 @@ def test_nothing_of_a_client_is_left_on_disk(small_server: SmallServer) -> None:
             edge.ask("POST", f"/predictions/pneumonia/1.0.0-{canary}", data=whole),
             edge.ask("POST", f"/{canary}?{canary}", data=whole),
             edge.ask(canary, "/predictions/pneumonia"),
+            edge.ask("GET", f"/ping?{canary}={canary}", {}),
+            edge.ask("GET", f"/readyz?{canary}", {}),
             edge.ask("POST", "/predictions/pneumonia", files={canary: (f"{canary}.dcm", whole, f"x/{canary}")}),
             edge.ask("POST", "/predictions/pneumonia", key | {"Content-Type": f"a/{canary}"}, data=canary),
             edge.ask(

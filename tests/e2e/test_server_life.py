@@ -106,6 +106,11 @@ def test_a_detached_server_answers_and_a_killed_jvm_takes_everything_with_it(ser
     assert reply["temp"] == str(server.run_dir.path / "tmp")
     assert not {"SOME_SECRET", "OLDPWD"} & set(reply["environment"])
 
+    logs = {path.name for path in server.run_dir.logs.iterdir()}
+    assert logs == {"access_log.log", "model_log.log", "ts_log.log", "serve.log"}
+    assert all("[METRICS]" not in (server.run_dir.logs / name).read_text() for name in logs)
+    assert "POST /predictions/pneumonia" in (server.run_dir.logs / "access_log.log").read_text()
+
     film = tmp_path / "film.png"
     film.write_bytes(canary_film())
     predict = [sys.executable, "-m", "scripts.predict", str(film), "--url", server.url, "--json"]

@@ -2,21 +2,25 @@ from __future__ import annotations
 
 import hashlib
 import re
+import signal
 import socket
 import stat
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from scripts import edge, edge_key_file, edge_keys
+from scripts import edge, edge_control, edge_key_file, edge_keys, serve_options
 from scripts.edge_checker import key_of
 from scripts.edge_config import EdgeError, EdgeSettings, host_and_port, network, render_adapter, render_edge
 from scripts.edge_key_file import KeyFileError, KeyRing, add, match, read, revoke
 from scripts.edge_problems import PROBLEMS
 from scripts.edge_process import LOGS_KEPT, rotate, without_quotes
 from scripts.edge_tls import link_certificate
+from scripts.run_dir import RunDir
 from tests.e2e.edges import NEEDS_NGINX
 
 ROOT = Path(__file__).parents[2]
@@ -180,6 +184,50 @@ def test_an_address_that_nginx_would_read_as_something_else_is_refused(text: str
         host_and_port(text, "--upstream")
 
 
+def test_localhost_is_where_torchserve_listens() -> None:
+    assert host_and_port("http://localhost:8080", "--upstream") == "127.0.0.1:8080"
+
+
+@NEEDS_NGINX
+def test_a_server_that_is_started_as_well_is_the_one_that_is_asked_wherever_it_is_started(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--listen", f"127.0.0.1:{free_port}", "--run-dir", "e", "--detach"]
+    given += ["--serve", "--", "--store", "store", "--run-dir", "run", "--port", "9999"]
+    args = edge.build_parser().parse_args(given)
+    plan = edge.make_plan(args)
+    assert plan.settings.upstreams == ("127.0.0.1:9999",)
+    assert 1 <= int(plan.settings.workers) <= 8
+    child = edge.build_parser().parse_args(edge.arguments_of_child(args, given, plan.server))
+    server = serve_options.build_parser().parse_args(child.server)
+    assert not child.detach
+    assert (child.run_dir, server.store, server.run_dir) == (tmp_path / "e", tmp_path / "store", tmp_path / "run")
+    assert (server.port, server.quiet) == (9999, True)
+
+
+def test_an_interrupted_start_in_the_background_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(_command: list[str], **_more: object) -> subprocess.Popen[bytes]:
+        started.append(popen([sys.executable, "-c", "import signal; signal.pause()"]))
+        return started[-1]
+
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(edge_control.subprocess, "Popen", start)
+    monkeypatch.setattr(edge_control.time, "sleep", interrupt)
+    run_dir = RunDir(tmp_path)
+    run_dir.create()
+    assert edge_control.detach(run_dir, []) == 1
+    assert [child.returncode for child in started] == [-signal.SIGTERM]
+    assert "interrupted" in capsys.readouterr().err
+
+
 def test_what_is_no_network_is_told() -> None:
     assert network("10.0.0.0/8") == "10.0.0.0/8"
     with pytest.raises(EdgeError, match="is no network"):
@@ -195,6 +243,7 @@ def test_what_is_no_network_is_told() -> None:
         (["--tls-cert", "x.pem"], "belong together"),
         (["--upstream", "a;b"], "is no address"),
         (["--", "--port", "1"], "give --serve as well"),
+        (["--serve", "--", "--stop"], "go before the --"),
     ],
 )
 def test_what_cannot_be_started_is_told_in_one_line(
@@ -267,7 +316,8 @@ def test_a_line_of_nginx_loses_what_it_quotes_and_keeps_what_happened() -> None:
         'edge: 2026/11/24 12:00:01 [error] 7#7: *1 open() "..." failed (111: Refused) while connecting to '
         "upstream, server 127.0.0.1:8080"
     )
-    assert "Jane" not in without_quotes('<187>Nov  4 12:00:01 edge: [error] an unfinished "Jane')
+    for hiding in ('an unfinished "Jane', 'a header "X: "Jane"" here', 'a header "X: "a" Jane'):
+        assert "Jane" not in without_quotes(f"<187>Nov  4 12:00:01 edge: [error] {hiding}")
 
 
 def test_logs_have_a_bounded_size(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def test_without_the_token_nothing_is_passed_on(place: Place, header: str | None
         ("POST", "/models?url=..%2F..%2Fx.mar", 403),
         ("POST", "/models?url=http%3A%2F%2F127.0.0.1%2Fx.mar", 403),
         ("POST", "/models?url=pneumonia-1.1.0.mar&handler=os%3Asystem", 403),
+        # TorchServe's Netty takes ";" for "&".
+        ("POST", "/models?limit=1;handler=os%3Asystem&url=pneumonia-1.1.0.mar", 403),
+        ("POST", "/models?limit=1;url=http://127.0.0.1/x.mar", 403),
     ],
 )
 def test_what_could_run_other_code_is_not_passed_on(place: Place, method: str, path: str, status: int) -> None:

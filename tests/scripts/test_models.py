@@ -8,11 +8,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scripts import drain, version_changes
+from scripts import drain, models, version_changes
 from scripts.capacity import Capacity
+from scripts.compare_versions import Comparison, compare
 from scripts.declared import Declared, read_declared, write_declared
 from scripts.model_store import Archive, StoreError, Version, archive_digest
 from scripts.models import COMMANDS, main
@@ -223,6 +225,33 @@ def test_a_version_that_did_not_pass_needs_force(
     assert "did not pass its verification" in said(capsys)
     assert run("promote", NEW, "--force") == 0
     assert place.management.default == NEW
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_was_found_about_one_archive_is_not_believed_of_another(
+    place: Place,
+    run: Run,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    anew: bool,
+) -> None:
+    def compared(*given: Any) -> Comparison:
+        found = compare(*given)
+        assert run("retire", NEW) == 0
+        if anew:
+            path = place.store / f"pneumonia-{NEW}.mar"
+            path.write_bytes(path.read_bytes()[:-2] + b"\x01\x00x")
+            assert run("register", NEW) == 0
+        return found
+
+    monkeypatch.setattr(models, "compare", compared)
+    run("register", NEW)
+    assert run("verify", NEW, "--films", str(folder)) == 1
+    assert "was retired or registered anew while it was verified" in said(capsys)
+    declared = place.declared
+    assert declared is not None
+    assert NEW not in declared.versions or declared.versions[NEW].verified is None
 
 
 def test_no_file_name_of_a_film_is_kept(place: Place, run: Run, folder: Path) -> None:

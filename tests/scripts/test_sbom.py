@@ -51,6 +51,24 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "give --force" in capsys.readouterr().err
 
 
+def test_pip_audit_is_asked_about_what_an_index_has_and_not_about_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --strict it fails on an editable package, skipped or not."""
+    asked: list[list[str]] = []
+
+    def run(command: list[str]) -> tuple[dict[str, object], str]:
+        assert "--strict" in command
+        asked.append(Path(command[-1]).read_text().split())
+        return {"dependencies": [{"name": "x", "version": "1", "vulns": [{"id": "C", "fix_versions": []}]}]}, ""
+
+    monkeypatch.setattr(audit, "_run", run)
+    assert audit.audit().found == ("x 1: C, fixed in none",)
+    probe, whole = asked
+    assert probe == ["requests==2.19.0"]
+    assert f"torch=={metadata.version('torch')}" in whole
+    assert f"pip-audit=={metadata.version('pip-audit')}" in whole
+    assert not [line for line in whole if line.startswith("pneumoscan")]
+
+
 @pytest.mark.parametrize(
     ("answers", "said", "code"),
     [

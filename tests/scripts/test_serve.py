@@ -18,7 +18,13 @@ from scripts.model_store import Archive, Version
 from scripts.run_dir import AlreadyRunning, RunDir, RunDirError, ServerState
 from scripts.serve import main
 from scripts.serve_options import arguments_of_child, build_parser
-from scripts.server_config import REPOSITORY, Addresses, effective_config, server_command, server_environment
+from scripts.server_config import (
+    REPOSITORY,
+    Addresses,
+    effective_config,
+    server_command,
+    server_environment,
+)
 from tests.scripts.test_model_store import put_archive
 
 CAPACITY = Capacity(workers=3, threads=2, batch_size=1, batch_delay_ms=1, queue=96)
@@ -181,7 +187,9 @@ def test_a_detached_server_is_started_with_what_was_asked_for() -> None:
     assert len(given) == len(asked) / 2
     for name in given:
         assert getattr(second, name) == getattr(first, name) != build_parser().get_default(name)
-    assert "--workers" not in arguments_of_child(build_parser().parse_args([]))
+    usual = arguments_of_child(build_parser().parse_args([]))
+    assert not {"--workers", "--quiet"} & set(usual)
+    assert build_parser().parse_args(arguments_of_child(build_parser().parse_args(["--quiet"]))).quiet
 
 
 # --- a server that is not there -----------------------------------------------------------------------------------
@@ -243,6 +251,17 @@ def test_only_the_owner_may_enter_the_run_folder(short_path: Path) -> None:
     path.mkdir(mode=0o755)
     RunDir(path).create()
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_a_folder_whose_tmp_is_somebody_elses_is_no_run_folder(short_path: Path) -> None:
+    (short_path / "tmp").mkdir()
+    with pytest.raises(RunDirError, match="is not ours"):
+        RunDir(short_path).create()
+    ours = RunDir(short_path / "run")
+    ours.create()
+    with ours.locked():
+        ours.create_temp()
+    ours.create()  # as a server that was killed leaves it
 
 
 def test_a_lock_ends_with_the_process_that_holds_it(short_path: Path) -> None:
@@ -309,6 +328,9 @@ def test_only_lines_of_this_run_are_shown_from_its_logs(short_path: Path) -> Non
             file.write(f"2026-01-01 [INFO ] W-9001-pneumonia_1.0.0-rc.1-stdout MODEL_LOG - answer {number}\n")
     assert run_dir.last_lines(marks, version="1.0.0") == f"--- {log}\nValueError: digest\n"
     assert run_dir.last_lines(marks, version="2.0.0") == ""
+    marks = run_dir.log_marks()
+    log.write_text("the first line after it was rotated\n")
+    assert run_dir.last_lines(marks) == f"--- {log}\nthe first line after it was rotated\n"
 
 
 # --- what TorchServe is started with ------------------------------------------------------------------------------
@@ -425,7 +447,8 @@ def test_torchserves_launcher_is_left_out_and_nothing_is_remembered_between_runs
 
 def test_metrics_yaml_repeats_every_metric_of_the_file_it_replaces() -> None:
     yaml = pytest.importorskip("yaml")
-    package = Path(server_command(Path("/java"), RunDir(Path("/r")), Path("/t"), Path("/s"))[4]).parents[1]
+    command = server_command(Path("/java"), RunDir(Path("/r")), Path("/t"), Path("/s"))
+    package = Path(command[command.index("-cp") + 1]).parents[1]
     theirs = yaml.safe_load((package / "configs" / "metrics.yaml").read_text())
     ours = yaml.safe_load((REPOSITORY / "metrics.yaml").read_text())
     for section in ("ts_metrics", "model_metrics"):

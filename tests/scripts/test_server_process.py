@@ -158,6 +158,7 @@ def test_a_signal_asks_to_stop_and_a_second_one_to_hurry(start: Start, number: s
     old = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     stop = StopRequest()
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         stop.listen()
         os.kill(os.getpid(), number)
         assert wait_until_asked(start(), stop) is None
@@ -167,6 +168,17 @@ def test_a_signal_asks_to_stop_and_a_second_one_to_hurry(start: Start, number: s
     finally:
         for each, handler in old.items():
             signal.signal(each, handler)
+
+
+def test_a_server_started_with_nohup_outlives_its_terminal() -> None:
+    code = (
+        "import os, signal; from scripts.server_process import StopRequest\n"
+        "stop = StopRequest(); stop.listen(); os.kill(os.getpid(), signal.SIGHUP); print(stop.asked.is_set())"
+    )
+    said = subprocess.run(
+        ["nohup", sys.executable, "-c", code], cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert (said.returncode, said.stdout) == (0, "False\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")

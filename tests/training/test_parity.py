@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from torch import device
 
+from cxr.errors import ModelError
 from cxr.predict import Prediction
 from training.hardware import processor_name
 from training.parity import parity_of
@@ -47,6 +48,12 @@ def test_an_even_map_correlates_with_nothing_but_itself() -> None:
     targets = np.array([0, 1])
     parity = parity_of([even, even], [even, uneven], targets, temperature=1.0, threshold=0.5, processor="p")
     assert (parity.cam_correlation, parity.cam_correlation_median) == (0.0, 0.5)
+
+
+def test_an_engine_that_overflows_is_refused_and_not_compared() -> None:
+    good, bad = prediction(0.0, ONE), prediction(float("inf"), ONE)
+    with pytest.raises(ModelError, match="1 of 2 films get numbers that are not finite"):
+        parity_of([good, good], [good, bad], np.array([0, 1]), temperature=1.0, threshold=0.5, processor="p")
 
 
 def test_the_processor_has_a_name() -> None:

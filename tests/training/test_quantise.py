@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch
 
 from cxr.engines import load_engine
 from cxr.errors import ModelError
-from cxr.gate import INT8_FILES
+from cxr.gate import INT8_FILES, REFERENCE, Parity, files_digest
 from cxr.model import features
+from cxr.predict import Predictor
 from cxr.preprocess import normalise, resize
-from cxr.spec import ModelSpec
+from cxr.spec import SPEC_FILE, ModelSpec
+from scripts.package_mar import package
 from tests.cxr.networks import SMALL, small_network
 from tests.training.folders import write_manifest
 from training import calibrate, export, quantise, train
@@ -67,6 +70,55 @@ def test_a_damaged_file_is_told_as_such(run: Path, tmp_path: Path) -> None:
     (tmp_path / INT8_FILES[0]).write_text("<net", encoding="utf-8")
     with pytest.raises(ModelError, match="cannot be read"):
         load_engine("openvino-int8", checkpoint_predictor(run, "cpu").network, SMALL, CPU, tmp_path)
+
+
+def test_the_figures_of_one_graph_do_not_let_another_of_the_same_weights_serve(run: Path, tmp_path: Path) -> None:
+    for name in ("checkpoint.pth", *INT8_FILES):
+        shutil.copyfile(run / name, tmp_path / name)
+    parity = Parity(1000, 0, 0.0, 0.0, 1.0, 1.0, "a processor", files_digest("openvino-int8", run))
+    spec = dataclasses.replace(
+        checkpoint_predictor(run, "cpu").spec,
+        indeterminate=(0.4, 0.6),
+        engines={"cpu": "openvino-int8", "cuda": REFERENCE},
+        parity={"openvino-int8": parity},
+    )
+    (tmp_path / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
+    assert Predictor.load(tmp_path, "cpu").engine.name == "openvino-int8"
+    with (tmp_path / INT8_FILES[0]).open("a", encoding="utf-8") as graph:
+        graph.write("\n")  # still a graph of these weights
+    for use in (lambda: Predictor.load(tmp_path, "cpu"), lambda: package(tmp_path, "1.0.0", tmp_path / "store")):
+        with pytest.raises(ModelError, match="not those that were compared"):
+            use()
+    (tmp_path / INT8_FILES[1]).unlink()
+    with pytest.raises(ModelError, match=r"has no int8\.bin: run training\.quantise"):
+        package(tmp_path, "1.0.0", tmp_path / "store")
+
+
+def test_a_processor_whose_sums_of_8_bit_products_overflow_does_not_serve_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = checkpoint_predictor(run, "cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx2": True})
+    with pytest.raises(ModelError, match="needs a processor with VNNI"):
+        load_engine("openvino-int8", predictor.network, predictor.spec.preprocessing, CPU, run)
+
+
+def test_an_engine_that_does_not_run_is_left_out_unless_it_was_asked_for(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+
+    def fail(*_: object) -> Predictor:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(calibrate, "with_engine", fail)
+    common = ["--run", str(copied), "--data", str(data), "--device", "cpu"]
+    assert calibrate.main(common) == 0
+    said = capsys.readouterr().err
+    assert "openvino-float32 is left out, torch-float32 serves in its place" in said
+    assert "stream is capturing)" in said
+    assert export.export(copied).engines["cpu"] == REFERENCE
+    assert calibrate.main([*common, "--engine", "openvino-float32"]) == 2
 
 
 def test_it_serves_only_after_it_was_compared(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
