@@ -6,9 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 RETRYABLE_STATUSES = frozenset({429, 503, 504, 507})
+# TorchServe 0.12.0's word where as many requests wait as may, or no worker is left.
+_FULL: Final = "ServiceUnavailableException"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ def problem_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> 
     code = said.get("code")
     if not isinstance(code, str):
         code = _text(said.get("type")) if isinstance(said.get("message"), str) else ""
+    if code == _FULL:
+        code = "OVERLOADED"
     detail = _text(said.get("detail")) or _text(said.get("message"))
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and not said:
         # TorchServe 0.12.0 refuses a body over max_request_size before any handler sees it, with an empty reply.

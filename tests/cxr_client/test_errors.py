@@ -50,6 +50,12 @@ def test_without_a_word_about_it_the_status_says_whether_to_try_again(status: in
     assert problem_from_reply(status, b"", {}).retryable is retryable
 
 
+def test_a_full_queue_is_overloaded_whoever_says_it() -> None:
+    said = b'{"code": 503, "type": "ServiceUnavailableException", "message": "Model pneumonia has no worker"}'
+    problem = problem_from_reply(503, said, {})
+    assert (problem.code, problem.retryable) == ("OVERLOADED", True)
+
+
 def test_the_servers_own_word_on_trying_again_wins() -> None:
     assert problem_from_reply(503, b'{"retryable": false}', {}).retryable is False
 
