@@ -147,6 +147,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, teller: Teller)
         run_dir.write_state(state.with_jvm(server.pid))
         why = wait_until_ready(server, stop, Start(run_dir, url, versions).why_not_ready, plan.timeout_s)
         if why is None and not stop.asked.is_set():
+            run_dir.socket.chmod(0o600)  # until then its folder alone keeps others out
             teller.tell("ready", f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})")
             if teller.detached or plan.quiet:
                 server.quiet()

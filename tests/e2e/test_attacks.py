@@ -124,6 +124,7 @@ def test_neither_the_servers_port_nor_the_edge_registers_anything(server: Server
 def test_the_management_socket_is_for_the_servers_user_alone(server: Server) -> None:
     assert server.run_dir.path.stat().st_mode & 0o077 == 0
     assert server.run_dir.socket.parent == server.run_dir.path
+    assert server.run_dir.socket.stat().st_mode & 0o777 == 0o600
 
 
 def test_no_process_of_the_server_has_a_secret_of_the_shell(server: Server) -> None:
