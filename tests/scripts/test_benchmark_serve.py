@@ -20,6 +20,7 @@ from scripts.package_mar import package
 from scripts.server_config import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.e2e.servers import NEEDS_JAVA, clean_environment, fresh_server
+from tests.interrupts import hear_interrupts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
 
@@ -75,7 +76,14 @@ def test_a_running_server_is_measured_without_being_touched(archive: Path, capsy
 def test_an_interrupt_stops_the_server_that_was_started(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "serve.json"
     command = [sys.executable, "-m", "scripts.benchmark", "serve", "--archive", str(archive), "--out", str(out)]
-    started = subprocess.Popen(command, cwd=REPOSITORY, env=clean_environment(), stderr=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
+    )
     assert started.stderr is not None
     try:
         while "closed loop" not in started.stderr.readline():

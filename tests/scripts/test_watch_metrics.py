@@ -18,6 +18,7 @@ from cxr_client.metrics import Snapshot
 from scripts import watch_metrics
 from scripts.metrics_report import lines_of, report_of
 from tests.cxr_client.exposition import exposition
+from tests.interrupts import hear_interrupts
 
 ROOT = Path(watch_metrics.__file__).parents[1]
 
@@ -102,7 +103,12 @@ def test_it_goes_on_past_a_server_that_is_away_until_it_is_interrupted() -> None
         command = [sys.executable, "-m", "scripts.watch_metrics", "--every", "1", "--json"]
         url = f"http://127.0.0.1:{server.server_port}"
         with subprocess.Popen(
-            [*command, "--url", url], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, "--url", url],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=hear_interrupts,
         ) as watching:
             try:
                 assert watching.stdout is not None
