@@ -5,8 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -14,6 +13,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.exceptions import NewConnectionError
 
+from cxr_client.closing import HoldsSession
 from cxr_client.errors import AnswerLost, Problem, ServerFailed, ServerUnreachable, error_from_reply
 
 MODEL_NAME = "pneumonia"
@@ -24,7 +24,7 @@ VIEWS = ("PA", "AP", "LATERAL")
 CONNECT_TIMEOUT_S = 5.0
 
 
-class InferenceClient:
+class InferenceClient(HoldsSession):
     """Asks one server about films. May be shared by threads; retries nothing.
 
     Parameters
@@ -69,18 +69,6 @@ class InferenceClient:
         if key:
             # As auth and not as a header of the session: requests would put a netrc entry of the host in its place.
             self._session.auth = _Bearer(key)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections that were kept open."""
-        self._session.close()
 
     def predict(
         self,

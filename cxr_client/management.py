@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import requests
 import requests_unixsocket
 
+from cxr_client.closing import HoldsSession
 from cxr_client.errors import AnswerLost, ManagementFailed, ServerUnreachable
 
 
@@ -68,7 +68,7 @@ class Readiness:
         )
 
 
-class ManagementClient:
+class ManagementClient(HoldsSession):
     """Talks to the management API through its unix socket.
 
     Parameters
@@ -85,18 +85,6 @@ class ManagementClient:
         self._session = requests_unixsocket.Session()  # type: ignore[no-untyped-call]
         self._session.trust_env = False  # no proxy between a program and a file
         self._url = f"http+unix://{quote(str(self.socket_path), safe='')}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections that were kept open."""
-        self._session.close()
 
     def list_models(self) -> list[dict[str, str]]:
         """Give ``{"modelName", "modelUrl"}`` for each registered model (of its default version)."""

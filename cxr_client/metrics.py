@@ -10,12 +10,11 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from cxr_client.closing import HoldsSession
 from cxr_client.errors import AnswerLost, ClientError, ServerUnreachable
 from cxr_client.inference import is_loopback
 
@@ -138,7 +137,7 @@ class Snapshot:
         return self.total(f"{name}_sum", labels) / count if count else None
 
 
-class MetricsClient:
+class MetricsClient(HoldsSession):
     """Looks at a server's metrics.
 
     Parameters
@@ -154,18 +153,6 @@ class MetricsClient:
         self.timeout_s = timeout_s
         self._session = requests.Session()
         self._session.trust_env = not is_loopback(self.url)  # no proxy knows this machine's own address
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection that was kept open."""
-        self._session.close()
 
     def look(self) -> Snapshot:
         """Give the server's metrics now.
