@@ -32,7 +32,6 @@ from cxr.replies import Answer, ModelIdentity, Reply, answer_of, card_reply, err
 # fails all requests of its batch; a batch of 256 films needs the rest on two cores.
 _DECODING_S: Final = 40.0
 _FILMS_A_PASS: Final = 32  # of a batch: the next ones are prepared while these are scored
-_NOT_SCORED: Final = InputError("INTERNAL", "the server failed on this request; its log says where.")
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -136,28 +135,25 @@ class BatchService:
 
     def _prepare_and_score(
         self, steps: Sequence[Callable[[], Prepared]], measured: Measured
-    ) -> list[tuple[Prepared | None, Prediction | InputError]]:
-        """Each film with what the model says of it, or nothing with the error that ended it, in their order.
+    ) -> list[tuple[Prepared, Prediction] | InputError]:
+        """Each film with what the model says of it, or the error that ended it, in their order.
 
         As many films are prepared side by side as the worker has threads; those that are ready are scored meanwhile.
         """
         # Without threads all are prepared first: while earlier ones are scored, the time to decode would run out.
         attempts = list(map(_attempt, steps)) if self._pool is None else self._pool.map(_attempt, steps)
-        outcomes: list[tuple[Prepared | None, Prediction | InputError]] = []
-        ready: list[Prepared] = []
-        places: list[int] = []
+        outcomes: dict[int, tuple[Prepared, Prediction] | InputError] = {}
+        ready: dict[int, Prepared] = {}
         for place, film in enumerate(attempts):
             if isinstance(film, InputError):
-                outcomes.append((None, film))
+                outcomes[place] = film
             else:
-                outcomes.append((film, _NOT_SCORED))
-                ready.append(film)
-                places.append(place)
+                ready[place] = film
             if len(ready) == _FILMS_A_PASS or place == len(steps) - 1:
-                for one, scored in zip(places, self._score(ready, measured), strict=True):
-                    outcomes[one] = (outcomes[one][0], scored)
-                ready, places = [], []
-        return outcomes
+                for (one, its), scored in zip(ready.items(), self._score([*ready.values()], measured), strict=True):
+                    outcomes[one] = scored if isinstance(scored, InputError) else (its, scored)
+                ready = {}
+        return [outcomes[place] for place in range(len(steps))]
 
     def _prepare(self, data: bytes | InputError, options: Options, deadline: float, measured: Measured) -> Prepared:
         if isinstance(data, InputError):
@@ -190,27 +186,23 @@ class BatchService:
     def _reply(
         self,
         request: Request,
-        scored: Sequence[tuple[Prepared | None, Prediction | InputError]],
+        scored: Sequence[tuple[Prepared, Prediction] | InputError],
         request_id: str,
         measured: Measured,
     ) -> Reply:
-        outcomes = [self._say(film, one, request, request_id) for film, one in scored]
+        outcomes = [one if isinstance(one, InputError) else self._say(*one, request, request_id) for one in scored]
         reply = _attempt(partial(reply_to, request, outcomes, self.identity, request_id))
         if isinstance(reply, InputError):
             measured.count_request(reply.code, is_answered=False)
             return error_reply(reply, request_id)
-        for (film, one), outcome in zip(scored, outcomes, strict=True):
-            if film is not None and isinstance(one, Prediction) and not isinstance(outcome, InputError):
-                self._count_answer(film, one, measured)
+        for one, outcome in zip(scored, outcomes, strict=True):
+            if not isinstance(one, InputError) and not isinstance(outcome, InputError):
+                self._count_answer(*one, measured)
         errors = [outcome.code for outcome in outcomes if isinstance(outcome, InputError)]
         measured.count_request(errors[0] if errors else OK, is_answered=len(errors) < len(outcomes))
         return reply
 
-    def _say(
-        self, film: Prepared | None, scored: Prediction | InputError, request: Request, request_id: str
-    ) -> Answer | InputError:
-        if film is None or isinstance(scored, InputError):
-            return scored if isinstance(scored, InputError) else _NOT_SCORED
+    def _say(self, film: Prepared, scored: Prediction, request: Request, request_id: str) -> Answer | InputError:
         spec = self.predictor.spec
         return _attempt(partial(answer_of, scored, film.film, request.options, spec, self.identity, request_id))
 
