@@ -19,8 +19,9 @@ from scripts import (
     benchmark_tables,
 )
 from scripts.arguments import not_negative, positive
-from scripts.benchmark_output import may_write, read_result, write
+from scripts.benchmark_output import may_write, read_result
 from scripts.benchmark_servers import WrongUsage
+from training.runs import write_text, write_whole
 
 Measured = tuple[dict[str, Any], str]
 _PEERS = Path(sys.prefix) / "peers" / "bin" / "python"
@@ -120,7 +121,7 @@ def _serve(arguments: argparse.Namespace) -> Measured:
     )
     result = benchmark_serve.benchmark_serve(arguments.archive, arguments.url, arguments.films, settings)
     if arguments.plot:
-        write(arguments.plot, lambda path: benchmark_plot.plot_load(result, path))
+        write_whole(arguments.plot, lambda path: benchmark_plot.plot_load(result, path))
     return result, benchmark_tables.table_of(result)
 
 
@@ -200,5 +201,5 @@ def _add_page(what: Any) -> None:
 def _page(arguments: argparse.Namespace) -> Measured:
     text = arguments.page.read_text(encoding="utf-8")
     filled = benchmark_tables.page_with(text, [read_result(path) for path in arguments.results])
-    write(arguments.page, lambda path: path.write_text(filled, encoding="utf-8"))
+    write_text(arguments.page, filled)
     return {}, f"{arguments.page}: {len(arguments.results)} tables"

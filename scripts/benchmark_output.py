@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from scripts.benchmark_servers import WrongUsage
+from training.runs import write_text
 
 
 def may_write(path: Path | None, *, force: bool) -> None:
@@ -27,19 +26,9 @@ def may_write(path: Path | None, *, force: bool) -> None:
         raise WrongUsage(f"{path.parent} is not a folder: make it first")
 
 
-def write(path: Path, make: Callable[[Path], object]) -> None:
-    """Write a file by `make`, which gets the path of a draft."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        make(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result as JSON."""
-    write(path, lambda draft: draft.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8"))
+    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def read_result(path: Path) -> dict[str, Any]:
