@@ -12,10 +12,11 @@ import pytest
 from scripts.benchmark import main
 from scripts.benchmark_client import NO_REPLY, Answer
 from scripts.benchmark_load import poisson, rate, summary
-from scripts.benchmark_output import read_result, write, write_result
+from scripts.benchmark_output import read_result, write_result
 from scripts.benchmark_plot import plot_load
 from scripts.benchmark_servers import WrongUsage
 from scripts.benchmark_tables import page_with, table_of
+from training.runs import write_whole
 
 
 def answered(done: float, *, due: float = 0.0, code: str = "") -> Answer:
@@ -129,7 +130,7 @@ def test_a_file_that_cannot_be_made_leaves_the_old_one_and_no_draft(tmp_path: Pa
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write(tmp_path / "r.json", fail)
+        write_whole(tmp_path / "r.json", fail)
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
     assert (tmp_path / "r.json").read_text() == "old"
 
