@@ -22,12 +22,12 @@ from typing import Any
 from cxr.errors import CxrError
 from cxr.model import ARCHITECTURES
 from cxr.predict import resolve_device
-from scripts import benchmark_raw, benchmark_training
 from scripts.arguments import not_negative, positive
-from scripts.benchmark_arguments import add_serving
-from scripts.benchmark_output import may_write, write_result
-from scripts.benchmark_servers import BenchmarkError, WrongUsage
-from scripts.java import NoJava
+from scripts.benchmarks import raw, train
+from scripts.benchmarks.arguments import add_serving
+from scripts.benchmarks.output import may_write, write_result
+from scripts.benchmarks.servers import BenchmarkError, WrongUsage
+from scripts.server.java import NoJava
 from training.data import load_films
 from training.settings import TrainSettings
 from training.weights import NORMALISATIONS, THREE_WAYS
@@ -35,8 +35,8 @@ from training.weights import NORMALISATIONS, THREE_WAYS
 
 def _raw(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     device = resolve_device(arguments.device)
-    result = benchmark_raw.benchmark_raw(arguments.arch, device, arguments.batch, arguments.repeats, arguments.run)
-    return result, benchmark_raw.table_of(result)
+    result = raw.benchmark_raw(arguments.arch, device, arguments.batch, arguments.repeats, arguments.run)
+    return result, raw.table_of(result)
 
 
 def _train(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -48,7 +48,7 @@ def _train(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         views=arguments.views,
         seed=arguments.seed,
     )
-    result = benchmark_training.benchmark_training(
+    result = train.benchmark_training(
         load_films(arguments.data),
         settings,
         resolve_device(arguments.device),
@@ -56,7 +56,7 @@ def _train(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         epochs=arguments.epochs,
         per_group=arguments.films,
     )
-    return result, benchmark_training.table_of(result)
+    return result, train.table_of(result)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from scripts import edge_control, serve_options
-from scripts.edge_config import DEFAULT_UPSTREAM, EdgeError, EdgeSettings, host_and_port, network
-from scripts.edge_key_file import KeyFileError, add, read
-from scripts.edge_process import find_nginx
-from scripts.edge_run import EdgePlan, check_listen, run
-from scripts.edge_tls import link_certificate
-from scripts.machine import cores
-from scripts.run_dir import AlreadyRunning, RunDir, RunDirError
-from scripts.server_config import Addresses
+from scripts.proxy import control
+from scripts.proxy.config import DEFAULT_UPSTREAM, EdgeError, EdgeSettings, host_and_port, network
+from scripts.proxy.key_file import KeyFileError, add, read
+from scripts.proxy.process import find_nginx
+from scripts.proxy.run import EdgePlan, check_listen, run
+from scripts.proxy.tls import link_certificate
+from scripts.server import options
+from scripts.server.config import Addresses
+from scripts.server.machine import cores
+from scripts.server.run_dir import AlreadyRunning, RunDir, RunDirError
 
 _MOST_WORKERS: Final = 8
 
@@ -107,7 +108,7 @@ def make_plan(args: argparse.Namespace) -> EdgePlan:
         raise EdgeError(f"{args.server[0]!r} is for scripts.serve: give --serve as well")
     if bool(args.metrics) != bool(args.metrics_allow):
         raise EdgeError("--metrics and --metrics-allow belong together: the one says what, the other who")
-    served = serve_options.build_parser().parse_args(args.server) if args.serve else None
+    served = options.build_parser().parse_args(args.server) if args.serve else None
     if served is not None and (served.detach or served.stop or served.ready):
         raise EdgeError("--detach, --stop and --ready go before the --, or to scripts.serve by itself")
     usual = DEFAULT_UPSTREAM if served is None else Addresses(served.port, served.metrics_port).url
@@ -129,7 +130,7 @@ def make_plan(args: argparse.Namespace) -> EdgePlan:
     keys = args.keys.absolute() if args.keys else run_dir.path / "keys"
     if args.keys and not keys.exists():
         raise EdgeError(f"--keys {args.keys} is not there: python -m scripts.edge_keys --keys {args.keys} add NAME")
-    server = None if served is None else tuple(serve_options.arguments_of_child(served))
+    server = None if served is None else tuple(options.arguments_of_child(served))
     plan = EdgePlan(run_dir, settings, find_nginx(), args.drain, keys, server)
     if link_certificate(run_dir.path, args.tls_cert, args.tls_key):
         print(
@@ -162,11 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir = RunDir(args.run_dir.absolute())
     try:
         if args.stop:
-            return edge_control.stop(run_dir)
+            return control.stop(run_dir)
         if args.reload:
-            return edge_control.reload(run_dir)
+            return control.reload(run_dir)
         if args.ready:
-            return edge_control.ready(run_dir)
+            return control.ready(run_dir)
         plan = make_plan(args)
         if args.check:
             plan.write_configuration()
@@ -174,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         show_first_key(plan)
         if args.detach:
-            return edge_control.detach(run_dir, arguments_of_child(args, argv, plan.server))
+            return control.detach(run_dir, arguments_of_child(args, argv, plan.server))
         return run(plan)
     except (EdgeError, RunDirError, KeyFileError) as error:
         print(f"scripts.edge: {error}", file=sys.stderr)

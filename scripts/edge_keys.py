@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from scripts import edge_key_file
-from scripts.edge_key_file import Key, KeyFileError
+from scripts.proxy import key_file
+from scripts.proxy.key_file import Key, KeyFileError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,14 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "add":
             expires = (now + timedelta(days=args.days)).replace(microsecond=0) if args.days else None
-            text = edge_key_file.add(args.keys, args.name, expires)
+            text = key_file.add(args.keys, args.name, expires)
             print(json.dumps({"name": args.name, "key": text}) if args.json else text)
             print(f"key {args.name!r} was added; it is kept as SHA-256 only and not shown again", file=sys.stderr)
         elif args.command == "revoke":
-            edge_key_file.revoke(args.keys, args.name)
+            key_file.revoke(args.keys, args.name)
             print(json.dumps({"name": args.name, "revoked": True}) if args.json else f"revoked: {args.name}")
         else:
-            rows = [_described(key, now) for key in edge_key_file.read(args.keys)]
+            rows = [_described(key, now) for key in key_file.read(args.keys)]
             if args.json:
                 print(json.dumps(rows))
             for row in rows if not args.json else []:

@@ -16,17 +16,17 @@ from types import FrameType
 from typing import Final
 
 from cxr_client import ClientError
-from scripts import version_changes
-from scripts.compare_versions import Limits, compare
-from scripts.declared import read_declared
-from scripts.drain import StillBusy
 from scripts.film_files import find_films
-from scripts.live_server import LiveServer, VersionError, live_server
 from scripts.model_store import MODEL_NAME, StoreError
-from scripts.models_options import build_parser
-from scripts.registry import RegistryError, export_archive, import_archive
-from scripts.run_dir import RunDir
-from scripts.version_tables import comparison_table, overview, overview_table
+from scripts.server.drain import StillBusy
+from scripts.server.live_server import LiveServer, VersionError, live_server
+from scripts.server.run_dir import RunDir
+from scripts.versions import changes
+from scripts.versions.compare import Limits, compare
+from scripts.versions.declared import read_declared
+from scripts.versions.options import build_parser
+from scripts.versions.registry import RegistryError, export_archive, import_archive
+from scripts.versions.tables import comparison_table, overview, overview_table
 
 
 class UsageError(Exception):
@@ -50,7 +50,7 @@ def register(args: argparse.Namespace) -> int:
     """Load a version beside the others."""
     with _live(args) as live:
         print(f"Loading {args.version} and waiting for its workers (some seconds) ...", file=sys.stderr, flush=True)
-        digest = version_changes.register(live, args.version, args.workers, args.timeout)
+        digest = changes.register(live, args.version, args.workers, args.timeout)
         default = live.default()
     _say(args, f"registered: {args.version} (sha256 {digest[:12]}…); the default is still {default}", sha256=digest)
     return 0
@@ -65,7 +65,7 @@ def verify(args: argparse.Namespace) -> int:
     if not films:
         raise UsageError(f"no film in {args.films}: PNG, JPEG or DICOM files are looked for")
     with _live(args) as live:
-        declared = version_changes.current(live)
+        declared = changes.current(live)
         if args.version == declared.default:
             raise VersionError(f"{args.version} is the default itself: verify another version against it")
         if args.version not in declared.versions:
@@ -74,7 +74,7 @@ def verify(args: argparse.Namespace) -> int:
         limits = Limits(args.max_flips, args.max_shift)
         comparison = compare(live.state.url, old, args.version, films, limits, args.jobs)
         verified = comparison.verified(declared.versions[old].sha256)
-        version_changes.record(live, args.version, declared.versions[args.version].sha256, verified)
+        changes.record(live, args.version, declared.versions[args.version].sha256, verified)
     print(json.dumps(comparison.to_dict(), indent=2) if args.json else comparison_table(comparison))
     return 1 if comparison.failures else 0
 
@@ -82,7 +82,7 @@ def verify(args: argparse.Namespace) -> int:
 def promote(args: argparse.Namespace) -> int:
     """Make a version the default."""
     with _live(args) as live:
-        declared = version_changes.promote(live, args.version, unverified=args.force)
+        declared = changes.promote(live, args.version, unverified=args.force)
     before = f", before it {declared.previous[-1]}" if declared.previous else ""
     _say(args, f"promoted: the default is {declared.default}{before}")
     return 0
@@ -92,9 +92,9 @@ def rollback(args: argparse.Namespace) -> int:
     """Make the previous default the default again."""
     if _runs(args):
         with _live(args) as live:
-            declared = version_changes.rollback(live)
+            declared = changes.rollback(live)
     else:
-        declared = version_changes.rollback_declared(_store(args))
+        declared = changes.rollback_declared(_store(args))
     _say(args, f"rolled back: the default is {declared.default}")
     return 0
 
@@ -104,16 +104,16 @@ def retire(args: argparse.Namespace) -> int:
     if _runs(args):
         with _live(args) as live:
             print(f"Waiting until {args.version} has answered what it was asked ...", file=sys.stderr, flush=True)
-            version_changes.retire(live, args.version, args.timeout)
+            changes.retire(live, args.version, args.timeout)
     else:
-        version_changes.retire_declared(_store(args), args.version)
+        changes.retire_declared(_store(args), args.version)
     _say(args, f"retired: {args.version}; its archive stays in the store")
     return 0
 
 
 def export(args: argparse.Namespace) -> int:
     """Put an archive into a registry."""
-    archive = version_changes.find_archive(_store(args), args.version)
+    archive = changes.find_archive(_store(args), args.version)
     number = export_archive(archive, args.registry)
     _say(args, f"exported: {args.version} is {MODEL_NAME} version {number} of {args.registry}", number=number)
     return 0

@@ -13,16 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import server_control
-from scripts.capacity import Asked, Capacity, plan, workers_in_memory
-from scripts.java import NoJava, find_java
-from scripts.machine import machine
-from scripts.management_port import management_port
 from scripts.model_store import MODEL_NAME, StoreError
-from scripts.readiness import Start
-from scripts.run_dir import AlreadyRunning, RunDir, RunDirError, ServerState
-from scripts.serve_options import arguments_of_child, build_parser
-from scripts.server_config import (
+from scripts.server import control
+from scripts.server.capacity import Asked, Capacity, plan, workers_in_memory
+from scripts.server.config import (
     REPOSITORY,
     Addresses,
     ConfigError,
@@ -32,8 +26,14 @@ from scripts.server_config import (
     server_command,
     server_environment,
 )
-from scripts.server_process import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
-from scripts.serving_set import ServingSet, serving_set
+from scripts.server.java import NoJava, find_java
+from scripts.server.machine import machine
+from scripts.server.management_port import management_port
+from scripts.server.options import arguments_of_child, build_parser
+from scripts.server.process import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
+from scripts.server.readiness import Start
+from scripts.server.run_dir import AlreadyRunning, RunDir, RunDirError, ServerState
+from scripts.versions.serving_set import ServingSet, serving_set
 
 
 @dataclass(frozen=True)
@@ -167,14 +167,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         if args.stop:
-            return server_control.stop(RunDir(args.run_dir.absolute()))
+            return control.stop(RunDir(args.run_dir.absolute()))
         if args.ready:
-            return server_control.ready(RunDir(args.run_dir.absolute()))
+            return control.ready(RunDir(args.run_dir.absolute()))
         plan = make_plan(args)
         if args.notify_fd is None:
             print(f"{plan.device}: {plan.capacity.summary}", file=sys.stderr)
         if args.detach:
-            return server_control.detach(plan.run_dir, arguments_of_child(args))
+            return control.detach(plan.run_dir, arguments_of_child(args))
         return serve(plan, Teller(args.notify_fd))
     except (ConfigError, StoreError, RunDirError, NoJava) as error:
         print(f"scripts.serve: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ from scripts.arguments import positive
 try:
     from cxr_client.metrics import MetricsClient, Snapshot
     from scripts.metrics_report import lines_of, report_of
-    from scripts.worker_series import ExportError, export_forever
+    from scripts.server.worker_series import ExportError, export_forever
 except ModuleNotFoundError as missing:
     if missing.name is None or not missing.name.startswith("prometheus_client"):
         raise

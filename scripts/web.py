@@ -21,7 +21,7 @@ from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 from cxr_client.inference import without_password
-from scripts.server_process import die_with_parent
+from scripts.server.process import die_with_parent
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")

@@ -16,9 +16,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from scripts import edge, edge_key_file, serve
-from scripts.edge_control import read_state
-from scripts.run_dir import RunDir
+from scripts import edge, serve
+from scripts.proxy import key_file
+from scripts.proxy.control import read_state
+from scripts.server.run_dir import RunDir
 from tests.e2e.edges import NEEDS_NGINX, Edge
 from tests.e2e.servers import NEEDS_JAVA, clean_environment, free_ports
 from tests.e2e.test_server_life import HANDLER, pack
@@ -171,7 +172,7 @@ def test_the_command_of_the_container_serves_a_store_and_ends_upon_its_signal() 
         (folder / "models").mkdir()
         pack(folder / "models", "1.0.0", HANDLER)
         edge = Edge(folder / "run", (), ports[0])
-        edge.key = edge_key_file.add(folder / "secrets" / "keys", "test")
+        edge.key = key_file.add(folder / "secrets" / "keys", "test")
         command = [here(word) for word in (*instruction("ENTRYPOINT"), *instruction("CMD"))]
         health = [here(word) for word in json.loads(CONTAINERFILE.rsplit("CMD ", 1)[1])]
         with subprocess.Popen(

@@ -20,12 +20,12 @@ import pytest
 import requests
 
 from cxr_client import InferenceClient
-from scripts import edge_key_file
-from scripts.edge_config import EdgeError
-from scripts.edge_control import read_state
-from scripts.edge_process import find_nginx
-from scripts.run_dir import RunDir
-from scripts.server_config import REPOSITORY
+from scripts.proxy import key_file
+from scripts.proxy.config import EdgeError
+from scripts.proxy.control import read_state
+from scripts.proxy.process import find_nginx
+from scripts.server.config import REPOSITORY
+from scripts.server.run_dir import RunDir
 from tests.e2e.servers import clean_environment, free_ports
 
 try:
@@ -92,7 +92,7 @@ class Edge:
     def start(self, *arguments: str) -> None:
         if not self.key:
             self.run_dir.create()
-            self.key = edge_key_file.add(self.keys, "test")
+            self.key = key_file.add(self.keys, "test")
         started = self.call("--detach", *arguments)
         assert (started.returncode, started.stdout) == (0, f"ready: {self.url}\n"), started.stderr
 

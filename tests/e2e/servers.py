@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.java import NoJava, find_java
-from scripts.run_dir import RunDir
-from scripts.server_config import REPOSITORY
+from scripts.server.config import REPOSITORY
+from scripts.server.java import NoJava, find_java
+from scripts.server.run_dir import RunDir
 
 try:
     JAVA: str | None = str(find_java())

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import requests
 
-from scripts import edge_key_file
-from scripts.server_config import REPOSITORY
+from scripts.proxy import key_file
+from scripts.server.config import REPOSITORY
 from tests.e2e.edges import NEEDS_NGINX, Edge, fresh_edge
 from tests.e2e.servers import NEEDS_JAVA, clean_environment
 from tests.e2e.small_server import SmallServer, small_server
@@ -129,9 +129,9 @@ def test_a_key_is_changed_under_load_without_a_refused_request(edge: Edge) -> No
         for _ in range(4):
             pool.submit(ask)
         wait_for(20)
-        using.append(edge_key_file.add(edge.keys, "second"))
+        using.append(key_file.add(edge.keys, "second"))
         wait_for(20)  # those that were on their way with the old key have been answered
-        edge_key_file.revoke(edge.keys, "test")
+        key_file.revoke(edge.keys, "test")
         wait_for(20)
         done.set()
     old, edge.key = edge.key, using[-1]

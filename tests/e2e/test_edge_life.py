@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from scripts import edge_key_file
-from scripts.edge_control import read_state
-from scripts.edge_tls import link_certificate
-from scripts.run_dir import RunDir
-from scripts.server_config import REPOSITORY
+from scripts.proxy import key_file
+from scripts.proxy.control import read_state
+from scripts.proxy.tls import link_certificate
+from scripts.server.config import REPOSITORY
+from scripts.server.run_dir import RunDir
 from tests.e2e.edges import NEEDS_NGINX, Edge, fresh_edge
 from tests.e2e.servers import NEEDS_JAVA, Server, clean_environment, free_ports, fresh_server
 from tests.e2e.test_server_life import HANDLER, pack
@@ -168,7 +168,7 @@ def test_both_started_together_stop_in_the_right_order(tmp_path: Path) -> None:
         pack(server.store, "1.0.0", SLOW)
         edge = Edge(server.folder, (server.url,), free_ports(1)[0])
         edge.run_dir.create()
-        edge.key = edge_key_file.add(edge.keys, "test")
+        edge.key = key_file.add(edge.keys, "test")
         command = edge.command("--serve", "--", *server.command("--device", "cpu")[3:])
         with (
             (tmp_path / "out").open("w") as output,

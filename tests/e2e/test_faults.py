@@ -24,8 +24,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from scripts.package_mar import package
-from scripts.run_dir import SOCKET_PATH_LIMIT, WORKER_SOCKET_NAME
-from scripts.server_config import REPOSITORY
+from scripts.server.config import REPOSITORY
+from scripts.server.run_dir import SOCKET_PATH_LIMIT, WORKER_SOCKET_NAME
 from tests.cxr.networks import save_model
 from tests.deploy.prometheus import ALERTS, NEEDS_PROMTOOL, promtool
 from tests.e2e.edges import NEEDS_NGINX, Edge, fresh_edge

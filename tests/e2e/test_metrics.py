@@ -22,7 +22,7 @@ from cxr.measured import SERIES, SIGNALS
 from cxr.predict import Predictor
 from cxr_client.metrics import MetricsClient, Snapshot
 from scripts.package_mar import package
-from scripts.server_config import REPOSITORY
+from scripts.server.config import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.cxr.references import reference_for
 from tests.deploy.prometheus import ALERTS, NEEDS_PROMTOOL, dashboard_queries, promtool

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from scripts.benchmark import main
-from scripts.benchmark_training_result import chosen
-from scripts.tutorial_recipe import TutorialRecipe, rate_of
+from scripts.benchmarks.train_result import chosen
+from scripts.benchmarks.tutorial_recipe import TutorialRecipe, rate_of
 from tests.cxr.networks import SMALL, small_network
 from tests.training.folders import write_manifest
 from training.data import load_films

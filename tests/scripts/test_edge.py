@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from scripts import edge, edge_control, edge_key_file, edge_keys, serve_options
-from scripts.edge_checker import key_of
-from scripts.edge_config import EdgeError, EdgeSettings, host_and_port, network, render_adapter, render_edge
-from scripts.edge_key_file import KeyFileError, KeyRing, add, match, read, revoke
-from scripts.edge_problems import PROBLEMS
-from scripts.edge_process import LOGS_KEPT, rotate, without_quotes
-from scripts.edge_tls import link_certificate
-from scripts.run_dir import RunDir
+from scripts import edge, edge_keys
+from scripts.proxy import control, key_file
+from scripts.proxy.checker import key_of
+from scripts.proxy.config import EdgeError, EdgeSettings, host_and_port, network, render_adapter, render_edge
+from scripts.proxy.key_file import KeyFileError, KeyRing, add, match, read, revoke
+from scripts.proxy.problems import PROBLEMS
+from scripts.proxy.process import LOGS_KEPT, rotate, without_quotes
+from scripts.proxy.tls import link_certificate
+from scripts.server import options
+from scripts.server.run_dir import RunDir
 from tests.e2e.edges import NEEDS_NGINX
 
 ROOT = Path(__file__).parents[2]
@@ -63,13 +65,13 @@ def test_two_keys_are_valid_at_once_until_one_is_revoked_or_ends(keys: Path) -> 
 def test_every_key_is_compared_whichever_is_given(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [add(keys, f"k{i}") for i in range(3)]
     compared: list[int] = []
-    real = edge_key_file.hmac.compare_digest
+    real = key_file.hmac.compare_digest
 
     def counted(a: str, b: str) -> bool:
         compared[-1] += 1
         return bool(real(a, b))
 
-    monkeypatch.setattr(edge_key_file.hmac, "compare_digest", counted)
+    monkeypatch.setattr(key_file.hmac, "compare_digest", counted)
     for text in (*texts, "none of them"):
         compared.append(0)
         match(read(keys), text, NOW)
@@ -200,7 +202,7 @@ def test_a_server_that_is_started_as_well_is_the_one_that_is_asked_wherever_it_i
     assert plan.settings.upstreams == ("127.0.0.1:9999",)
     assert 1 <= int(plan.settings.workers) <= 8
     child = edge.build_parser().parse_args(edge.arguments_of_child(args, given, plan.server))
-    server = serve_options.build_parser().parse_args(child.server)
+    server = options.build_parser().parse_args(child.server)
     assert not child.detach
     assert (child.run_dir, server.store, server.run_dir) == (tmp_path / "e", tmp_path / "store", tmp_path / "run")
     assert (server.port, server.quiet) == (9999, True)
@@ -219,11 +221,11 @@ def test_an_interrupted_start_in_the_background_is_ended(
         raise KeyboardInterrupt
 
     popen = subprocess.Popen
-    monkeypatch.setattr(edge_control.subprocess, "Popen", start)
-    monkeypatch.setattr(edge_control.time, "sleep", interrupt)
+    monkeypatch.setattr(control.subprocess, "Popen", start)
+    monkeypatch.setattr(control.time, "sleep", interrupt)
     run_dir = RunDir(tmp_path)
     run_dir.create()
-    assert edge_control.detach(run_dir, []) == 1
+    assert control.detach(run_dir, []) == 1
     assert [child.returncode for child in started] == [-signal.SIGTERM]
     assert "interrupted" in capsys.readouterr().err
 

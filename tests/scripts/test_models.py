@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from scripts import drain, models, version_changes
-from scripts.capacity import Capacity
-from scripts.compare_versions import Comparison, compare
-from scripts.declared import Declared, read_declared, write_declared
+from scripts import models
 from scripts.model_store import Archive, StoreError, Version, archive_digest
 from scripts.models import COMMANDS, main
-from scripts.models_options import build_parser
-from scripts.run_dir import RunDir, ServerState
+from scripts.server import drain
+from scripts.server.capacity import Capacity
+from scripts.server.run_dir import RunDir, ServerState
+from scripts.versions import changes
+from scripts.versions.compare import Comparison, compare
+from scripts.versions.declared import Declared, read_declared, write_declared
+from scripts.versions.options import build_parser
 from tests.film_server import FilmServer, problem, serving, serving_socket
 from tests.scripts.managed import Managed, films_of
 from tests.scripts.test_model_store import put_archive
@@ -147,7 +149,7 @@ def test_a_file_that_cannot_be_written_leaves_the_server_as_it_was(
             raise StoreError("no space left on device")
         write_declared(store, declared)
 
-    monkeypatch.setattr(version_changes, "write_declared", full)
+    monkeypatch.setattr(changes, "write_declared", full)
     for command in (("register", NEW), ("promote", OLD)):
         run(*command)
     assert "no space left" in said(capsys)
@@ -190,7 +192,7 @@ def test_what_a_killed_registration_left_is_registered_anew(place: Place, run: R
 def test_more_workers_than_the_memory_holds_have_to_be_asked_for(
     place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(version_changes, "free_memory", lambda: 2_000_000_000)
+    monkeypatch.setattr(changes, "free_memory", lambda: 2_000_000_000)
     assert run("register", NEW) == 1
     assert "holds 1 more workers and not 3" in said(capsys)
     assert run("register", NEW, "--workers", "3") == 0
@@ -295,7 +297,7 @@ def test_a_switch_whose_file_cannot_be_written_is_switched_back(
             raise StoreError("no space left on device")
         write_declared(store, declared)
 
-    monkeypatch.setattr(version_changes, "write_declared", full)
+    monkeypatch.setattr(changes, "write_declared", full)
     assert run("promote", NEW, "--force") == 1
     assert [asked.path for asked in place.management.asked if asked.method == "PUT"] == [
         f"/models/pneumonia/{NEW}/set-default",
@@ -324,7 +326,7 @@ def test_what_cannot_be_put_back_is_told_and_the_rest_is_put_back(
     def full(*_: object) -> None:
         raise StoreError("no space left on device")
 
-    monkeypatch.setattr(version_changes, "write_declared", full)
+    monkeypatch.setattr(changes, "write_declared", full)
     capsys.readouterr()
     assert run("promote", NEW, "--force") == 1
     assert "could not be put back, see scripts.models list: no space left" in said(capsys)

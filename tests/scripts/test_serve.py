@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from scripts import server_config
-from scripts.capacity import Capacity
 from scripts.model_store import Archive, Version
-from scripts.run_dir import AlreadyRunning, RunDir, RunDirError, ServerState
 from scripts.serve import main
-from scripts.serve_options import arguments_of_child, build_parser
-from scripts.server_config import (
+from scripts.server import config as server_config
+from scripts.server.capacity import Capacity
+from scripts.server.config import (
     REPOSITORY,
     Addresses,
     effective_config,
     server_command,
     server_environment,
 )
+from scripts.server.options import arguments_of_child, build_parser
+from scripts.server.run_dir import AlreadyRunning, RunDir, RunDirError, ServerState
 from tests.scripts.test_model_store import put_archive
 
 CAPACITY = Capacity(workers=3, threads=2, batch_size=1, batch_delay_ms=1, queue=96)
@@ -268,7 +268,7 @@ def test_a_lock_ends_with_the_process_that_holds_it(short_path: Path) -> None:
     run_dir = RunDir(short_path / "run")
     run_dir.create()
     code = (
-        "import pathlib, sys; from scripts.run_dir import RunDir\n"
+        "import pathlib, sys; from scripts.server.run_dir import RunDir\n"
         "with RunDir(pathlib.Path(sys.argv[1])).locked():\n    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -1,0 +1,1 @@
+"""What `scripts.benchmark` measures: network, preprocessing, training, our server under load and others beside it."""

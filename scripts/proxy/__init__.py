@@ -1,0 +1,1 @@
+"""The parts of `scripts.edge`: nginx before the servers, its configuration, keys and certificate."""
