@@ -6,6 +6,7 @@ it. As many passes run side by side as torch has threads.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,17 @@ from cxr.spec import Preprocessing
 DIGEST_KEY: Final = "backbone_sha256"
 # int8: what is not quantised is multiplied in bfloat16 where the processor can.
 _HINTS: Final = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+
+
+@functools.cache
+def core() -> openvino.Core:
+    """OpenVINO's entry, one for the whole process.
+
+    On Linux each core with a CPU plugin gives the thread a stack for its signal handlers, and unmaps it at its end
+    (OpenVINO 2026.4, pull request 11894). When two end in the order in which they were made, the thread is left with
+    a stack that is not there, and the next SIGINT or SIGTERM is a segmentation fault.
+    """
+    return openvino.Core()
 
 
 class OpenVinoEngine:
@@ -47,9 +59,7 @@ class OpenVinoEngine:
         self.name = name
         self._preprocessing = preprocessing
         precision = kind_of(name).precision
-        core = openvino.Core()
-        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bfloat16" and "BF16" not in able:
+        if precision == "bfloat16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ModelError(
                 f"engine {name!r} needs a processor with bfloat16 arithmetic (AVX-512 BF16 or AMX), and this one has "
                 "none: export with --cpu-engine openvino-float32"
@@ -61,13 +71,13 @@ class OpenVinoEngine:
             )
         streams = torch.get_num_threads()
         settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision] if "BF16" in able else "f32",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": streams,
             "NUM_STREAMS": streams,
             # Each process would pin its first thread to the same core.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = core().compile_model(model, "CPU", settings)
         self._shape = tuple(compiled.output(0).shape)[1:]
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
 
@@ -85,7 +95,7 @@ class OpenVinoEngine:
         if folder is None or not all((folder / file).is_file() for file in INT8_FILES):
             raise ModelError(f"{folder} has no {' and '.join(INT8_FILES)}: run training.quantise, which makes them")
         try:
-            model = openvino.Core().read_model(folder / INT8_FILES[0])
+            model = core().read_model(folder / INT8_FILES[0])
             digest = str(model.get_rt_info(DIGEST_KEY).value)
         except RuntimeError as error:
             raise ModelError(f"{folder / INT8_FILES[0]} cannot be read: run training.quantise again") from error

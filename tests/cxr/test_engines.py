@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,13 +19,15 @@ from cxr.engines import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.gate import ENGINES
 from cxr.model import build, features
+from cxr.openvino_engine import core
 from cxr.openvino_graph import graph_of
 from cxr.preprocess import normalise
 from cxr.spec import Preprocessing
 from tests.cxr.networks import SMALL, lively, small_network
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-BFLOAT16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BFLOAT16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture
@@ -162,6 +166,22 @@ def test_a_recorded_pass_gives_what_torch_gives(name: str, films: torch.Tensor) 
         got = engine.features(films)
     limit = 1e-5 if name == "cuda-float32" else 3e-2
     assert float((got - expected).abs().max() / expected.abs().max()) < limit
+
+
+def test_a_process_that_had_several_engines_still_answers_a_signal() -> None:
+    code = (
+        "import os, signal, torch\n"
+        "from cxr.engines import load_engine\n"
+        "from tests.cxr.networks import SMALL, small_network\n"
+        "def load(): return load_engine('openvino-float32', small_network(), SMALL, torch.device('cpu'))\n"
+        "first, second = load(), load()\n"
+        "del first; del second\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked to stop'))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    paths = {**os.environ, "PYTHONPATH": f"{ROOT / 'handler'}"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=paths, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "asked to stop\n"), done.stderr
 
 
 def test_an_engine_is_refused_where_it_does_not_run() -> None:
