@@ -8,6 +8,7 @@ Fits to a run's checkpoint and leaves `calibration.json` in the run; `training.e
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
 from cxr.errors import ModelError
-from cxr.gate import ENGINES, REFERENCE, Parity, files_digest
+from cxr.gate import ENGINES, REFERENCE, Parity, files_digest, kind_of
 from cxr.predict import Prediction, Predictor, softmax
 from cxr.screen import Screen
 from training.command import run_command
@@ -121,6 +122,8 @@ def calibrate(predictions: Sequence[Prediction], targets: Targets, weights_sha25
 
 
 def _command(arguments: argparse.Namespace) -> None:
+    for name in arguments.engine or ():
+        files_digest(name, arguments.run)  # told before any film is scored
     films = load_films(arguments.data)
     records = films.of("val")
     predictor = checkpoint_predictor(arguments.run, arguments.device)
@@ -176,16 +179,23 @@ def _parity(
     except RuntimeError as error:  # torch's and OpenVINO's
         reason = str(error).partition("\n")[0]
         raise ModelError(f"engine {name!r} does not run here ({reason}): choose another --engine") from error
-    parity = parity_of(
+    compare = functools.partial(
+        parity_of,
         predictions,
         scored,
         np.array([record.target for record in records], dtype=np.int64),
         temperature=fitted.temperature,
-        threshold=fitted.operating_points[fitted.operating_point],
+        decisions=(fitted.operating_points[fitted.operating_point], *fitted.indeterminate),
         processor=processor_name(other.device),
         files_sha256=files_digest(name, run),
     )
+    parity = compare(asks=kind_of(name).asks)
     verdict = "does not pass" if parity.misses else "passes"
+    if parity.margin:
+        print(
+            f"{run}: {name} alone changes {compare().flips} of {parity.films} labels, so {REFERENCE} also scores films "
+            f"within {parity.margin:.2f} log-odds of a decision, here {parity.asked}"
+        )
     print(
         f"{run}: {name} {verdict}: {parity.flips} of {parity.films} labels change, "
         f"AUROC {parity.auroc_difference:+.5f}, "

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
+from cxr.decisions import log_odds, near_a_decision
 from cxr.engines import load_engine
 from cxr.errors import ModelError
 from cxr.gate import Parity, kind_of
@@ -25,9 +26,10 @@ def parity_of(
     targets: Targets,
     *,
     temperature: float,
-    threshold: float,
+    decisions: Sequence[float],
     processor: str,
     files_sha256: str = "",
+    asks: bool = False,
 ) -> Parity:
     """Compare two engines' predictions of the same films, in the same order.
 
@@ -35,12 +37,16 @@ def parity_of(
     ----------
     targets
         (N,), 1 for PNEUMONIA; both classes are there.
-    temperature, threshold
-        Of the calibrated model: what makes probabilities of logits, and labels of probabilities.
+    temperature, decisions
+        Of the calibrated model: what makes probabilities of logits, and where what is said of a film changes; the
+        threshold of the label comes first.
     processor
         What the other engine ran on.
     files_sha256
         Of the files it has of its own.
+    asks
+        Whether the reference answers in its place for films it puts near a decision. As near counts what the
+        log-odds of any film differ by, so that no label of these films changes; of others that is to be expected only.
 
     Raises
     ------
@@ -49,8 +55,16 @@ def parity_of(
     """
     if worthless := sum(not prediction.is_finite for prediction in other):
         raise ModelError(f"{worthless} of {len(other)} films get numbers that are not finite: choose another engine")
-    ours, theirs = (_pneumonia(predictions, temperature) for predictions in (reference, other))
+    margin, asked = 0.0, 0
+    if asks:
+        ours, theirs = (log_odds(_logits(predictions), temperature) for predictions in (reference, other))
+        margin = float(np.abs(ours - theirs).max())
+        near = near_a_decision(theirs, decisions, margin)
+        asked = int(near.sum())
+        other = [a if again else b for a, b, again in zip(reference, other, near, strict=True)]
+    ours, theirs = (softmax(_logits(predictions), temperature)[:, 1] for predictions in (reference, other))
     correlations = np.array([_correlation(_contrast(a), _contrast(b)) for a, b in zip(reference, other, strict=True)])
+    threshold = decisions[0]
     return Parity(
         films=len(reference),
         flips=int(np.sum((ours >= threshold) != (theirs >= threshold))),
@@ -60,6 +74,8 @@ def parity_of(
         cam_correlation_median=float(np.median(correlations)),
         processor=processor,
         files_sha256=files_sha256,
+        margin=margin,
+        asked=asked,
     )
 
 
@@ -92,8 +108,8 @@ def with_engine(predictor: Predictor, name: str, folder: Path) -> Predictor:
     return Predictor(network, predictor.spec, device, engine)
 
 
-def _pneumonia(predictions: Sequence[Prediction], temperature: float) -> Floats:
-    return softmax(np.stack([prediction.logits for prediction in predictions]), temperature)[:, 1]
+def _logits(predictions: Sequence[Prediction]) -> Floats:
+    return np.stack([prediction.logits for prediction in predictions])
 
 
 def _contrast(prediction: Prediction) -> npt.NDArray[np.float64]:

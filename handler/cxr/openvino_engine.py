@@ -24,8 +24,8 @@ from cxr.preprocess import normalise
 from cxr.spec import Preprocessing
 
 DIGEST_KEY: Final = "backbone_sha256"
-# int8: what is not quantised is multiplied in bfloat16 where the processor can.
-_HINTS: Final = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
+# int8: what is not quantised stays in float32, on every processor alike.
+_HINTS: Final = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 @functools.cache

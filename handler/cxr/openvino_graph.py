@@ -6,9 +6,11 @@ use to its maker; this takes a tenth of one and does neither. Its constants are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from openvino import Model
 from openvino import opset13 as ops
 from torch import nn
@@ -33,7 +35,18 @@ def graph_of(network: ResNet, size: int) -> Model:
     -------
     A model from ``films``, (1, 3, size, size) float32, to ``features``, (1, C, size/32, size/32) float32.
     """
-    plain = folded(network)
+    return graph_of_folded(folded(network), size, {})
+
+
+def graph_of_folded(plain: ResNet, size: int, factors: Mapping[str, torch.Tensor]) -> Model:
+    """As `graph_of`, of a network as `cxr.model.folded` gives it.
+
+    Parameters
+    ----------
+    factors
+        By name of a block, what the channels of its input are multiplied by before its convolutions read it, (C,); its
+        shortcut takes the input as it is.
+    """
     films = ops.parameter([1, 3, size, size], np.float32, name="films")
     x = ops.relu(_convolution(films, plain.conv1, "conv1"))
     pooling = plain.maxpool
@@ -41,21 +54,25 @@ def graph_of(network: ResNet, size: int) -> Model:
     x = ops.max_pool(x, stride, [1, 1], padding, padding, kernel).output(0)
     for stage in ("layer1", "layer2", "layer3", "layer4"):
         for number, block in enumerate(getattr(plain, stage)):
-            x = _block(x, block, f"{stage}.{number}")
+            name = f"{stage}.{number}"
+            x = _block(x, block, name, factors.get(name))
     features = ops.result(x)
     features.set_friendly_name("features")
     return Model([features], [films], "resnet")
 
 
-def _block(x: Node, block: nn.Module, name: str) -> Node:
+def _block(x: Node, block: nn.Module, name: str, factors: torch.Tensor | None) -> Node:
     """One residual block."""
     assert isinstance(block, BasicBlock | Bottleneck)
     parts = ("conv1", "conv2", "conv3") if isinstance(block, Bottleneck) else ("conv1", "conv2")
-    y = x
+    read = x
+    if factors is not None:
+        read = ops.multiply(x, ops.constant(factors.numpy().reshape(1, -1, 1, 1)), name=f"{name}.factors")
+    y = read
     for part in parts[:-1]:
         y = ops.relu(_convolution(y, getattr(block, part), f"{name}.{part}"))
     y = _convolution(y, getattr(block, parts[-1]), f"{name}.{parts[-1]}")
-    shortcut = x if block.downsample is None else _convolution(x, block.downsample, f"{name}.downsample")
+    shortcut = x if block.downsample is None else _convolution(read, block.downsample, f"{name}.downsample")
     return ops.relu(ops.add(y, shortcut, name=f"{name}.add"))
 
 

@@ -14,6 +14,7 @@ import torch
 from torchvision.models.resnet import ResNet
 
 from cxr.cam import Cam, class_maps, logits_of
+from cxr.decisions import log_odds, near_a_decision
 from cxr.engines import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.film import Pixels
@@ -119,13 +120,25 @@ class Predictor:
         Where the network runs.
     engine
         What computes the feature map; the reference by default.
+    margin
+        Films whose log-odds by the engine come as near as this to a decision of the spec get the reference's answer.
     """
 
-    def __init__(self, network: ResNet, spec: ModelSpec, device: torch.device, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        network: ResNet,
+        spec: ModelSpec,
+        device: torch.device,
+        engine: Engine | None = None,
+        *,
+        margin: float = 0.0,
+    ) -> None:
         self.network = network.eval().to(device)
         self.spec = spec
         self.device = device
-        self.engine = engine or ReferenceEngine(self.network, spec.preprocessing, device)
+        self.margin = margin
+        self._reference = ReferenceEngine(self.network, spec.preprocessing, device)
+        self.engine = engine or self._reference
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Predictor:
@@ -154,7 +167,8 @@ class Predictor:
         name = spec.engines[place.type]
         check_files(name, spec.parity, folder)
         engine = load_engine(name, network, spec.preprocessing, place, folder)
-        return cls(network, spec, place, engine)
+        margin = spec.parity[name].margin if name in spec.parity else 0.0
+        return cls(network, spec, place, engine, margin=margin)
 
     def predict(self, films: Sequence[Pixels]) -> list[Prediction]:
         """One prediction for each film, in their order, independent of which others are in the batch.
@@ -172,15 +186,21 @@ class Predictor:
         return predictions
 
     def _predict_batch(self, grey: torch.Tensor) -> list[Prediction]:
+        logits, maps = self._answers(self.engine, grey)
+        odds = log_odds(logits, self.spec.temperature)
+        for index in np.flatnonzero(near_a_decision(odds, self.spec.decisions, self.margin)):
+            # One at a time, so that its answer does not depend on which others are near.
+            logits[index : index + 1], maps[index : index + 1] = self._answers(self._reference, grey[index : index + 1])
+        bias = self.network.fc.bias.detach().double().cpu().numpy()
+        return [self._prediction(row, grid, bias) for row, grid in zip(logits, maps, strict=True)]
+
+    def _answers(self, engine: Engine, grey: torch.Tensor) -> tuple[Vector, Cam]:
+        """Logits (B, K) and maps (B, K, h, w) of films at the network's size, (B, S, S) uint8."""
         head = self.network.fc
         with torch.inference_mode():
-            maps = class_maps(self.engine.features(grey), head.weight)
+            maps = class_maps(engine.features(grey), head.weight)
             logits = logits_of(maps, head.bias)
-        bias = head.bias.detach().double().cpu().numpy()
-        return [
-            self._prediction(row, grid, bias)
-            for row, grid in zip(logits.double().cpu().numpy(), maps.cpu().numpy(), strict=True)
-        ]
+        return logits.double().cpu().numpy(), maps.cpu().numpy()
 
     def _prediction(self, logits: Vector, maps: Cam, bias: Vector) -> Prediction:
         probabilities = softmax(logits, self.spec.temperature)

@@ -148,6 +148,11 @@ class ModelSpec:
         """The probability of PNEUMONIA at and above which a film is called PNEUMONIA."""
         return self.operating_points[self.operating_point]
 
+    @property
+    def decisions(self) -> tuple[float, ...]:
+        """The probabilities of PNEUMONIA where what is said of a film changes: the threshold, the band's ends."""
+        return (self.threshold, *(self.indeterminate or ()))
+
     def to_json(self) -> str:
         """The spec as indented JSON, the same text for the same spec."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,40 @@ def test_temperature_softens_probabilities_and_leaves_logits(tmp_path: Path) -> 
     soft = predictor(tmp_path).predict([FILMS[0]])[0]
     np.testing.assert_array_equal(soft.logits, plain.logits)
     np.testing.assert_allclose(soft.probabilities, scipy_softmax(plain.logits / 4.0))
+
+
+class Shifted:
+    """An engine that is the reference, with all features a little larger."""
+
+    name = "openvino-int8"
+    max_batch = 4
+    sizes = (1,)
+
+    def __init__(self, model: Predictor) -> None:
+        self._engine = model.engine
+
+    def features(self, grey: torch.Tensor) -> torch.Tensor:
+        return self._engine.features(grey) * 1.001
+
+
+def test_films_near_a_decision_get_the_references_answer_and_no_others(model: Predictor) -> None:
+    expected = model.predict(FILMS)
+    odds = np.array([np.subtract(*one.logits[::-1]) for one in expected])
+    nearest = int(np.argsort(odds)[len(odds) // 2])
+    threshold = 1 / (1 + np.exp(-odds[nearest]))
+    spec = dataclasses.replace(model.spec, operating_points={"youden": threshold}, indeterminate=None)
+    engine = Shifted(model)
+    alone = Predictor(model.network, spec, model.device, engine).predict(FILMS)
+    margin = 2 * max(abs(np.subtract(*(a.logits - b.logits))) for a, b in zip(alone, expected, strict=True))
+    asked = Predictor(model.network, spec, model.device, engine, margin=margin).predict(FILMS)
+    again = [index for index in range(len(FILMS)) if not np.array_equal(asked[index].maps, alone[index].maps)]
+    assert nearest in again
+    assert len(again) < len(FILMS)
+    for index in again:
+        np.testing.assert_allclose(asked[index].logits, expected[index].logits, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(asked[index].maps.mean((1, 2)) + asked[index].bias, asked[index].logits, atol=1e-5)
+    one = Predictor(model.network, spec, model.device, engine, margin=margin).predict([FILMS[nearest]])[0]
+    np.testing.assert_array_equal(one.logits, asked[nearest].logits)
 
 
 def test_softmax_does_not_overflow() -> None:

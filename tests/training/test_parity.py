@@ -28,7 +28,7 @@ def test_flips_differences_and_correlations_are_counted() -> None:
     reference = [prediction(logit, ONE) for logit in (-1.0, 0.1, 0.5, 2.0)]
     other = [prediction(-1.0, ONE), prediction(-0.1, OTHER), prediction(0.5, ONE), prediction(2.0, ONE)]
     targets = np.array([0, 1, 0, 1])
-    parity = parity_of(reference, other, targets, temperature=1.0, threshold=0.5, processor="p")
+    parity = parity_of(reference, other, targets, temperature=1.0, decisions=[0.5], processor="p")
     assert (parity.films, parity.flips, parity.processor) == (4, 1, "p")
     # of four pairs (one ill, one well) the reference ranks three rightly, and so does the other
     assert parity.auroc_difference == 0.0
@@ -39,21 +39,36 @@ def test_flips_differences_and_correlations_are_counted() -> None:
 
 def test_a_worse_ranking_is_a_negative_difference() -> None:
     reference = [prediction(logit, ONE) for logit in (-1.0, 1.0)]
-    parity = parity_of(reference, reference[::-1], np.array([0, 1]), temperature=1.0, threshold=0.5, processor="p")
+    parity = parity_of(reference, reference[::-1], np.array([0, 1]), temperature=1.0, decisions=[0.5], processor="p")
     assert parity.auroc_difference == -1.0
+
+
+def test_a_film_that_comes_near_a_decision_gets_the_references_answer() -> None:
+    reference = [prediction(logit, ONE) for logit in (-1.0, 0.1, 0.9, 2.0)]
+    other = [prediction(-1.0, OTHER), prediction(-0.1, OTHER), prediction(0.8, OTHER), prediction(2.0, OTHER)]
+    targets = np.array([0, 1, 0, 1])
+    ones = {"temperature": 2.0, "decisions": [0.5], "processor": "p"}
+    alone = parity_of(reference, other, targets, **ones)
+    assert (alone.flips, alone.margin, alone.asked) == (1, 0.0, 0)
+    parity = parity_of(reference, other, targets, asks=True, **ones)
+    assert parity.margin == pytest.approx(0.1)  # 0.2 in logits, at temperature 2
+    assert (parity.flips, parity.asked) == (0, 1)
+    assert parity.cam_correlation_median == pytest.approx(0.8)
+    both = parity_of(reference, other, targets, asks=True, **{**ones, "decisions": [0.5, 1 / (1 + np.exp(-0.45))]})
+    assert both.asked == 2
 
 
 def test_an_even_map_correlates_with_nothing_but_itself() -> None:
     even, uneven = prediction(0.0, [1.0] * 4), prediction(0.0, ONE)
     targets = np.array([0, 1])
-    parity = parity_of([even, even], [even, uneven], targets, temperature=1.0, threshold=0.5, processor="p")
+    parity = parity_of([even, even], [even, uneven], targets, temperature=1.0, decisions=[0.5], processor="p")
     assert (parity.cam_correlation, parity.cam_correlation_median) == (0.0, 0.5)
 
 
 def test_an_engine_that_overflows_is_refused_and_not_compared() -> None:
     good, bad = prediction(0.0, ONE), prediction(float("inf"), ONE)
     with pytest.raises(ModelError, match="1 of 2 films get numbers that are not finite"):
-        parity_of([good, good], [good, bad], np.array([0, 1]), temperature=1.0, threshold=0.5, processor="p")
+        parity_of([good, good], [good, bad], np.array([0, 1]), temperature=1.0, decisions=[0.5], processor="p")
 
 
 def test_the_processor_has_a_name() -> None:

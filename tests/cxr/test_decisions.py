@@ -1,0 +1,33 @@
+"""Which films come near a decision, in log-odds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cxr.decisions import log_odds, near_a_decision
+
+
+def test_log_odds_are_those_of_the_calibrated_probability() -> None:
+    odds = log_odds(np.array([[0.25, 1.25], [3.0, -1.0]]), 2.0)
+    np.testing.assert_allclose(odds, [0.5, -2.0])
+
+
+@pytest.mark.parametrize(
+    ("decisions", "margin", "near"),
+    [
+        ([0.5], 0.5, [False, False, True, True, False]),
+        ([0.5, 1 / (1 + np.exp(2.0))], 0.5, [False, True, True, True, False]),
+        ([0.5], 0.0, [False] * 5),
+        ([0.0, 1.0], 5.0, [False] * 5),  # nothing is ever as near as that to certainty
+    ],
+)
+def test_near_is_what_lies_within_the_margin_of_any_decision(
+    decisions: list[float], margin: float, near: list[bool]
+) -> None:
+    odds = np.array([-3.0, -2.25, -0.5, 0.25, 0.75])
+    assert near_a_decision(odds, decisions, margin).tolist() == near
+
+
+def test_a_worthless_answer_is_near_nothing() -> None:
+    assert not near_a_decision(np.array([np.nan, np.inf, -np.inf]), [0.5], 1.0).any()
