@@ -28,8 +28,8 @@ _LEAST: Final = 1e-3  # of the widest channel: narrower ones count as this
 Ranges = Mapping[str, torch.Tensor]
 
 
-def input_ranges(plain: ResNet, tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The largest size of each input channel of every convolution in a block, over some films.
+def ranges_of(plain: ResNet, tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The largest size of each channel that a convolution in a block reads, or that a block gives, over some films.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def input_ranges(plain: ResNet, tensors: Iterable[torch.Tensor]) -> dict[str, to
 
     Returns
     -------
-    (C,) for each, by the name of the convolution.
+    (C,) for each, by the name of the convolution or the block.
     """
     found: dict[str, torch.Tensor] = {}
 
@@ -49,9 +49,11 @@ def input_ranges(plain: ResNet, tensors: Iterable[torch.Tensor]) -> dict[str, to
         found[name] = torch.maximum(found[name], widest) if name in found else widest
 
     hooks = [
-        module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: note(name, inputs[0] if isinstance(module, nn.Conv2d) else output)
+        )
         for name, module in plain.named_modules()
-        if isinstance(module, nn.Conv2d) and "." in name
+        if "." in name and isinstance(module, nn.Conv2d | BasicBlock | Bottleneck)
     ]
     with torch.inference_mode():
         for tensor in tensors:
@@ -67,9 +69,9 @@ def equalise(plain: ResNet, ranges: Ranges, keep: Collection[str] = ()) -> dict[
     Parameters
     ----------
     plain
-        As for `input_ranges`; afterwards it computes what it did only with the factors that are given back.
+        As for `ranges_of`; afterwards it computes what it did only with the factors that are given back.
     ranges
-        Of `input_ranges`.
+        Of `ranges_of`.
     keep
         Stages that are left as they are: ``layer1`` to ``layer4``.
 

@@ -35,12 +35,14 @@ from cxr.predict import Predictor
 from cxr.preprocess import to_tensor
 from training.command import run_command
 from training.data import Record, load_films
-from training.equalise import equalise, input_ranges
+from training.equalise import equalise, ranges_of
 from training.errors import TrainingError
 from training.runs import checkpoint_predictor, write_whole
 
 FILMS: Final = 300
 KEPT: Final = ("conv1", "layer1")
+# Blocks whose output tells that a film reaches further than the films the ranges were made with: the first of a stage.
+_WATCHED: Final = ("layer2.0", "layer3.0", "layer4.0")
 _SEED: Final = 20
 
 
@@ -76,7 +78,7 @@ def quantise(
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         from cxr.openvino_engine import DIGEST_KEY
-        from cxr.openvino_graph import graph_of_folded
+        from cxr.openvino_graph import graph_of_folded, watch
     except ImportError as error:
         raise TrainingError(f"int8 needs NNCF and OpenVINO ({error}): pip install 'pneumoscan[quantise]'") from error
     size = predictor.spec.preprocessing.size
@@ -84,7 +86,8 @@ def quantise(
     tensors = _Tensors([records[index] for index in chosen], predictor)
     plain = folded(predictor.network)
     told = tqdm(tensors, desc="ranges", unit="film", leave=False)
-    factors = equalise(plain, input_ranges(plain, map(torch.from_numpy, told)), keep)
+    ranges = ranges_of(plain, map(torch.from_numpy, told))
+    factors = equalise(plain, ranges, keep)
     kept = [r".*\.add", *(rf"{name}[.].*|{name}" for name in keep)]
     nncf.set_log_level(logging.WARNING)
     with contextlib.redirect_stdout(sys.stderr):  # its progress bars
@@ -101,6 +104,7 @@ def quantise(
                 disable_bias_correction=True,  # with ranges as wide as these it made maps a little worse
             ),
         )
+    watch(model, {name: float(ranges[name].max()) for name in _WATCHED if float(ranges[name].max()) > 0})
     model.set_rt_info(backbone_digest(predictor.network), DIGEST_KEY)
     with tempfile.TemporaryDirectory(prefix="cxr-int8-") as folder:
         graph, weights = (Path(folder) / name for name in INT8_FILES)

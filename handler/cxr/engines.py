@@ -69,8 +69,9 @@ def load_engine(
     """
     if device.type not in kind_of(name).devices:
         raise ModelError(f"engine {name!r} does not run on {device.type}: choose another")
+    reference = ReferenceEngine(network, preprocessing, device)
     if name == REFERENCE:
-        return ReferenceEngine(network, preprocessing, device)
+        return reference
     if device.type == "cuda":
         from cxr.cuda_engine import CudaEngine
 
@@ -89,4 +90,4 @@ def load_engine(
             f"engine {name!r} needs OpenVINO ({error}): pip install 'pneumoscan[model]', or export with --cpu-engine "
             f"{REFERENCE}"
         ) from error
-    return OpenVinoEngine.load(name, network, preprocessing, folder)
+    return OpenVinoEngine.load(name, network, reference.features, preprocessing, folder)

@@ -61,6 +61,25 @@ def graph_of_folded(plain: ResNet, size: int, factors: Mapping[str, torch.Tensor
     return Model([features], [films], "resnet")
 
 
+def watch(model: Model, limits: Mapping[str, float]) -> None:
+    """Add the output ``reach`` to a graph: the largest activation at some places, as a share of what is let pass there.
+
+    Parameters
+    ----------
+    limits
+        By name of a block, the largest output it may give.
+    """
+    outputs = {node.get_friendly_name(): node.output(0) for node in model.get_ops()}
+    axes = ops.constant(np.arange(4))
+    shares = [
+        ops.divide(ops.reduce_max(outputs[f"{name}.output"], axes, keep_dims=True), ops.constant(np.float32(limit)))
+        for name, limit in limits.items()
+    ]
+    reach = ops.reduce_max(ops.concat(shares, 0), axes, keep_dims=False)
+    reach.output(0).set_names({"reach"})
+    model.add_results([ops.result(reach)])
+
+
 def _block(x: Node, block: nn.Module, name: str, factors: torch.Tensor | None) -> Node:
     """One residual block."""
     assert isinstance(block, BasicBlock | Bottleneck)
@@ -73,7 +92,7 @@ def _block(x: Node, block: nn.Module, name: str, factors: torch.Tensor | None) -
         y = ops.relu(_convolution(y, getattr(block, part), f"{name}.{part}"))
     y = _convolution(y, getattr(block, parts[-1]), f"{name}.{parts[-1]}")
     shortcut = x if block.downsample is None else _convolution(read, block.downsample, f"{name}.downsample")
-    return ops.relu(ops.add(y, shortcut, name=f"{name}.add"))
+    return ops.relu(ops.add(y, shortcut, name=f"{name}.add"), name=f"{name}.output")
 
 
 def _convolution(x: Node, convolution: nn.Module, name: str) -> Node:

@@ -15,7 +15,7 @@ from cxr.model import build, features, folded
 from cxr.openvino_engine import core
 from cxr.openvino_graph import graph_of, graph_of_folded
 from tests.cxr.networks import lively
-from training.equalise import equalise, input_ranges
+from training.equalise import equalise, ranges_of
 
 ARCHS = ["resnet10", "resnet50"]
 
@@ -42,7 +42,7 @@ def by_openvino(model: openvino.Model, tensor: torch.Tensor) -> np.ndarray:
 
 def unevenness(plain: ResNet) -> float:
     """How many times as wide the widest channel is as the median one, in the median convolution."""
-    ranges = input_ranges(plain, tensors())
+    ranges = ranges_of(plain, tensors())
     inside = [widths for name, widths in ranges.items() if name.endswith((".conv2", ".conv3"))]
     return float(np.median([float(widths.max() / widths.median().clamp_min(1e-6)) for widths in inside]))
 
@@ -51,7 +51,7 @@ def unevenness(plain: ResNet) -> float:
 def test_the_graph_computes_the_same_with_the_factors_that_are_left(arch: str) -> None:
     network = uneven(arch)
     plain = folded(network)
-    factors = equalise(plain, input_ranges(plain, tensors()))
+    factors = equalise(plain, ranges_of(plain, tensors()))
     expected = by_openvino(graph_of(network, 64), tensors(1)[0])
     got = by_openvino(graph_of_folded(plain, 64, factors), tensors(1)[0])
     assert not np.allclose(got, by_openvino(graph_of_folded(plain, 64, {}), tensors(1)[0]), rtol=1e-2)
@@ -61,7 +61,7 @@ def test_the_graph_computes_the_same_with_the_factors_that_are_left(arch: str) -
 def test_channels_inside_the_blocks_are_more_even() -> None:
     plain = folded(uneven("resnet50"))
     before = unevenness(plain)
-    equalise(plain, input_ranges(plain, tensors()))
+    equalise(plain, ranges_of(plain, tensors()))
     assert unevenness(plain) < before / 2
 
 
@@ -70,7 +70,7 @@ def test_a_kept_stage_keeps_its_weights_and_the_network_given_is_left_alone() ->
     before = copy.deepcopy(network.state_dict())
     plain = folded(network)
     own = plain.layer1[0].conv1.weight.clone()
-    factors = equalise(plain, input_ranges(plain, tensors()), keep=("conv1", "layer1"))
+    factors = equalise(plain, ranges_of(plain, tensors()), keep=("conv1", "layer1"))
     assert torch.equal(plain.layer1[0].conv1.weight, own)
     assert set(factors) == {"layer2.0", "layer3.0", "layer4.0"}
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())
@@ -78,7 +78,7 @@ def test_a_kept_stage_keeps_its_weights_and_the_network_given_is_left_alone() ->
 
 def test_ranges_are_the_largest_sizes_over_all_films() -> None:
     plain = folded(lively(build("resnet10", 2)))
-    ranges = input_ranges(plain, tensors())
+    ranges = ranges_of(plain, tensors())
     seen = []
     hook = plain.layer3[0].conv2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].abs()))
     with torch.inference_mode():
@@ -96,6 +96,6 @@ def test_a_channel_that_is_never_alive_gets_a_finite_factor() -> None:
         network.layer2[0].bn1.bias[0] = -1.0
         network.layer2[0].conv2.weight[:, 1] = 0.0
     plain = folded(network)
-    factors = equalise(plain, input_ranges(plain, tensors()))
+    factors = equalise(plain, ranges_of(plain, tensors()))
     assert all(bool(torch.isfinite(tensor).all()) for tensor in plain.state_dict().values())
     assert all(bool((one > 0).all()) for one in factors.values())

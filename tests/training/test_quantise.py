@@ -19,6 +19,7 @@ from cxr.preprocess import normalise, resize
 from cxr.spec import SPEC_FILE, ModelSpec
 from scripts.package_mar import package
 from tests.cxr.networks import SMALL, small_network
+from tests.films import film
 from tests.training.folders import write_manifest
 from training import calibrate, export, quantise, train
 from training.data import load_films
@@ -57,6 +58,20 @@ def test_it_is_near_the_reference_on_films_it_has_not_seen(run: Path, data: Path
         expected = features(predictor.network, normalise(torch.from_numpy(films), preprocessing))
         got = engine.features(torch.from_numpy(films))
     assert 0.9 < np.corrcoef(got.numpy().ravel(), expected.numpy().ravel())[0, 1] < 1 - 1e-7
+
+
+def test_a_film_that_reaches_beyond_the_ranges_gets_the_references_features(run: Path) -> None:
+    predictor = checkpoint_predictor(run, "cpu")
+    preprocessing = predictor.spec.preprocessing
+    engine = load_engine("openvino-int8", predictor.network, preprocessing, CPU, run)
+    board = np.indices((64, 64)).sum(axis=0) % 2 * 255  # no film has edges like these
+    films = torch.from_numpy(np.stack([film(3, 64, 64), board.astype(np.uint8)]))
+    with torch.inference_mode():
+        expected = features(predictor.network, normalise(films, preprocessing))
+        got = engine.features(films)
+    assert not torch.allclose(got[0], expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got[1], expected[1], rtol=1e-5, atol=1e-5)
+    assert torch.equal(engine.features(films[1:])[0], got[1])
 
 
 def test_it_belongs_to_its_weights_alone(run: Path) -> None:
