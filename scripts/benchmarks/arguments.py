@@ -136,6 +136,12 @@ def _add_peers(what: Any) -> None:
     command.add_argument("--seconds", type=seconds, default=settings.seconds, help="of a measurement (%(default)g)")
     command.add_argument("--clients", type=positive, default=settings.null_clients, help="with no model (%(default)s)")
     command.add_argument(
+        "--films",
+        type=Path,
+        metavar="DIR",
+        help="films for the servers with the model, saved as colour JPEG for all of them (default: drawn ones)",
+    )
+    command.add_argument(
         "--restart", action="store_true", help="start a server for each measurement instead of keeping all at once"
     )
     _add_output(command)
@@ -150,6 +156,7 @@ def _peers(arguments: argparse.Namespace) -> Measured:
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         null_clients=arguments.clients,
+        films=arguments.films,
         parts=parts,
         restart=arguments.restart,
     )

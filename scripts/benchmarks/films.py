@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from cxr.film import Pixels
+from cxr.images import decode
 from scripts.benchmarks.servers import WrongUsage
 from scripts.film_files import find_films
 from training.toy.anatomy import draw_anatomy
@@ -31,8 +34,12 @@ def _drawn(size: tuple[int, int], number: int) -> ToyFilm:
 
 def jpeg(film: ToyFilm, mode: str = "L") -> bytes:
     """A drawn film as JPEG, grey or, with mode RGB, as colour."""
+    return _jpeg(np.rint(film.pixels * 255).astype(np.uint8), mode)
+
+
+def _jpeg(pixels: Pixels, mode: str) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.rint(film.pixels * 255).astype(np.uint8)).convert(mode).save(stream, "JPEG", quality=_QUALITY)
+    Image.fromarray(pixels).convert(mode).save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()
 
 
@@ -64,9 +71,27 @@ def small_films(count: int = 4) -> dict[str, bytes]:
     return {f"JPEG 224x224 #{number}": KINDS["JPEG 224x224"](number) for number in range(count)}
 
 
-def colour_films(count: int = 4) -> dict[str, bytes]:
-    """Drawn 1024x1024 films saved as colour JPEG: what every server that is compared can read."""
-    return {f"colour JPEG 1024x1024 #{number}": jpeg(_drawn(MIDDLE, number), "RGB") for number in range(count)}
+def colour_films(folder: Path | None) -> dict[str, bytes]:
+    """Films saved as colour JPEG, which every server that is compared can read.
+
+    Parameters
+    ----------
+    folder
+        Whose films, each at its own size; four drawn ones of 1024x1024 where None is given.
+
+    Raises
+    ------
+    WrongUsage
+        The folder holds none.
+    """
+    if folder is None:
+        return {f"colour JPEG 1024x1024 #{number}": jpeg(_drawn(MIDDLE, number), "RGB") for number in range(4)}
+    return {name: _jpeg(decode(data).pixels, "RGB") for name, data in films_of(folder).items()}
+
+
+def grey_films(count: int, side: int) -> npt.NDArray[np.uint8]:
+    """Drawn films at the size of a network's input: (count, side, side)."""
+    return np.stack([np.rint(_drawn((side, side), number).pixels * 255).astype(np.uint8) for number in range(count)])
 
 
 def films_of(folder: Path | None) -> dict[str, bytes]:

@@ -39,6 +39,8 @@ class Settings:
         Of a measurement.
     null_clients
         Of the closed loop where no model is behind the servers; where one is there are two for each worker.
+    films
+        A folder of films for the servers with the model; None for drawn ones.
     parts
         ``null``, ``model`` or both.
     restart
@@ -51,6 +53,7 @@ class Settings:
     rounds: int = 5
     seconds: float = 8.0
     null_clients: int = 16
+    films: Path | None = None
     parts: tuple[str, ...] = ("null", "model")
     restart: bool = False
     deadline_s: float = 60.0
@@ -76,7 +79,7 @@ def benchmark_peers(archive: Path, python: str, settings: Settings) -> dict[str,
     found: dict[str, Any] = {
         "what": "peers",
         "machine": {**host(), "versions": versions},
-        "settings": asdict(settings),
+        "settings": {**asdict(settings), "films": str(settings.films or "drawn")},
         "cores": workers,
         "parts": {},
     }
@@ -88,8 +91,9 @@ def benchmark_peers(archive: Path, python: str, settings: Settings) -> dict[str,
             found["parts"]["null"] = {"title": "no model: a constant for each film of 224x224", **part}
         if "model" in settings.parts:
             told("servers with the model")
-            part = _compare(MODEL, place, colour_films(), 2 * workers, settings, versions)
-            found["parts"]["model"] = {"title": "the same weights: colour JPEG films of 1024x1024", **part}
+            part = _compare(MODEL, place, colour_films(settings.films), 2 * workers, settings, versions)
+            size = "of a folder" if settings.films else "of 1024x1024"
+            found["parts"]["model"] = {"title": f"the same weights: colour JPEG films {size}", **part}
     return found
 
 

@@ -20,6 +20,7 @@ from cxr.gate import ENGINES, REFERENCE
 from cxr.model import build, pool
 from cxr.predict import Predictor
 from cxr.spec import Preprocessing
+from scripts.benchmarks.films import grey_films
 from training.hardware import processor_name
 
 
@@ -46,7 +47,7 @@ def benchmark_raw(arch: str, device: torch.device, batch: int, repeats: int, run
         network, preprocessing, arch = model.network, model.spec.preprocessing, model.spec.arch
     engines, missing = _engines(network, preprocessing, device, run)
     side = preprocessing.size
-    films = torch.randint(0, 256, (batch, side, side), dtype=torch.uint8)
+    films = torch.from_numpy(grey_films(batch, side))
     head = network.fc
     steps: dict[str, Callable[[], object]] = {name: partial(_pass, one, films) for name, one in engines.items()}
     with torch.inference_mode():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cxr.images import decode
 from cxr.spec import DECODES
@@ -113,8 +115,15 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     assert (unpack(tmp_path / "yes.mar", tmp_path / "out") / "model.json").read_text() == "{}"
 
 
+def test_films_of_a_folder_are_saved_as_colour_jpeg_for_servers_that_read_no_other(tmp_path: Path) -> None:
+    (tmp_path / "grey.png").write_bytes(KINDS["PNG 1024x1024"](0))
+    (saved,) = colour_films(tmp_path).values()
+    picture = Image.open(io.BytesIO(saved))
+    assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (1024, 1024))
+
+
 def test_the_services_that_are_compared_answer_the_same_film(model: Path) -> None:
-    film = next(iter(colour_films(1).values()))
+    film = next(iter(colour_films(None).values()))
     ours = json.loads(answerer("ours", model)(film))
     assert load_service(model, "cpu").identity.arch == "resnet10"
     said = [json.loads(answerer(service, model)(film)) for service in ("eager", "map")]
