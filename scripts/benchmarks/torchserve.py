@@ -137,7 +137,7 @@ def _pack(service: str, unpacked: Path, folder: Path, store: Path, workers: int)
     if service == "stock":
         command += [*_stock_model(unpacked, parts), "--handler", "image_classifier"]
     else:
-        handler = REPOSITORY / "scripts" / "benchmark_peer_handler.py"
+        handler = REPOSITORY / "scripts" / "benchmarks" / "peer_handler.py"
         command += ["--handler", str(handler), "--extra-files", str(extras)]
     temp = folder / "pack"  # the archiver wipes $TMPDIR/<model name>
     temp.mkdir()
