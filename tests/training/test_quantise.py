@@ -69,8 +69,8 @@ def test_a_film_that_reaches_beyond_the_ranges_gets_the_references_features(run:
     with torch.inference_mode():
         expected = features(predictor.network, normalise(films, preprocessing))
         got = engine.features(films)
-    assert not torch.allclose(got[0], expected[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(got[1], expected[1], rtol=1e-5, atol=1e-5)
+    quantised, asked = ((got - expected).abs().amax((1, 2, 3)) / expected.abs().amax((1, 2, 3))).tolist()
+    assert asked < 1e-4 < 1e-3 < quantised
     assert torch.equal(engine.features(films[1:])[0], got[1])
 
 
