@@ -14,6 +14,7 @@ from cxr.engines import load_engine
 from cxr.errors import ModelError
 from cxr.gate import INT8_FILES, REFERENCE, Parity, files_digest
 from cxr.model import features
+from cxr.openvino_engine import _adds_int8_exactly
 from cxr.predict import Predictor
 from cxr.preprocess import normalise, resize
 from cxr.spec import SPEC_FILE, ModelSpec
@@ -26,6 +27,7 @@ from training.data import load_films
 from training.runs import checkpoint_predictor
 
 CPU = torch.device("cpu")
+needs_vnni = pytest.mark.skipif(not _adds_int8_exactly(), reason="this processor has no VNNI")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,7 @@ def test_its_convolutions_are_in_8_bits_but_those_that_are_kept(run: Path) -> No
     assert 'element_type="i8"' in text
 
 
+@needs_vnni
 def test_it_is_near_the_reference_on_films_it_has_not_seen(run: Path, data: Path) -> None:
     predictor = checkpoint_predictor(run, "cpu")
     preprocessing = predictor.spec.preprocessing
@@ -60,6 +63,7 @@ def test_it_is_near_the_reference_on_films_it_has_not_seen(run: Path, data: Path
     assert 0.9 < np.corrcoef(got.numpy().ravel(), expected.numpy().ravel())[0, 1] < 1 - 1e-7
 
 
+@needs_vnni
 def test_a_film_that_reaches_beyond_the_ranges_gets_the_references_features(run: Path) -> None:
     predictor = checkpoint_predictor(run, "cpu")
     preprocessing = predictor.spec.preprocessing
@@ -87,6 +91,7 @@ def test_a_damaged_file_is_told_as_such(run: Path, tmp_path: Path) -> None:
         load_engine("openvino-int8", checkpoint_predictor(run, "cpu").network, SMALL, CPU, tmp_path)
 
 
+@needs_vnni
 def test_the_figures_of_one_graph_do_not_let_another_of_the_same_weights_serve(run: Path, tmp_path: Path) -> None:
     for name in ("checkpoint.pth", *INT8_FILES):
         shutil.copyfile(run / name, tmp_path / name)
@@ -136,6 +141,7 @@ def test_an_engine_that_does_not_run_is_left_out_unless_it_was_asked_for(
     assert calibrate.main([*common, "--engine", "openvino-float32"]) == 2
 
 
+@needs_vnni
 def test_it_serves_only_after_it_was_compared(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["--run", str(run), "--cpu-engine", "openvino-int8"]
     assert calibrate.main(["--run", str(run), "--data", str(data), "--device", "cpu"]) == 0
