@@ -72,7 +72,7 @@ class OpenVinoEngine:
                 f"engine {name!r} needs a processor with bfloat16 arithmetic (AVX-512 BF16 or AMX), and this one has "
                 "none: export with --cpu-engine openvino-float32"
             )
-        if precision == "int8" and not _adds_int8_exactly():
+        if precision == "int8" and not adds_int8_exactly():
             raise ModelError(
                 f"engine {name!r} needs a processor with VNNI, and this one has none, so that sums of 8-bit products "
                 "would overflow: export with --cpu-engine openvino-float32"
@@ -133,7 +133,7 @@ class OpenVinoEngine:
         return torch.from_numpy(out)
 
 
-def _adds_int8_exactly() -> bool:
+def adds_int8_exactly() -> bool:
     """Whether the processor adds products of 8-bit numbers in 32 bits; x86 before VNNI adds pairs of them in 16."""
     able = torch.cpu.get_capabilities()
     return able["architecture"] != "x86_64" or any(able.get(one) for one in ("avx512_vnni", "avx_vnni", "amx_int8"))
