@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torchvision.models.resnet import ResNet
 
 from cxr.cam import Cam, class_maps, logits_of
-from cxr.decisions import log_odds, near_a_decision
+from cxr.decisions import Vector, log_odds, near_a_decision
 from cxr.engines import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.film import Pixels
@@ -24,8 +23,6 @@ from cxr.preprocess import resize
 from cxr.spec import CLASSES, ModelSpec, sha256_of
 
 TARGETS: Final = (*CLASSES, "contrast")
-
-Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
