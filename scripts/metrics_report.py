@@ -53,6 +53,7 @@ def _version(seen: Snapshot, version: str, seconds: float | None) -> dict[str, A
         "films_per_s": round(films / seconds, _DIGITS) if seconds else None,
         "labels": _shares(answered),
         "indeterminate": _share(seen.total("cxr_indeterminate_total", labels), films),
+        "rescored": _share(seen.total("cxr_rescored_total", labels), films),
         "formats": _shares(seen.by("cxr_images_total", "format", labels)),
         "mean_probability": _rounded(seen.mean("cxr_probability_pneumonia", labels)),
         "mean_batch_size": _rounded(seen.mean("cxr_batch_size", labels)),
@@ -123,8 +124,9 @@ def _version_lines(one: Mapping[str, Any]) -> list[str]:
     lines = [f"requests   {one['requests']:.0f}{rate}   {_mix(one['outcomes'])}"]
     if one["errors"]:
         lines.append("errors     " + "  ".join(f"{code} {count:.0f}" for code, count in one["errors"].items()))
+    again = f"   scored again {_percent(one['rescored'])}" if one["rescored"]["count"] else ""
     lines.append(
-        f"films      {one['films']:.0f}   {_mix(one['labels'])}   indeterminate {_percent(one['indeterminate'])}"
+        f"films      {one['films']:.0f}   {_mix(one['labels'])}   indeterminate {_percent(one['indeterminate'])}{again}"
     )
     lines.append(f"formats    {_mix(one['formats'])}")
     lines.append(f"{'stage':<11}{'mean':>10}{'p50':>10}{'p95':>10}")

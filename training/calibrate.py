@@ -8,11 +8,11 @@ Fits to a run's checkpoint and leaves `calibration.json` in the run; `training.e
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -173,28 +173,27 @@ def _parity(
     run: Path,
 ) -> Parity:
     """What an engine says of the films that the reference's predictions are of; told, with what the gate says of it."""
+    second = kind_of(name).second
     try:
         other = with_engine(reference, name, run)
-        scored = score(other, records, what=name)
+        parity = parity_of(
+            predictions,
+            score(other, records, what=name),
+            np.array([record.target for record in records], dtype=np.int64),
+            temperature=fitted.temperature,
+            decisions=(fitted.operating_points[fitted.operating_point], *fitted.indeterminate),
+            processor=processor_name(other.device),
+            files_sha256=files_digest(name, run),
+            again=None if second is None else partial(_score_some, with_engine(reference, second, run), records),
+        )
     except RuntimeError as error:  # torch's and OpenVINO's
         reason = str(error).partition("\n")[0]
         raise ModelError(f"engine {name!r} does not run here ({reason}): choose another --engine") from error
-    compare = functools.partial(
-        parity_of,
-        predictions,
-        scored,
-        np.array([record.target for record in records], dtype=np.int64),
-        temperature=fitted.temperature,
-        decisions=(fitted.operating_points[fitted.operating_point], *fitted.indeterminate),
-        processor=processor_name(other.device),
-        files_sha256=files_digest(name, run),
-    )
-    parity = compare(asks=kind_of(name).asks)
     verdict = "does not pass" if parity.misses else "passes"
-    if parity.margin:
+    if second is not None:
         print(
-            f"{run}: {name} alone changes {compare().flips} of {parity.films} labels, so {REFERENCE} also scores films "
-            f"within {parity.margin:.2f} log-odds of a decision, here {parity.asked}"
+            f"{run}: {name} leaves {parity.asked} of {parity.films} films to {second}: those within "
+            f"{parity.margin:.2f} log-odds of a decision, and those beyond its ranges"
         )
     print(
         f"{run}: {name} {verdict}: {parity.flips} of {parity.films} labels change, "
@@ -203,6 +202,10 @@ def _parity(
         f"heat maps correlate by {parity.cam_correlation:.4f} or more (median {parity.cam_correlation_median:.4f})"
     )
     return parity
+
+
+def _score_some(predictor: Predictor, records: Sequence[Record], places: Sequence[int]) -> list[Prediction]:
+    return score(predictor, [records[place] for place in places], what=predictor.engine.name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

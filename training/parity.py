@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cxr.decisions import log_odds, near_a_decision
+from cxr.decisions import left_open, log_odds
 from cxr.engines import load_engine
 from cxr.errors import ModelError
 from cxr.gate import Parity, kind_of
@@ -29,7 +29,7 @@ def parity_of(
     decisions: Sequence[float],
     processor: str,
     files_sha256: str = "",
-    asks: bool = False,
+    again: Callable[[Sequence[int]], Sequence[Prediction]] | None = None,
 ) -> Parity:
     """Compare two engines' predictions of the same films, in the same order.
 
@@ -44,24 +44,27 @@ def parity_of(
         What the other engine ran on.
     files_sha256
         Of the files it has of its own.
-    asks
-        Whether the reference answers in its place for films it puts near a decision. As near counts what the
-        log-odds of any film differ by, so that no label of these films changes; of others that is to be expected only.
+    again
+        Scores films, by their places, with the engine's second, which answers those that the engine leaves open. As
+        near to a decision counts what the log-odds of any film differ by; so no label of these films changes but by
+        the second, and of others that is to be expected only.
 
     Raises
     ------
     ModelError
         If the other engine gives numbers that are not finite.
     """
+    margin = 0.0
+    places: list[int] = []
+    if again is not None:
+        ours, theirs = (log_odds(_logits(predictions), temperature) for predictions in (reference, other))
+        differences = np.abs(ours - theirs)
+        margin = float(differences[np.isfinite(differences)].max(initial=0.0))
+        places = np.flatnonzero(left_open(theirs, decisions, margin)).tolist()
+        scored = dict(zip(places, again(places), strict=True))
+        other = [scored.get(place, prediction) for place, prediction in enumerate(other)]
     if worthless := sum(not prediction.is_finite for prediction in other):
         raise ModelError(f"{worthless} of {len(other)} films get numbers that are not finite: choose another engine")
-    margin, asked = 0.0, 0
-    if asks:
-        ours, theirs = (log_odds(_logits(predictions), temperature) for predictions in (reference, other))
-        margin = float(np.abs(ours - theirs).max())
-        near = near_a_decision(theirs, decisions, margin)
-        asked = int(near.sum())
-        other = [a if again else b for a, b, again in zip(reference, other, near, strict=True)]
     ours, theirs = (softmax(_logits(predictions), temperature)[:, 1] for predictions in (reference, other))
     correlations = np.array([_correlation(_contrast(a), _contrast(b)) for a, b in zip(reference, other, strict=True)])
     threshold = decisions[0]
@@ -75,7 +78,7 @@ def parity_of(
         processor=processor,
         files_sha256=files_sha256,
         margin=margin,
-        asked=asked,
+        asked=len(places),
     )
 
 
@@ -86,7 +89,7 @@ def default_engines(device: torch.device) -> list[str]:
 
 
 def with_engine(predictor: Predictor, name: str, folder: Path) -> Predictor:
-    """A predictor of the same model by another engine.
+    """A predictor of the same model by another engine, without its second.
 
     Parameters
     ----------

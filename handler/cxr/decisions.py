@@ -1,4 +1,4 @@
-"""Which films come near a decision, so that an engine's rounding could change what is said of them."""
+"""Which films an engine leaves open, because its rounding could change what is said of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def log_odds(logits: Vector, temperature: float) -> Vector:
     return np.asarray((logits[..., 1] - logits[..., 0]) / temperature)
 
 
-def near_a_decision(odds: Vector, decisions: Sequence[float], margin: float) -> npt.NDArray[np.bool_]:
-    """Whether log-odds are within a margin of a decision's, the margin included.
+def left_open(odds: Vector, decisions: Sequence[float], margin: float) -> npt.NDArray[np.bool_]:
+    """Whether log-odds are within a margin of a decision's, the margin included, or no number at all.
 
     Parameters
     ----------
     odds
-        (N,) log-odds of PNEUMONIA; those that are not finite are near nothing.
+        (N,) log-odds of PNEUMONIA.
     decisions
         Probabilities of PNEUMONIA where what is said of a film changes.
     margin
@@ -31,8 +31,9 @@ def near_a_decision(odds: Vector, decisions: Sequence[float], margin: float) -> 
     -------
     (N,)
     """
+    worthless = ~np.isfinite(odds)
     if margin <= 0:
-        return np.zeros(odds.shape, dtype=np.bool_)
+        return worthless
     with np.errstate(divide="ignore", invalid="ignore"):
         borders = np.log(decisions) - np.log1p(-np.asarray(decisions))
-        return np.asarray((np.abs(odds[:, None] - borders) <= margin).any(axis=1))
+        return np.asarray((np.abs(odds[:, None] - borders) <= margin).any(axis=1) | worthless)

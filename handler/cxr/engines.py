@@ -30,7 +30,10 @@ class Engine(Protocol):
     sizes: Sequence[int]
 
     def features(self, grey: torch.Tensor) -> torch.Tensor:
-        """The output of layer4: (B, S, S) uint8 → (B, C, S/32, S/32) float32, where the head is computed."""
+        """The output of layer4: (B, S, S) uint8 → (B, C, S/32, S/32) float32, where the head is computed.
+
+        NaN for a film that the engine cannot compute.
+        """
         ...
 
 
@@ -69,9 +72,8 @@ def load_engine(
     """
     if device.type not in kind_of(name).devices:
         raise ModelError(f"engine {name!r} does not run on {device.type}: choose another")
-    reference = ReferenceEngine(network, preprocessing, device)
     if name == REFERENCE:
-        return reference
+        return ReferenceEngine(network, preprocessing, device)
     if device.type == "cuda":
         from cxr.cuda_engine import CudaEngine
 
@@ -90,4 +92,4 @@ def load_engine(
             f"engine {name!r} needs OpenVINO ({error}): pip install 'pneumoscan[model]', or export with --cpu-engine "
             f"{REFERENCE}"
         ) from error
-    return OpenVinoEngine.load(name, network, reference.features, preprocessing, folder)
+    return OpenVinoEngine.load(name, network, preprocessing, folder)

@@ -104,7 +104,7 @@ def is_clipped(pixels: Pixels) -> bool:
     """
     height, width = pixels.shape
     middle = pixels[height // 8 : height - height // 8, width // 8 : width - width // 8]
-    return bool(np.mean((middle == 0) | (middle == 255)) > _MOST_CLIPPED)
+    return bool(np.count_nonzero((middle == 0) | (middle == 255)) > _MOST_CLIPPED * middle.size)
 
 
 def significant_bits(highest: int) -> int:

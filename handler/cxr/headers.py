@@ -16,6 +16,7 @@ _JPEG_SCAN: Final = b"\xff\xda"  # cannot occur in coded data: ITU-T T.81 sectio
 _MOST_SCANS: Final = 100
 _WITHOUT_LENGTH: Final = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # no segment, or one that ends the header
 _START_OF_SCAN: Final = 0xDA
+_SEQUENTIAL: Final = (0xC0, 0xC1)  # Huffman-coded frames that are not progressive: ITU-T T.81 table B.1
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
@@ -52,8 +53,12 @@ def check_jpeg(data: bytes) -> None:
     InputError
         DAMAGED_IMAGE.
     """
-    for _ in jpeg_segments(data):
-        pass
+    is_one_scan = False
+    for marker, at in jpeg_segments(data):
+        if marker in _SEQUENTIAL and data[at + 9 : at + 10] == b"\x01":  # one component: T.81 B.2.2
+            is_one_scan = True
+    if is_one_scan:
+        return  # a second one is an error at once, so that it need not be searched for
     scans = data.count(_JPEG_SCAN)
     if scans > _MOST_SCANS:
         raise InputError(

@@ -41,6 +41,7 @@ SERIES: Final[Mapping[str, Series]] = MappingProxyType(
         "cxr_requests_total": Series("counter", "Count", {"outcome": OUTCOMES, "code": (OK, *CODES)}),
         "cxr_predictions_total": Series("counter", "Count", {"label": CLASSES}),
         "cxr_indeterminate_total": Series("counter", "Count"),
+        "cxr_rescored_total": Series("counter", "Count"),
         "cxr_images_total": Series("counter", "Count", {"format": FORMATS}),
         "cxr_drift_psi": Series("gauge", "Ratio", {"signal": SIGNALS}),
         "cxr_drift_psi_limit": Series("gauge", "Ratio", {"signal": SIGNALS}),
@@ -81,7 +82,8 @@ class Measured:
         for name in ("cxr_predictions_total", "cxr_images_total"):
             for value in next(iter(SERIES[name].labels.values())):
                 zero.counts[_key(name, (value,))] = 0
-        zero.counts[_key("cxr_indeterminate_total", ())] = 0
+        for name in ("cxr_indeterminate_total", "cxr_rescored_total"):
+            zero.counts[_key(name, ())] = 0
         return zero
 
     def count(self, name: str, *labels: str) -> None:

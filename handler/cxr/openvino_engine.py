@@ -1,7 +1,7 @@
 """The network on a CPU by OpenVINO, in float32, bfloat16 or int8.
 
 A graph in int8 can hold no activation beyond what the films reached that its ranges were made with, and tells when one
-is: such a film, about one in a hundred, gets the reference's features.
+is: such a film, about one in a hundred, gets NaN instead of features.
 
 Every film is a pass of its own: a batch gains nothing on a CPU, and so a film's answer cannot depend on what else is in
 it. As many passes run side by side as torch has threads.
@@ -10,7 +10,7 @@ it. As many passes run side by side as torch has threads.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +25,6 @@ from cxr.model import backbone_digest
 from cxr.openvino_graph import graph_of
 from cxr.preprocess import normalise
 from cxr.spec import Preprocessing
-
-Features = Callable[[torch.Tensor], torch.Tensor]  # as `cxr.engines.Engine.features`
 
 DIGEST_KEY: Final = "backbone_sha256"
 # int8: what is not quantised stays in float32, on every processor alike.
@@ -53,8 +51,6 @@ class OpenVinoEngine:
         One of `cxr.gate.ENGINES`.
     model
         From (1, 3, S, S) float32 to the feature map; with a second output, the share of its range that a film reaches.
-    reference
-        What scores a film that reaches beyond.
     preprocessing
         How films become tensors.
     """
@@ -62,9 +58,8 @@ class OpenVinoEngine:
     max_batch: int = 32  # so that what waits for a reply stays bounded
     sizes: Sequence[int] = (1,)
 
-    def __init__(self, name: str, model: openvino.Model, reference: Features, preprocessing: Preprocessing) -> None:
+    def __init__(self, name: str, model: openvino.Model, preprocessing: Preprocessing) -> None:
         self.name = name
-        self._reference = reference
         self._preprocessing = preprocessing
         precision = kind_of(name).precision
         if precision == "bfloat16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -91,9 +86,7 @@ class OpenVinoEngine:
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
 
     @classmethod
-    def load(
-        cls, name: str, network: ResNet, reference: Features, preprocessing: Preprocessing, folder: Path | None
-    ) -> OpenVinoEngine:
+    def load(cls, name: str, network: ResNet, preprocessing: Preprocessing, folder: Path | None) -> OpenVinoEngine:
         """An engine on a network; one in int8 reads its graph from `folder`.
 
         Raises
@@ -102,7 +95,7 @@ class OpenVinoEngine:
             If the graph is missing, of other weights, or the processor cannot run it.
         """
         if kind_of(name).precision != "int8":
-            return cls(name, graph_of(network, preprocessing.size), reference, preprocessing)
+            return cls(name, graph_of(network, preprocessing.size), preprocessing)
         if folder is None or not all((folder / file).is_file() for file in INT8_FILES):
             raise ModelError(f"{folder} has no {' and '.join(INT8_FILES)}: run training.quantise, which makes them")
         try:
@@ -113,7 +106,7 @@ class OpenVinoEngine:
             raise ModelError(f"{folder / INT8_FILES[0]} cannot be read: run training.quantise again") from error
         if digest != backbone_digest(network):
             raise ModelError(f"{folder / INT8_FILES[0]} is of other weights: run training.quantise again")
-        return cls(name, model, reference, preprocessing)
+        return cls(name, model, preprocessing)
 
     def features(self, grey: torch.Tensor) -> torch.Tensor:
         """As `cxr.engines.Engine.features`."""
@@ -126,10 +119,8 @@ class OpenVinoEngine:
                 request.start_async()
             for request, index in busy:
                 request.wait()
-                out[index] = request.get_output_tensor(0).data[0]
-                # Written so that a NaN is beyond too.
-                if self._watched and not request.get_output_tensor(1).data <= 1:
-                    out[index] = self._reference(grey[index : index + 1])[0].detach().numpy()
+                is_beyond = self._watched and request.get_output_tensor(1).data > 1
+                out[index] = np.nan if is_beyond else request.get_output_tensor(0).data[0]
         return torch.from_numpy(out)
 
 

@@ -13,11 +13,11 @@ import torch
 from torchvision.models.resnet import ResNet
 
 from cxr.cam import Cam, class_maps, logits_of
-from cxr.decisions import Vector, log_odds, near_a_decision
+from cxr.decisions import Vector, left_open, log_odds
 from cxr.engines import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.film import Pixels
-from cxr.gate import check_files
+from cxr.gate import check_files, kind_of
 from cxr.model import build, load_strictly, read_state_dict
 from cxr.preprocess import resize
 from cxr.spec import CLASSES, ModelSpec, sha256_of
@@ -50,6 +50,8 @@ class Prediction:
         PNEUMONIA where its probability reaches the threshold.
     indeterminate
         Whether the probability lies in the spec's indeterminate band.
+    rescored
+        Whether the engine left the film open and its second answered.
     """
 
     logits: Vector
@@ -58,6 +60,7 @@ class Prediction:
     bias: Vector
     label: str
     indeterminate: bool
+    rescored: bool = False
 
     @property
     def is_finite(self) -> bool:
@@ -117,8 +120,10 @@ class Predictor:
         Where the network runs.
     engine
         What computes the feature map; the reference by default.
+    second
+        What scores again the films that `engine` leaves open; without it their answers stay.
     margin
-        Films whose log-odds by the engine come as near as this to a decision of the spec get the reference's answer.
+        How near log-odds by the engine may come to a decision of the spec before the film is left open.
     """
 
     def __init__(
@@ -128,14 +133,15 @@ class Predictor:
         device: torch.device,
         engine: Engine | None = None,
         *,
+        second: Engine | None = None,
         margin: float = 0.0,
     ) -> None:
         self.network = network.eval().to(device)
         self.spec = spec
         self.device = device
+        self.engine = engine or ReferenceEngine(self.network, spec.preprocessing, device)
+        self.second = second
         self.margin = margin
-        self._reference = ReferenceEngine(self.network, spec.preprocessing, device)
-        self.engine = engine or self._reference
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Predictor:
@@ -164,8 +170,11 @@ class Predictor:
         name = spec.engines[place.type]
         check_files(name, spec.parity, folder)
         engine = load_engine(name, network, spec.preprocessing, place, folder)
-        margin = spec.parity[name].margin if name in spec.parity else 0.0
-        return cls(network, spec, place, engine, margin=margin)
+        after = kind_of(name).second
+        if after is None:
+            return cls(network, spec, place, engine)
+        second = load_engine(after, network, spec.preprocessing, place, folder)
+        return cls(network, spec, place, engine, second=second, margin=spec.parity[name].margin)
 
     def predict(self, films: Sequence[Pixels]) -> list[Prediction]:
         """One prediction for each film, in their order, independent of which others are in the batch.
@@ -184,12 +193,16 @@ class Predictor:
 
     def _predict_batch(self, grey: torch.Tensor) -> list[Prediction]:
         logits, maps = self._answers(self.engine, grey)
-        odds = log_odds(logits, self.spec.temperature)
-        for index in np.flatnonzero(near_a_decision(odds, self.spec.decisions, self.margin)):
-            # One at a time, so that its answer does not depend on which others are near.
-            logits[index : index + 1], maps[index : index + 1] = self._answers(self._reference, grey[index : index + 1])
+        again = np.zeros(len(grey), dtype=np.bool_)
+        if self.second is not None:
+            again = left_open(log_odds(logits, self.spec.temperature), self.spec.decisions, self.margin)
+            for index in np.flatnonzero(again):
+                # One at a time, so that its answer does not depend on which others are open.
+                one = slice(index, index + 1)
+                logits[one], maps[one] = self._answers(self.second, grey[one])
         bias = self.network.fc.bias.detach().double().cpu().numpy()
-        return [self._prediction(row, grid, bias) for row, grid in zip(logits, maps, strict=True)]
+        rows = zip(logits, maps, again, strict=True)
+        return [self._prediction(row, grid, bias, rescored=bool(is_again)) for row, grid, is_again in rows]
 
     def _answers(self, engine: Engine, grey: torch.Tensor) -> tuple[Vector, Cam]:
         """Logits (B, K) and maps (B, K, h, w) of films at the network's size, (B, S, S) uint8."""
@@ -199,7 +212,7 @@ class Predictor:
             logits = logits_of(maps, head.bias)
         return logits.double().cpu().numpy(), maps.cpu().numpy()
 
-    def _prediction(self, logits: Vector, maps: Cam, bias: Vector) -> Prediction:
+    def _prediction(self, logits: Vector, maps: Cam, bias: Vector, *, rescored: bool) -> Prediction:
         probabilities = softmax(logits, self.spec.temperature)
         pneumonia = float(probabilities[1])
         band = self.spec.indeterminate
@@ -210,4 +223,5 @@ class Predictor:
             bias=bias,
             label=CLASSES[int(pneumonia >= self.spec.threshold)],
             indeterminate=band is not None and math.isfinite(pneumonia) and band[0] <= pneumonia <= band[1],
+            rescored=rescored,
         )

@@ -211,6 +211,8 @@ class BatchService:
         measured.count("cxr_predictions_total", prediction.label)
         if prediction.indeterminate:
             measured.count("cxr_indeterminate_total")
+        if prediction.rescored:
+            measured.count("cxr_rescored_total")
         measured.observe("cxr_probability_pneumonia", probability)
         if self.drift is not None:
             info = prepared.film.info

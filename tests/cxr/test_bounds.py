@@ -69,9 +69,9 @@ for name, text in json.load(sys.stdin).items():
 """
 
 
-def scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan is repeated."""
-    data = encoded(film(0, 128, 128), "JPEG", progressive=True)
+def scans(count: int, *, progressive: bool = True) -> bytes:
+    """A JPEG whose last scan is repeated."""
+    data = encoded(film(0, 128, 128), "JPEG", progressive=progressive)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
 
@@ -96,6 +96,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "RLE that claims 400 megapixels": (lambda: rle_that_claims(20_000, 20_000), "TOO_MANY_PIXELS"),
     "a deflated data set of 200 MB": (lambda: deflated(200), "UNSUPPORTED_TRANSFER_SYNTAX"),
     "a JPEG with thousands of scans": (lambda: scans(5000), "DAMAGED_IMAGE"),
+    "a sequential JPEG with thousands of scans": (lambda: scans(5000, progressive=False), "DAMAGED_IMAGE"),
     "a PNG with a million empty chunks": (lambda: chunks(1_000_000), "DAMAGED_IMAGE"),
     "a JPEG with a million empty comments": (lambda: comments(1_000_000), "DAMAGED_IMAGE"),
     "a DICOM with a million empty elements": (

@@ -1,11 +1,11 @@
-"""Which films come near a decision, in log-odds."""
+"""Which films an engine leaves open, by their log-odds."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from cxr.decisions import log_odds, near_a_decision
+from cxr.decisions import left_open, log_odds
 
 
 def test_log_odds_are_those_of_the_calibrated_probability() -> None:
@@ -22,12 +22,14 @@ def test_log_odds_are_those_of_the_calibrated_probability() -> None:
         ([0.0, 1.0], 5.0, [False] * 5),  # nothing is ever as near as that to certainty
     ],
 )
-def test_near_is_what_lies_within_the_margin_of_any_decision(
+def test_open_is_what_lies_within_the_margin_of_any_decision(
     decisions: list[float], margin: float, near: list[bool]
 ) -> None:
     odds = np.array([-3.0, -2.25, -0.5, 0.25, 0.75])
-    assert near_a_decision(odds, decisions, margin).tolist() == near
+    assert left_open(odds, decisions, margin).tolist() == near
 
 
-def test_a_worthless_answer_is_near_nothing() -> None:
-    assert not near_a_decision(np.array([np.nan, np.inf, -np.inf]), [0.5], 1.0).any()
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_what_is_no_number_leaves_its_film_open(margin: float) -> None:
+    odds = np.array([np.nan, 3.0, np.inf, -np.inf])
+    assert left_open(odds, [0.5], margin).tolist() == [True, False, True, True]

@@ -12,7 +12,7 @@ from scipy.special import softmax as scipy_softmax
 
 from cxr.errors import ModelError
 from cxr.predict import Predictor, resolve_device, softmax
-from cxr.preprocess import to_tensor
+from cxr.preprocess import resize, to_tensor
 from tests.cxr.networks import SMALL, predictor, save_model, small_network
 from tests.films import film
 
@@ -78,20 +78,25 @@ def test_temperature_softens_probabilities_and_leaves_logits(tmp_path: Path) -> 
 
 
 class Shifted:
-    """An engine that is the reference, with all features a little larger."""
+    """An engine that is the reference, with all features a little larger and none for one film."""
 
     name = "openvino-int8"
     max_batch = 4
     sizes = (1,)
 
-    def __init__(self, model: Predictor) -> None:
+    def __init__(self, model: Predictor, beyond: torch.Tensor | None = None) -> None:
         self._engine = model.engine
+        self._beyond = beyond
 
     def features(self, grey: torch.Tensor) -> torch.Tensor:
-        return self._engine.features(grey) * 1.001
+        found = self._engine.features(grey) * 1.001
+        for index, one in enumerate(grey):
+            if self._beyond is not None and torch.equal(one, self._beyond):
+                found[index] = torch.nan
+        return found
 
 
-def test_films_near_a_decision_get_the_references_answer_and_no_others(model: Predictor) -> None:
+def test_films_near_a_decision_get_the_second_engines_answer_and_no_others(model: Predictor) -> None:
     expected = model.predict(FILMS)
     odds = np.array([np.subtract(*one.logits[::-1]) for one in expected])
     nearest = int(np.argsort(odds)[len(odds) // 2])
@@ -99,16 +104,30 @@ def test_films_near_a_decision_get_the_references_answer_and_no_others(model: Pr
     spec = dataclasses.replace(model.spec, operating_points={"youden": threshold}, indeterminate=None)
     engine = Shifted(model)
     alone = Predictor(model.network, spec, model.device, engine).predict(FILMS)
+    assert not any(one.rescored for one in alone)
     margin = 2 * max(abs(np.subtract(*(a.logits - b.logits))) for a, b in zip(alone, expected, strict=True))
-    asked = Predictor(model.network, spec, model.device, engine, margin=margin).predict(FILMS)
+    both = Predictor(model.network, spec, model.device, engine, second=model.engine, margin=margin)
+    asked = both.predict(FILMS)
     again = [index for index in range(len(FILMS)) if not np.array_equal(asked[index].maps, alone[index].maps)]
+    assert again == [index for index in range(len(FILMS)) if asked[index].rescored]
     assert nearest in again
     assert len(again) < len(FILMS)
     for index in again:
         np.testing.assert_allclose(asked[index].logits, expected[index].logits, rtol=0, atol=1e-6)
         np.testing.assert_allclose(asked[index].maps.mean((1, 2)) + asked[index].bias, asked[index].logits, atol=1e-5)
-    one = Predictor(model.network, spec, model.device, engine, margin=margin).predict([FILMS[nearest]])[0]
-    np.testing.assert_array_equal(one.logits, asked[nearest].logits)
+    np.testing.assert_array_equal(both.predict([FILMS[nearest]])[0].logits, asked[nearest].logits)
+
+
+def test_a_film_that_the_engine_cannot_compute_gets_the_second_engines_answer(model: Predictor) -> None:
+    beyond = torch.from_numpy(np.array(resize(FILMS[1], model.spec.preprocessing)))
+    engine = Shifted(model, beyond)
+    expected = model.predict(FILMS[:3])
+    alone = Predictor(model.network, model.spec, model.device, engine).predict(FILMS[:3])
+    assert [one.is_finite for one in alone] == [True, False, True]
+    found = Predictor(model.network, model.spec, model.device, engine, second=model.engine).predict(FILMS[:3])
+    assert [one.rescored for one in found] == [False, True, False]
+    np.testing.assert_allclose(found[1].logits, expected[1].logits, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found[0].logits, alone[0].logits)
 
 
 def test_softmax_does_not_overflow() -> None:

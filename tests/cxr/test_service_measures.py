@@ -13,6 +13,7 @@ import torch
 
 from cxr.drift import FEWEST
 from cxr.measured import OK, SIGNALS, Measured
+from cxr.predict import Predictor
 from cxr.replies import ModelIdentity
 from cxr.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model, small_network
@@ -83,6 +84,14 @@ def test_labels_indeterminate_answers_and_probabilities_are_those_of_the_replies
     assert count_of(measured, "cxr_indeterminate_total") == {(): indeterminate}
     seen = [value for (name, _), value in measured.values if name == "cxr_probability_pneumonia"]
     np.testing.assert_allclose(seen, [one.probabilities[1] for one in expected], atol=1e-5)
+    assert count_of(measured, "cxr_rescored_total") == {}
+
+
+def test_films_that_the_second_engine_answered_are_counted(service: BatchService) -> None:
+    model = service.predictor
+    everything = Predictor(model.network, model.spec, model.device, model.engine, second=model.engine, margin=100.0)
+    measured = measure(BatchService(everything, service.identity), *(encoded(film(seed)) for seed in range(3)))
+    assert count_of(measured, "cxr_rescored_total") == {(): 3}
 
 
 def test_a_request_of_several_films_is_one_request_and_several_films(service: BatchService) -> None:

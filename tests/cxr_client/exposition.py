@@ -18,6 +18,7 @@ def exposition(rounds: int = 1) -> str:
     films.labels(*_MODEL, "NORMAL").inc(6)
     films.labels(*_MODEL, "PNEUMONIA").inc(2)
     Counter("cxr_indeterminate_total", "", _LABELS, registry=registry).labels(*_MODEL).inc()
+    Counter("cxr_rescored_total", "", _LABELS, registry=registry).labels(*_MODEL).inc(2)
     # Two in 0 to 0.025 and two in 0.025 to 0.05.
     decode = Histogram("cxr_decode_seconds", "", _LABELS, registry=registry, buckets=(0.025, 0.05, 10.0))
     for seconds in (0.005, 0.015, 0.03, 0.03):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from torch import device
@@ -43,19 +45,32 @@ def test_a_worse_ranking_is_a_negative_difference() -> None:
     assert parity.auroc_difference == -1.0
 
 
-def test_a_film_that_comes_near_a_decision_gets_the_references_answer() -> None:
+def test_a_film_that_is_left_open_gets_the_second_engines_answer() -> None:
     reference = [prediction(logit, ONE) for logit in (-1.0, 0.1, 0.9, 2.0)]
     other = [prediction(-1.0, OTHER), prediction(-0.1, OTHER), prediction(0.8, OTHER), prediction(2.0, OTHER)]
     targets = np.array([0, 1, 0, 1])
     ones = {"temperature": 2.0, "decisions": [0.5], "processor": "p"}
     alone = parity_of(reference, other, targets, **ones)
     assert (alone.flips, alone.margin, alone.asked) == (1, 0.0, 0)
-    parity = parity_of(reference, other, targets, asks=True, **ones)
+    second = [prediction(9.0, OTHER), prediction(0.2, ONE), prediction(0.9, ONE), prediction(9.0, ONE)]
+
+    def again(places: Sequence[int]) -> list[Prediction]:
+        return [second[place] for place in places]
+
+    parity = parity_of(reference, other, targets, again=again, **ones)
     assert parity.margin == pytest.approx(0.1)  # 0.2 in logits, at temperature 2
     assert (parity.flips, parity.asked) == (0, 1)
     assert parity.cam_correlation_median == pytest.approx(0.8)
-    both = parity_of(reference, other, targets, asks=True, **{**ones, "decisions": [0.5, 1 / (1 + np.exp(-0.45))]})
+    both = parity_of(reference, other, targets, again=again, **{**ones, "decisions": [0.5, 1 / (1 + np.exp(-0.45))]})
     assert both.asked == 2
+    # What the second says counts, were it the wrong label.
+    second[1] = prediction(-0.2, ONE)
+    assert parity_of(reference, other, targets, again=again, **ones).flips == 1
+    # A film without a number is open, and says nothing of how far the two are apart.
+    second[1], other[3] = prediction(0.1, ONE), prediction(float("nan"), OTHER)
+    beyond = parity_of(reference, other, targets, again=again, **ones)
+    assert (beyond.asked, beyond.margin) == (2, pytest.approx(0.1))
+    assert beyond.probability_difference == pytest.approx(1 / (1 + np.exp(-4.5)) - 1 / (1 + np.exp(-1.0)))
 
 
 def test_an_even_map_correlates_with_nothing_but_itself() -> None:

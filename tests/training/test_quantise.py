@@ -60,11 +60,14 @@ def test_it_is_near_the_reference_on_films_it_has_not_seen(run: Path, data: Path
     with torch.inference_mode():
         expected = features(predictor.network, normalise(torch.from_numpy(films), preprocessing))
         got = engine.features(torch.from_numpy(films))
+    within = got.flatten(1).isfinite().all(dim=1)
+    assert within.float().mean() > 0.5
+    got, expected = got[within], expected[within]
     assert 0.9 < np.corrcoef(got.numpy().ravel(), expected.numpy().ravel())[0, 1] < 1 - 1e-7
 
 
 @needs_vnni
-def test_a_film_that_reaches_beyond_the_ranges_gets_the_references_features(run: Path) -> None:
+def test_a_film_that_reaches_beyond_the_ranges_gets_no_features(run: Path) -> None:
     predictor = checkpoint_predictor(run, "cpu")
     preprocessing = predictor.spec.preprocessing
     engine = load_engine("openvino-int8", predictor.network, preprocessing, CPU, run)
@@ -73,10 +76,9 @@ def test_a_film_that_reaches_beyond_the_ranges_gets_the_references_features(run:
     reference = ReferenceEngine(predictor.network, preprocessing, CPU)
     with torch.inference_mode():
         got = engine.features(films)
-        within, beyond = (reference.features(one[None])[0] for one in films)
-    assert torch.equal(got[1], beyond)
-    assert float((got[0] - within).abs().max()) > 1e-3 * float(within.abs().max())
-    assert torch.equal(engine.features(films[1:])[0], got[1])
+        within = reference.features(films[:1])[0]
+    assert got[1].isnan().all()
+    assert 1e-3 < float((got[0] - within).abs().max() / within.abs().max()) < 1
 
 
 def test_it_belongs_to_its_weights_alone(run: Path) -> None:
@@ -104,7 +106,9 @@ def test_the_figures_of_one_graph_do_not_let_another_of_the_same_weights_serve(r
         parity={"openvino-int8": parity},
     )
     (tmp_path / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
-    assert Predictor.load(tmp_path, "cpu").engine.name == "openvino-int8"
+    served = Predictor.load(tmp_path, "cpu")
+    assert served.second is not None
+    assert (served.engine.name, served.second.name) == ("openvino-int8", "openvino-float32")
     with (tmp_path / INT8_FILES[0]).open("a", encoding="utf-8") as graph:
         graph.write("\n")  # still a graph of these weights
     for use in (lambda: Predictor.load(tmp_path, "cpu"), lambda: package(tmp_path, "1.0.0", tmp_path / "store")):
