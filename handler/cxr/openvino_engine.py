@@ -119,7 +119,8 @@ class OpenVinoEngine:
                 request.start_async()
             for request, index in busy:
                 request.wait()
-                is_beyond = self._watched and request.get_output_tensor(1).data > 1
+                # Written so that a NaN is beyond too.
+                is_beyond = self._watched and not request.get_output_tensor(1).data <= 1
                 out[index] = np.nan if is_beyond else request.get_output_tensor(0).data[0]
         return torch.from_numpy(out)
 
