@@ -100,8 +100,8 @@ def _is_broken(folder: Path) -> bool:
 
 def _command(service: str, folder: Path, store: Path, python: str) -> list[str]:
     command = server_command(find_java(), RunDir(folder), folder / "tmp", store)
-    if service != "null":  # its users have TorchServe's own configuration of logs
-        command = [word for word in command if not word.startswith("-Dlog4j")]
+    if service != "null":  # its users have TorchServe's own configuration of logs, and Java as it is
+        command = [word for word in command if not word.startswith(("-Dlog4j", "-XX"))]
     command[command.index("--python") + 1] = python
     return command
 
