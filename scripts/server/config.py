@@ -162,8 +162,8 @@ def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path) -> list
     package = Path(found.submodule_search_locations[0]).resolve()
     return [
         str(java),
-        # Java compiles what has run thousands of times, which a server of a few films a second reaches in hours. After a
-        # tenth as often, a lone client waited 1 ms less for a film of 10 kB (2.4 instead of 3.4, medians of 90).
+        # Java compiles what has run thousands of times, which a server of a few films a second reaches late. After a
+        # tenth of that a lone client waited 1 ms less for 10 kB: 2.6 and 2.5 ms instead of 3.4 and 3.5, medians of 90.
         "-XX:CompileThresholdScaling=0.1",
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temp}",
