@@ -319,6 +319,16 @@ def test_each_size_of_batch_an_engine_has_a_pass_for_gives_the_golden_answers(
         golden.check(by_it, folder)
 
 
+def test_the_second_engine_has_to_give_the_golden_answers_too(run: Path, archive: Path, tmp_path: Path) -> None:
+    folder = unpacked(archive, tmp_path)
+    model = predictor(run)
+    golden.check(Predictor(model.network, model.spec, model.device, second=model.engine), folder)
+    save_model(tmp_path / "other", small_network(seed=5))
+    wrong = predictor(tmp_path / "other").engine
+    with pytest.raises(ModelError, match="golden film"):
+        golden.check(Predictor(model.network, model.spec, model.device, second=wrong), folder)
+
+
 def test_the_handler_file_defines_one_class_and_is_found_by_torchserves_rule() -> None:
     spec = importlib.util.spec_from_file_location("cxr_handler", HANDLER / "cxr_handler.py")
     assert spec is not None

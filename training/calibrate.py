@@ -12,11 +12,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
@@ -174,21 +174,17 @@ def _parity(
 ) -> Parity:
     """What an engine says of the films that the reference's predictions are of; told, with what the gate says of it."""
     second = kind_of(name).second
-    try:
-        other = with_engine(reference, name, run)
-        parity = parity_of(
-            predictions,
-            score(other, records, what=name),
-            np.array([record.target for record in records], dtype=np.int64),
-            temperature=fitted.temperature,
-            decisions=(fitted.operating_points[fitted.operating_point], *fitted.indeterminate),
-            processor=processor_name(other.device),
-            files_sha256=files_digest(name, run),
-            again=None if second is None else partial(_score_some, with_engine(reference, second, run), records),
-        )
-    except RuntimeError as error:  # torch's and OpenVINO's
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"engine {name!r} does not run here ({reason}): choose another --engine") from error
+    scored, device = _score_by(name, reference, run, records, range(len(records)))
+    parity = parity_of(
+        predictions,
+        scored,
+        np.array([record.target for record in records], dtype=np.int64),
+        temperature=fitted.temperature,
+        decisions=(fitted.operating_points[fitted.operating_point], *fitted.indeterminate),
+        processor=processor_name(device),
+        files_sha256=files_digest(name, run),
+        again=None if second is None else lambda places: _score_by(second, reference, run, records, places)[0],
+    )
     verdict = "does not pass" if parity.misses else "passes"
     if second is not None:
         print(
@@ -204,8 +200,16 @@ def _parity(
     return parity
 
 
-def _score_some(predictor: Predictor, records: Sequence[Record], places: Sequence[int]) -> list[Prediction]:
-    return score(predictor, [records[place] for place in places], what=predictor.engine.name)
+def _score_by(
+    name: str, reference: Predictor, run: Path, records: Sequence[Record], places: Sequence[int]
+) -> tuple[list[Prediction], torch.device]:
+    """What an engine says of some of the films, and where it ran."""
+    try:
+        other = with_engine(reference, name, run)
+        return score(other, [records[place] for place in places], what=name), other.device
+    except RuntimeError as error:  # torch's and OpenVINO's
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"engine {name!r} does not run here ({reason}): choose another --engine") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,14 +45,14 @@ def parity_of(
     files_sha256
         Of the files it has of its own.
     again
-        Scores films, by their places, with the engine's second, which answers those that the engine leaves open. As
-        near to a decision counts what the log-odds of any film differ by; so no label of these films changes but by
-        the second, and of others that is to be expected only.
+        Scores films, by their places, with the engine's second, where it has one. The margin is then the largest finite
+        difference of the log-odds, and `again` scores the films within it of a decision and those without a number.
+        So a label of these films can change through the second alone; of others that is to be expected only.
 
     Raises
     ------
     ModelError
-        If the other engine gives numbers that are not finite.
+        If an answer, after that, is not finite.
     """
     margin = 0.0
     places: list[int] = []

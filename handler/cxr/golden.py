@@ -3,7 +3,7 @@
 They go into the archive with what the model said of them when it was packed, by the reference and by the engine that
 was chosen for a CPU; each engine has a tolerance of its own, in `cxr.gate.ENGINES`. A worker that gets other answers
 runs other weights, other code or other arithmetic than what was measured, and does not start. An engine with passes for
-several sizes of batch has to give them in each. The same passes warm it up.
+several sizes of batch has to give them in each, and so has an engine's second. The same passes warm them up.
 """
 
 from __future__ import annotations
@@ -43,20 +43,27 @@ def check(predictor: Predictor, folder: Path) -> None:
     path = folder / FOLDER / ANSWERS
     try:
         packed = json.loads(path.read_text(encoding="utf-8"))
-        # An engine that was not there when the archive was packed, on a GPU say, is held to the reference.
-        expected = packed.get(predictor.engine.name) or packed[REFERENCE]
-        if not expected:
-            raise ModelError(f"{path} names no film: pack the archive again")
-        kind = kind_of(predictor.engine.name)
-        films = {name: _read(predictor, (folder / FOLDER / name).read_bytes()) for name in expected}
-        for size in predictor.engine.sizes:
-            names = cycle(films)
-            for _ in range(0, len(films), size):  # full batches, until each film had its turn
-                batch = list(islice(names, size))
-                for name, one in zip(batch, predictor.predict([films[name] for name in batch]), strict=True):
-                    _compare(name, expected[name], _said(one), kind, predictor.spec.cam_scale)
+        _check_engine(predictor, packed, folder)
+        if predictor.second is not None:
+            by_it = Predictor(predictor.network, predictor.spec, predictor.device, predictor.second)
+            _check_engine(by_it, packed, folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise ModelError(f"the golden films of the archive are damaged ({error}): pack it again") from error
+
+
+def _check_engine(predictor: Predictor, packed: dict[str, Any], folder: Path) -> None:
+    # An engine that was not there when the archive was packed, on a GPU say, is held to the reference.
+    expected = packed.get(predictor.engine.name) or packed[REFERENCE]
+    if not expected:
+        raise ModelError(f"{folder / FOLDER / ANSWERS} names no film: pack the archive again")
+    kind = kind_of(predictor.engine.name)
+    films = {name: _read(predictor, (folder / FOLDER / name).read_bytes()) for name in expected}
+    for size in predictor.engine.sizes:
+        names = cycle(films)
+        for _ in range(0, len(films), size):  # full batches, until each film had its turn
+            batch = list(islice(names, size))
+            for name, one in zip(batch, predictor.predict([films[name] for name in batch]), strict=True):
+                _compare(name, expected[name], _said(one), kind, predictor.spec.cam_scale)
 
 
 def _read(predictor: Predictor, data: bytes) -> Pixels:

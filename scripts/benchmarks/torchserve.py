@@ -76,7 +76,7 @@ def torchserve(service: str, unpacked: Path, folder: Path, python: str, workers:
         CUDA_VISIBLE_DEVICES="",
     )
     log = folder / "out.log"
-    with process(_command(service, folder, store, python), log, variables, folder) as started:
+    with process(command(service, folder, store, python), log, variables, folder) as started:
         ready = partial(_all_ready, (HOST, management), workers)
         wait_until(lambda: ready() or _is_broken(folder), started, log, f"TorchServe with {service}")
         if not ready():
@@ -98,12 +98,13 @@ def _is_broken(folder: Path) -> bool:
     return path.is_file() and "Backend worker process died" in path.read_text(errors="replace")
 
 
-def _command(service: str, folder: Path, store: Path, python: str) -> list[str]:
-    command = server_command(find_java(), RunDir(folder), folder / "tmp", store)
+def command(service: str, folder: Path, store: Path, python: str) -> list[str]:
+    """The command line of its JVM."""
+    words = server_command(find_java(), RunDir(folder), folder / "tmp", store)
     if service != "null":  # its users have TorchServe's own configuration of logs, and Java as it is
-        command = [word for word in command if not word.startswith(("-Dlog4j", "-XX"))]
-    command[command.index("--python") + 1] = python
-    return command
+        words = [word for word in words if not word.startswith(("-Dlog4j", "-XX"))]
+    words[words.index("--python") + 1] = python
+    return words
 
 
 def _config(service: str, store: Path, inference: int, management: int, metrics: int) -> str:
@@ -131,18 +132,18 @@ def _pack(service: str, unpacked: Path, folder: Path, store: Path, workers: int)
     (parts / "model-config.yaml").write_text("\n".join([*lines, "responseTimeout: 120"]) + "\n")
     extras = parts / SETTINGS
     extras.write_text(json.dumps({"service": service, "folder": str(unpacked)}))
-    command = [sys.executable, "-m", "model_archiver.model_packaging", "--archive-format", "zip-store"]
-    command += ["--model-name", _MODEL, "--version", "1.0", "--export-path", str(store)]
-    command += ["--config-file", str(parts / "model-config.yaml")]
+    archiver = [sys.executable, "-m", "model_archiver.model_packaging", "--archive-format", "zip-store"]
+    archiver += ["--model-name", _MODEL, "--version", "1.0", "--export-path", str(store)]
+    archiver += ["--config-file", str(parts / "model-config.yaml")]
     if service == "stock":
-        command += [*_stock_model(unpacked, parts), "--handler", "image_classifier"]
+        archiver += [*_stock_model(unpacked, parts), "--handler", "image_classifier"]
     else:
         handler = REPOSITORY / "scripts" / "benchmarks" / "peer_handler.py"
-        command += ["--handler", str(handler), "--extra-files", str(extras)]
+        archiver += ["--handler", str(handler), "--extra-files", str(extras)]
     temp = folder / "pack"  # the archiver wipes $TMPDIR/<model name>
     temp.mkdir()
     done = subprocess.run(
-        command, env=environment(TMPDIR=str(temp)), capture_output=True, text=True, check=False, cwd=folder
+        archiver, env=environment(TMPDIR=str(temp)), capture_output=True, text=True, check=False, cwd=folder
     )
     if done.returncode:
         raise BenchmarkError(f"torch-model-archiver failed for {service}: {done.stderr.strip().splitlines()[-1:]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
+from openvino import opset13 as ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import ResNet
 
@@ -19,7 +22,7 @@ from cxr.engines import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.gate import ENGINES
 from cxr.model import build, features
-from cxr.openvino_engine import core
+from cxr.openvino_engine import OpenVinoEngine, core
 from cxr.openvino_graph import graph_of
 from cxr.preprocess import normalise
 from cxr.spec import Preprocessing
@@ -62,6 +65,19 @@ def test_making_the_graph_leaves_the_network_as_it_is() -> None:
     after = network.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize(("reach", "is_beyond"), [(1.0, False), (1.001, True), (math.nan, True)])
+def test_a_film_whose_graph_tells_that_it_reaches_too_far_gets_no_features(
+    reach: float, is_beyond: bool, films: torch.Tensor
+) -> None:
+    film = ops.parameter([1, 3, SMALL.size, SMALL.size], np.float32)
+    told = ops.constant(np.float32(reach))
+    told.output(0).set_names({"reach"})
+    model = openvino.Model([ops.result(ops.relu(film)), ops.result(told)], [film])
+    features = OpenVinoEngine("openvino-float32", model, SMALL).features(films[:2])
+    assert bool(features.isnan().all()) == is_beyond
+    assert bool(features.isfinite().all()) != is_beyond
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -440,6 +440,7 @@ def test_torchserves_launcher_is_left_out_and_nothing_is_remembered_between_runs
     assert command[0] == "/java"
     assert "-Djava.io.tmpdir=/t" in command
     assert "-ncs" in command
+    assert [word for word in command if word.startswith("-XX")] == ["-XX:CompileThresholdScaling=0.1"]
     jars = Path(command[command.index("-cp") + 1])
     assert list(jars.parent.glob("model-server.jar"))
     assert command[command.index("--python") + 1] == sys.executable

@@ -31,6 +31,7 @@ def test_the_report_has_counts_shares_and_rates() -> None:
     assert one["errors"] == {"TOO_SMALL": 2}
     assert one["labels"] == {"NORMAL": {"count": 6, "share": 0.75}, "PNEUMONIA": {"count": 2, "share": 0.25}}
     assert one["indeterminate"] == {"count": 1, "share": 0.125}
+    assert one["rescored"] == {"count": 2, "share": 0.25}
     assert one["latency_s"]["decode"] == {"count": 4, "mean": 0.02, "p50": 0.025, "p95": 0.0475}
     assert one["latency_s"]["forward"] == {"count": 0, "mean": None, "p50": None, "p95": None}
     assert one["drift"]["signals"] == {
@@ -69,8 +70,12 @@ def test_versions_stand_in_the_order_of_semantic_versioning() -> None:
 
 
 def test_the_text_names_what_has_shifted_and_every_stage() -> None:
-    text = "\n".join(lines_of(report_of(Snapshot.parse(exposition(), 100.0), 10.0)))
+    page = exposition()
+    text = "\n".join(lines_of(report_of(Snapshot.parse(page, 100.0), 10.0)))
     assert "10 (1.00/s)" in text
+    assert "indeterminate 12.5 %   scored again 25.0 %" in text
+    never = page.replace("cxr_rescored_total", "another_total")
+    assert "scored again" not in "\n".join(lines_of(report_of(Snapshot.parse(never, 100.0), 10.0)))
     assert "ok 80.0 %  refused 20.0 %" in text
     shifted = [line for line in text.splitlines() if "SHIFTED" in line]
     assert len(shifted) == 1

@@ -28,6 +28,7 @@ from scripts.benchmarks.machine import client_cost, host
 from scripts.benchmarks.peer_handler import CONSTANT, answerer
 from scripts.benchmarks.processes import Tree, Watch, listener_of
 from scripts.benchmarks.servers import BenchmarkError, WrongUsage, environment, process, wait_until
+from scripts.benchmarks.torchserve import command
 from tests.cxr.networks import save_model
 
 
@@ -175,6 +176,15 @@ def test_a_server_that_ends_while_starting_is_told_with_the_end_of_its_log(tmp_p
         pytest.raises(BenchmarkError, match=r"it ended with 3:\nno such model"),
     ):
         wait_until(lambda: False, started, log, "it")
+
+
+def test_only_what_stands_for_our_server_has_its_logs_and_its_java(tmp_path: Path) -> None:
+    ours, stock = (
+        [word for word in command(service, tmp_path, tmp_path, sys.executable) if word.startswith(("-Dlog4j", "-XX"))]
+        for service in ("null", "stock")
+    )
+    assert len(ours) == 2
+    assert stock == []
 
 
 def test_the_process_behind_a_port_is_found() -> None:
