@@ -8,16 +8,14 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from cxr import digests, golden
-from cxr.card import read_audit, read_metrics
-from cxr.drift_reference import read_reference
 from cxr.errors import ModelError
-from cxr.measured import Measured
-from cxr.metric_lines import MetricLines
 from cxr.predict import Predictor
-from cxr.replies import ModelIdentity
-from cxr.service import BatchService, Incoming
-from cxr.silence import silence_libraries
+from cxr.serving.card import read_audit, read_metrics
+from cxr.serving.drift import read_reference
+from cxr.serving.metrics import Measured, MetricLines, silence_libraries
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.self_check import check_digests, check_golden
+from cxr.serving.service import BatchService, Incoming
 
 _LAST_WORDS_S: Final = 0.5
 
@@ -38,10 +36,10 @@ class CxrHandler:
         properties = context.system_properties
         folder = Path(properties["model_dir"])
         self._refuse_foreign_code(folder)
-        digests.check(folder)
+        check_digests(folder)
         gpu = properties.get("gpu_id")
         predictor = Predictor.load(folder, "cpu" if gpu is None or int(gpu) < 0 else f"cuda:{gpu}")
-        golden.check(predictor, folder)
+        check_golden(predictor, folder)
         manifest = context.manifest["model"]
         identity = ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
         measured = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr.errors import CxrError
-from cxr.model import ARCHITECTURES
+from cxr.model.network import ARCHITECTURES
 from cxr.predict import resolve_device
 from scripts.arguments import not_negative, positive
 from scripts.benchmarks import raw, train

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 
 _FILMS_PER_CLASS: Final = 12
 _SHEET_PER_CLASS: Final = 4

@@ -22,14 +22,13 @@ from typing import IO, Final
 
 import numpy as np
 
-from cxr import golden
-from cxr.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
-from cxr.digests import SUMS_FILE, sums_text
-from cxr.drift_reference import DRIFT_FILE, read_reference
 from cxr.errors import CxrError, ModelError
-from cxr.gate import INT8_FILES, check_files, kind_of
+from cxr.model.parity import INT8_FILES, check_files, kind_of
+from cxr.model.spec import SPEC_FILE, ModelSpec, sha256_of
 from cxr.predict import Predictor
-from cxr.spec import SPEC_FILE, ModelSpec, sha256_of
+from cxr.serving.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
+from cxr.serving.drift import DRIFT_FILE, read_reference
+from cxr.serving.self_check import GOLDEN_ANSWERS, GOLDEN_FOLDER, SUMS_FILE, golden_answers, sums_text
 from scripts.model_store import MODEL_NAME, Version
 from training.toy.anatomy import draw_anatomy
 from training.toy.files import png_bytes
@@ -122,8 +121,8 @@ def _write_golden(folder: Path, run: Path) -> None:
         (folder / name).write_bytes(data)
     chosen = Predictor.load(run, "cpu")
     reference = Predictor(chosen.network, chosen.spec, chosen.device)
-    said = {one.engine.name: golden.answers(one, films) for one in (reference, chosen)}
-    (folder / golden.ANSWERS).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    said = {one.engine.name: golden_answers(one, films) for one in (reference, chosen)}
+    (folder / GOLDEN_ANSWERS).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
 
 def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Path:
@@ -135,7 +134,7 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
     if "int8" in {kind_of(name).precision for name in spec.engines.values()}:
         for name in INT8_FILES:
             shutil.copyfile(run / name, extras / name)
-    _write_golden(extras / golden.FOLDER, run)
+    _write_golden(extras / GOLDEN_FOLDER, run)
     out.mkdir()
     temp.mkdir()
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--archive-format", "zip-store"]

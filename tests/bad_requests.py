@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from cxr.film import MAX_BYTES
+from cxr.films.film import MAX_BYTES
 from tests.films import dicom, encoded, film
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from ts.utils.util import list_classes_from_module
 
-from cxr import digests, golden
-from cxr.cuda_engine import CudaEngine
+from cxr.engines.cuda import CudaEngine
 from cxr.errors import ModelError
 from cxr.predict import Predictor
+from cxr.serving.self_check import check_digests, check_golden
 from scripts.model_store import Archive, StoreError, Version, check_archive
 from scripts.package_mar import main, package
 from tests.cxr.networks import predictor, save_model, small_network
@@ -201,7 +201,7 @@ def test_a_worker_refuses_weights_with_one_flipped_byte(archive: Path, tmp_path:
 @pytest.mark.parametrize("file", ["model.pth", "model.json"])
 def test_one_byte_flipped_anywhere_in_weights_or_spec_is_seen(archive: Path, tmp_path: Path, file: str) -> None:
     folder = unpacked(archive, tmp_path)
-    digests.check(folder)
+    check_digests(folder)
     whole = (folder / file).read_bytes()
     rng = np.random.default_rng(7)
     places = {0, len(whole) - 1, *rng.integers(0, len(whole), 40).tolist()}
@@ -210,9 +210,9 @@ def test_one_byte_flipped_anywhere_in_weights_or_spec_is_seen(archive: Path, tmp
         changed[place] ^= 1 << int(rng.integers(8))
         (folder / file).write_bytes(changed)
         with pytest.raises(ModelError, match=f"{file} is damaged"):
-            digests.check(folder)
+            check_digests(folder)
     (folder / file).write_bytes(whole)
-    digests.check(folder)
+    check_digests(folder)
 
 
 def test_a_byte_flipped_in_the_archive_itself_is_told_before_a_server_starts(archive: Path, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_worker_refuses_a_changed_spec_or_answer(
     assert old in text
     (folder / file).write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(ModelError, match=message):
-        golden.check(Predictor.load(folder, "cpu"), folder)
+        check_golden(Predictor.load(folder, "cpu"), folder)
 
 
 def test_a_worker_refuses_an_archive_without_its_golden_films(archive: Path, tmp_path: Path) -> None:
@@ -299,10 +299,10 @@ def test_a_worker_refuses_an_archive_without_its_golden_films(archive: Path, tmp
 
 def test_golden_answers_of_another_network_do_not_pass(run: Path, archive: Path, tmp_path: Path) -> None:
     folder = unpacked(archive, tmp_path)
-    golden.check(predictor(run), folder)
+    check_golden(predictor(run), folder)
     save_model(tmp_path / "other", small_network(seed=5))
     with pytest.raises(ModelError, match="golden film"):
-        golden.check(predictor(tmp_path / "other"), folder)
+        check_golden(predictor(tmp_path / "other"), folder)
 
 
 def test_each_size_of_batch_an_engine_has_a_pass_for_gives_the_golden_answers(
@@ -312,21 +312,21 @@ def test_each_size_of_batch_an_engine_has_a_pass_for_gives_the_golden_answers(
     model = predictor(run)
     engine = CudaEngine("cuda-float32", model.network, model.spec.preprocessing, model.device, sizes=(1, 2, 8))
     by_it = Predictor(model.network, model.spec, model.device, engine)
-    golden.check(by_it, folder)
+    check_golden(by_it, folder)
     real = engine._passes[8]
     monkeypatch.setitem(engine._passes, 8, lambda grey: real(grey).flip(0))
     with pytest.raises(ModelError, match="golden film"):
-        golden.check(by_it, folder)
+        check_golden(by_it, folder)
 
 
 def test_the_second_engine_has_to_give_the_golden_answers_too(run: Path, archive: Path, tmp_path: Path) -> None:
     folder = unpacked(archive, tmp_path)
     model = predictor(run)
-    golden.check(Predictor(model.network, model.spec, model.device, second=model.engine), folder)
+    check_golden(Predictor(model.network, model.spec, model.device, second=model.engine), folder)
     save_model(tmp_path / "other", small_network(seed=5))
     wrong = predictor(tmp_path / "other").engine
     with pytest.raises(ModelError, match="golden film"):
-        golden.check(Predictor(model.network, model.spec, model.device, second=wrong), folder)
+        check_golden(Predictor(model.network, model.spec, model.device, second=wrong), folder)
 
 
 def test_the_handler_file_defines_one_class_and_is_found_by_torchserves_rule() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cxr import __version__
-from cxr.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
 from cxr.errors import CODES
+from cxr.serving.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
 from training.model_card import SECTIONS
 
 ROOT = Path(__file__).parents[1]

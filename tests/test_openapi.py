@@ -19,13 +19,13 @@ from PIL import Image
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from cxr import film as films
 from cxr.errors import CODES, InputError
-from cxr.inputs import CAM_FORMS, MAX_FILMS, VIEWS
+from cxr.films import film as films
+from cxr.model.spec import CLASSES, Preprocessing
 from cxr.predict import TARGETS, Predictor
-from cxr.replies import NOTICE, ModelIdentity, error_reply
-from cxr.service import BatchService, Incoming
-from cxr.spec import CLASSES, Preprocessing
+from cxr.serving.reply import NOTICE, ModelIdentity, error_reply
+from cxr.serving.request import CAM_FORMS, MAX_FILMS, VIEWS
+from cxr.serving.service import BatchService, Incoming
 from tests.cxr.networks import save_model
 from tests.films import dicom, encoded, film
 
@@ -255,7 +255,7 @@ def test_faults_of_the_server_are_as_described(
         def fail(*_: Any, fault: type[Exception] = fault) -> None:
             raise fault
 
-        monkeypatch.setattr("cxr.service.decode", fail)
+        monkeypatch.setattr("cxr.serving.service.decode", fail)
         status, _, reply = ask(service, {"body": FILM})
         validator(f"Problem{status}").validate(json.loads(reply))
         assert json.loads(reply)["code"] == code

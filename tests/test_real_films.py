@@ -12,13 +12,12 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from cxr.errors import InputError
-from cxr.film import Film, Pixels
-from cxr.frontal import check_frontal
-from cxr.images import decode
-from cxr.replies import ModelIdentity
-from cxr.screen import Screen, thumbnail
-from cxr.service import BatchService, Incoming
-from cxr.spec import Preprocessing
+from cxr.films.decode import decode
+from cxr.films.film import Film, Pixels
+from cxr.films.frontal import Screen, check_frontal, thumbnail
+from cxr.model.spec import Preprocessing
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model
 from tests.films import dicom, encoded
 from tests.real_films import NEEDS_REAL_FILMS, REAL

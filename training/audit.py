@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.predict import Predictor
-from cxr.spec import SPEC_FILE, ModelSpec
 from training.command import run_command
 from training.data import Films, Record, load_films
 from training.engine import HeadSettings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cxr.film import Pixels
+from cxr.films.film import Pixels
 
 
 @dataclass(frozen=True, slots=True)

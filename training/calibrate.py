@@ -21,9 +21,9 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
 from cxr.errors import ModelError
-from cxr.gate import ENGINES, REFERENCE, Parity, files_digest, kind_of
+from cxr.films.frontal import Screen
+from cxr.model.parity import ENGINES, REFERENCE, Parity, files_digest, kind_of
 from cxr.predict import Prediction, Predictor, softmax
-from cxr.screen import Screen
 from training.command import run_command
 from training.data import Record, load_films
 from training.drift import FEWEST as FEWEST_FOR_DRIFT
@@ -46,7 +46,7 @@ _CAM_PERCENTILE: Final = 99.0
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What is fitted to a checkpoint; the fields are those of `cxr.spec.ModelSpec`."""
+    """What is fitted to a checkpoint; the fields are those of `cxr.model.spec.ModelSpec`."""
 
     weights_sha256: str
     temperature: float

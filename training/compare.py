@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 from training.command import run_command
 from training.data import Record, load_films
 from training.delong import delong

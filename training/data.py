@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from cxr.errors import InputError
-from cxr.film import Pixels
-from cxr.images import decode
-from cxr.spec import CLASSES, sha256_of
+from cxr.films.decode import decode
+from cxr.films.film import Pixels
+from cxr.model.spec import CLASSES, sha256_of
 from training.errors import TrainingError
 
 MANIFEST: Final = "manifest.csv"
@@ -51,7 +51,7 @@ class Record:
         return CLASSES.index(self.label)
 
     def read(self, least_side: int | None = None) -> Pixels:
-        """The film's grey pixels, (H, W) uint8; `least_side` as in `cxr.images.decode`.
+        """The film's grey pixels, (H, W) uint8; `least_side` as in `cxr.films.decode.decode`.
 
         Raises
         ------

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
 
-from cxr.model import features, folded, pool, trunk, use_exact_float32
+from cxr.model.network import features, folded, pool, trunk, use_exact_float32
 
 Features = npt.NDArray[np.float32]
 

@@ -17,13 +17,12 @@ import numpy as np
 from scipy.stats import chi2
 from tqdm import tqdm
 
-from cxr.drift import film_signals
-from cxr.drift_reference import DRIFT_FILE, Histogram, Reference
 from cxr.errors import ModelError
-from cxr.images import decode
-from cxr.measured import SIGNALS
-from cxr.preprocess import resize
-from cxr.spec import ModelSpec
+from cxr.films.decode import decode
+from cxr.model.preprocess import resize
+from cxr.model.spec import ModelSpec
+from cxr.serving.drift import DRIFT_FILE, Histogram, Reference, film_signals
+from cxr.serving.metrics import SIGNALS
 from training.command import run_command
 from training.data import SPLITS, Record, load_films
 from training.errors import TrainingError

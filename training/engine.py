@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from tqdm import tqdm
 
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 from training.balance import Weights
 from training.depths import Features
 from training.errors import TrainingError

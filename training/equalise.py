@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from cxr.model import features
+from cxr.model.network import features
 
 SHARE: Final = 0.65  # of the unevenness that goes into the weights; 0.5 and 0.75 were tried too and are little worse
 _LEAST: Final = 1e-3  # of the widest channel: narrower ones count as this
@@ -34,7 +34,7 @@ def ranges_of(plain: ResNet, tensors: Iterable[torch.Tensor]) -> dict[str, torch
     Parameters
     ----------
     plain
-        As `cxr.model.folded` gives it, on the CPU.
+        As `cxr.model.network.folded` gives it, on the CPU.
     tensors
         Each (1, 3, S, S) float32.
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cxr.film import Pixels
+from cxr.films.film import Pixels
 from cxr.predict import Prediction
-from cxr.render import overlay
+from cxr.serving.render import overlay
 from training.data import Record
 from training.groups import COLUMNS
 from training.metrics import Floats, Targets

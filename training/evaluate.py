@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 import cxr
+from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
-from cxr.spec import CLASSES, ModelSpec
 from training.command import run_command
 from training.curves import bands, reliability
 from training.data import SPLITS, Record, load_films

@@ -15,9 +15,9 @@ from typing import Final
 
 from safetensors.torch import save_file
 
-from cxr.gate import DEVICES, ENGINES, REFERENCE
-from cxr.model import read_state_dict
-from cxr.spec import SPEC_FILE, ModelSpec, sha256_of
+from cxr.model.network import read_state_dict
+from cxr.model.parity import DEVICES, ENGINES, REFERENCE
+from cxr.model.spec import SPEC_FILE, ModelSpec, sha256_of
 from training.command import run_command
 from training.drift import carry_reference
 from training.runs import CHECKPOINT, spec_of, write_text, write_whole

@@ -25,9 +25,9 @@ import torch
 from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
-from cxr.model import backbone_digest, folded, use_exact_float32
-from cxr.preprocess import to_tensor
-from cxr.spec import Preprocessing
+from cxr.model.network import backbone_digest, folded, use_exact_float32
+from cxr.model.preprocess import to_tensor
+from cxr.model.spec import Preprocessing
 from training.augment import Augmentation
 from training.data import Record
 from training.depths import BATCH, POOLED, Depth, Features
@@ -37,8 +37,17 @@ from training.processes import Processes
 
 # What turns a file into features. A test follows the imports.
 CODE: Final = (
-    *("cxr.apart", "cxr.codecs", "cxr.dicom", "cxr.dicom_header", "cxr.errors", "cxr.film", "cxr.gate", "cxr.headers"),
-    *("cxr.images", "cxr.model", "cxr.preprocess", "cxr.screen", "cxr.spec"),
+    *(
+        "cxr.films.sandbox",
+        "cxr.films.dicom_codecs",
+        "cxr.films.dicom",
+        "cxr.films.dicom_header",
+        "cxr.errors",
+        "cxr.films.film",
+        "cxr.model.parity",
+        "cxr.films.picture_headers",
+    ),
+    *("cxr.films.decode", "cxr.model.network", "cxr.model.preprocess", "cxr.films.frontal", "cxr.model.spec"),
     *("training.augment", "training.data", "training.depths", "training.features"),
 )
 _LIBRARIES: Final = (

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
-from cxr.preprocess import to_film
-from cxr.spec import CLASSES, Preprocessing
+from cxr.model.preprocess import to_film
+from cxr.model.spec import CLASSES, Preprocessing
 from training.curves import Band, Bin
 from training.data import Record
 from training.engine import Epoch

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchvision.models.resnet import ResNet
 
-from cxr.spec import Preprocessing
+from cxr.model.spec import Preprocessing
 from training.balance import film_weights
 from training.data import Record
 from training.depths import LAYER3, POOLED, Depth, Features, pooled_of

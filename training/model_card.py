@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from cxr.card import NOTICE
+from cxr.serving.card import NOTICE
 from training.card.facts import COMMANDS, Facts
 from training.card.model import decisions, details, training_data, use
 from training.card.results import (

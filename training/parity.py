@@ -12,10 +12,9 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cxr.decisions import left_open, log_odds
-from cxr.engines import load_engine
+from cxr.engines.load import load_engine
 from cxr.errors import ModelError
-from cxr.gate import Parity, kind_of
+from cxr.model.parity import Parity, kind_of, left_open, log_odds
 from cxr.predict import Prediction, Predictor, softmax
 from training.metrics import Floats, Targets
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 from training.data import Record
 from training.errors import TrainingError
 from training.metrics import Floats

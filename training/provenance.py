@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from training.data import SPLITS, Record
 
-_COLUMNS: Final = ("source", "label_source", "licence")
+_TERMS: Final = ("source", "label_source", "licence")
 
 
 def provenance(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -16,12 +16,12 @@ def provenance(records: Sequence[Record]) -> list[dict[str, Any]]:
 
     What the manifest does not say is an empty text.
     """
-    keys = [tuple(record.extra.get(column) or "" for column in _COLUMNS) for record in records]
+    keys = [tuple(record.extra.get(column) or "" for column in _TERMS) for record in records]
     counts = Counter((key, record.split, record.label) for key, record in zip(keys, records, strict=True))
     labels = sorted({record.label for record in records})
     return [
         {
-            **dict(zip(_COLUMNS, key, strict=True)),
+            **dict(zip(_TERMS, key, strict=True)),
             "films": {split: {label: counts[key, split, label] for label in labels} for split in SPLITS},
         }
         for key in sorted(set(keys))

@@ -29,10 +29,10 @@ import torch
 from tqdm import tqdm
 
 from cxr.errors import ModelError
-from cxr.gate import INT8_FILES
-from cxr.model import backbone_digest, folded
+from cxr.model.network import backbone_digest, folded
+from cxr.model.parity import INT8_FILES
+from cxr.model.preprocess import to_tensor
 from cxr.predict import Predictor
-from cxr.preprocess import to_tensor
 from training.command import run_command
 from training.data import Record, load_films
 from training.equalise import equalise, ranges_of
@@ -77,8 +77,8 @@ def quantise(
         import openvino
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-        from cxr.openvino_engine import DIGEST_KEY
-        from cxr.openvino_graph import graph_of_folded, watch
+        from cxr.engines.openvino import DIGEST_KEY
+        from cxr.engines.openvino_graph import graph_of_folded, watch
     except ImportError as error:
         raise TrainingError(f"int8 needs NNCF and OpenVINO ({error}): pip install 'pneumoscan[quantise]'") from error
     size = predictor.spec.preprocessing.size

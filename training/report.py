@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cxr.spec import ModelSpec
+from cxr.model.spec import ModelSpec
 from training.intervals import LEVEL, Interval
 from training.page import (
     Block,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cxr.spec import ModelSpec
+from cxr.model.spec import ModelSpec
 from training.intervals import FEWEST_PATIENTS, LEVEL, MOST_UNDEFINED
 from training.page import Block, Strong, Words, text
 

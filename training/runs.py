@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import cxr
-from cxr.card import AUDIT_FILE, METRICS_FILE
-from cxr.drift_reference import DRIFT_FILE
 from cxr.errors import ModelError
-from cxr.gate import Parity
-from cxr.model import build, load_strictly, read_state_dict
+from cxr.films.frontal import Screen
+from cxr.model.network import build, load_strictly, read_state_dict
+from cxr.model.parity import Parity
+from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
 from cxr.predict import Predictor, resolve_device
-from cxr.screen import Screen
-from cxr.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
+from cxr.serving.card import AUDIT_FILE, METRICS_FILE
+from cxr.serving.drift import DRIFT_FILE
 from training.errors import TrainingError
 
 RUN_FILE: Final = "run.json"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
-from cxr.film import Pixels
+from cxr.films.film import Pixels
 from cxr.predict import Prediction, Predictor
 from training.data import Record
 

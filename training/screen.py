@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from cxr.film import Pixels
-from cxr.screen import SIDE, Screen, edge_histograms, thumbnail
+from cxr.films.film import Pixels
+from cxr.films.frontal import SIDE, Screen, edge_histograms, thumbnail
 from training.data import Record
 
 FEWEST: Final = 30  # training films; with fewer there is no screen
@@ -56,7 +56,7 @@ def fit_screen(thumbnails: Pixels, *, refuses: bool = True, seed: int = 0) -> Sc
     Parameters
     ----------
     thumbnails
-        (N, SIDE, SIDE) uint8, `cxr.screen.thumbnail` of frontal training films.
+        (N, SIDE, SIDE) uint8, `cxr.films.frontal.thumbnail` of frontal training films.
     refuses
         `Screen.refuses`.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cxr.spec import sha256_of
+from cxr.model.spec import sha256_of
 from training.augment import Augmentation
 from training.data import Films
 from training.engine import HeadSettings
@@ -30,7 +30,7 @@ class TrainSettings:
     normalisation
         A key of `training.weights.NORMALISATIONS`: how the starting weights saw pictures.
     decode
-        One of `cxr.spec.DECODES`: whether large films are brought near the network's size while they are decoded.
+        One of `cxr.model.spec.DECODES`: whether large films are brought near the network's size while they are decoded.
     trainable
         ``head`` on features of a frozen backbone; ``layer4`` and head; or ``all``. The latter two start from the head.
     views

@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 import cxr
-from cxr.spec import Preprocessing
+from cxr.model.spec import Preprocessing
 from training.data import Films, Record
 from training.errors import TrainingError
 from training.processes import Processes

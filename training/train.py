@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from cxr.model import backbone_digest
-from cxr.spec import CLASSES
+from cxr.model.network import backbone_digest
+from cxr.model.spec import CLASSES
 from training.command import run_command
 from training.data import Films, load_films
 from training.engine import Epoch, format_elapsed

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from cxr.model import ARCHITECTURES
-from cxr.spec import DECODES
+from cxr.model.network import ARCHITECTURES
+from cxr.model.spec import DECODES
 from training.augment import Augmentation
 from training.balance import BALANCES
 from training.engine import HeadSettings

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import ResNet
 
-from cxr.model import pool, trunk
+from cxr.model.network import pool, trunk
 from training.engine import Epoch, Targets, Weighting
 
 PRECISIONS: Final[dict[str, torch.dtype]] = {

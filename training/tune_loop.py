@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
-from cxr.model import use_exact_float32
-from cxr.spec import CLASSES
+from cxr.model.network import use_exact_float32
+from cxr.model.spec import CLASSES
 from training.engine import Epoch, judged
 from training.errors import TrainingError
 from training.loading import prefetched

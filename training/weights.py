@@ -17,9 +17,9 @@ from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
 from cxr.errors import ModelError
-from cxr.model import StateDict, build, read_state_dict, use_exact_float32
-from cxr.preprocess import to_tensor
-from cxr.spec import CLASSES, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from cxr.model.network import StateDict, build, read_state_dict, use_exact_float32
+from cxr.model.preprocess import to_tensor
+from cxr.model.spec import CLASSES, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from training.data import Record
 from training.errors import TrainingError
 
@@ -77,7 +77,7 @@ def starting_point(weights: str, arch: str, seed: int) -> StartingPoint:
     weights
         ``imagenet``, ``random``, or the path of a state dict.
     arch
-        A key of `cxr.model.ARCHITECTURES`.
+        A key of `cxr.model.network.ARCHITECTURES`.
     seed
         Of the head, and of everything where weights are random.
 

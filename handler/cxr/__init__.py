@@ -1,8 +1,9 @@
 """Chest X-ray classification with an exact class activation map: the part that ships inside a model archive.
 
-Films come in as bytes (`cxr.images`), become tensors (`cxr.preprocess`), pass through one network (`cxr.model`) whose
-last feature map gives both the logits and the map that explains them (`cxr.cam`). `cxr.predict.Predictor` is the one
-path through all of it: the handler, the evaluation and the benchmark call it, nothing else does.
+Films come in as bytes (`cxr.films.decode`), become tensors (`cxr.model.preprocess`), pass through one network
+(`cxr.model.network`) whose last feature map gives both the logits and the map that explains them (`cxr.model.cam`).
+`cxr.predict.Predictor` is the one path through all of it: the handler, the evaluation and the benchmark call it,
+nothing else does.
 """
 
 __version__ = "0.1.0"

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from torchvision.models.resnet import ResNet
 
-from cxr.cam import Cam, class_maps, logits_of
-from cxr.decisions import Vector, left_open, log_odds
-from cxr.engines import Engine, ReferenceEngine, load_engine
+from cxr.engines.load import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
-from cxr.film import Pixels
-from cxr.gate import check_files, kind_of
-from cxr.model import build, load_strictly, read_state_dict
-from cxr.preprocess import resize
-from cxr.spec import CLASSES, ModelSpec, sha256_of
+from cxr.films.film import Pixels
+from cxr.model.cam import Cam, class_maps, logits_of
+from cxr.model.network import build, load_strictly, read_state_dict
+from cxr.model.parity import Vector, check_files, kind_of, left_open, log_odds
+from cxr.model.preprocess import resize
+from cxr.model.spec import CLASSES, ModelSpec, sha256_of
 
 TARGETS: Final = (*CLASSES, "contrast")
 

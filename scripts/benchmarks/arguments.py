@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cxr.model import ARCHITECTURES
+from cxr.model.network import ARCHITECTURES
 from cxr.predict import resolve_device
 from scripts.arguments import not_negative, positive
 from scripts.benchmarks import cam, decode, overhead, peers, plot, serve, tables

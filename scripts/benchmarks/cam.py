@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cxr.cam import class_maps, logits_of
-from cxr.model import build, features, use_exact_float32
+from cxr.model.cam import class_maps, logits_of
+from cxr.model.network import build, features, use_exact_float32
 from scripts.benchmarks.machine import host
 from scripts.benchmarks.servers import BenchmarkError
 

@@ -15,9 +15,9 @@ from PIL import Image
 from pydicom import dcmread
 from tqdm import tqdm
 
-from cxr.images import decode
-from cxr.preprocess import to_tensor
-from cxr.spec import Preprocessing
+from cxr.films.decode import decode
+from cxr.model.preprocess import to_tensor
+from cxr.model.spec import Preprocessing
 from scripts.benchmarks.films import DECODED
 from scripts.benchmarks.machine import host
 
@@ -50,7 +50,7 @@ def tutorial_tensor(data: bytes) -> torch.Tensor:
 
 
 def our_tensor(data: bytes, decode_as: str) -> torch.Tensor:
-    """A film as it is served, checked, grey, resized, normalised; `decode_as` is one of `cxr.spec.DECODES`."""
+    """A film as it is served, checked, grey, resized, normalised; `decode_as` is one of `cxr.model.spec.DECODES`."""
     preprocessing = Preprocessing(decode=decode_as)
     return to_tensor(decode(data, preprocessing.least_side).pixels, preprocessing)
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cxr.film import Pixels
-from cxr.images import decode
+from cxr.films.decode import decode
+from cxr.films.film import Pixels
 from scripts.benchmarks.servers import WrongUsage
 from scripts.film_files import find_films
 from training.toy.anatomy import draw_anatomy

@@ -14,13 +14,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from cxr.film import Pixels
-from cxr.images import decode
+from cxr.films.decode import decode
+from cxr.films.film import Pixels
+from cxr.model.preprocess import resize
 from cxr.predict import Predictor
-from cxr.preprocess import resize
-from cxr.replies import ModelIdentity
-from cxr.service import BatchService, Incoming
-from cxr.silence import silence_libraries
+from cxr.serving.metrics import silence_libraries
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.service import BatchService, Incoming
 from scripts.benchmarks.load import rate
 from scripts.benchmarks.servers import BenchmarkError, WrongUsage
 

@@ -43,8 +43,8 @@ def answerer(service: str, folder: Path) -> Callable[[bytes], bytes]:
 
 def _ours(folder: Path) -> Callable[[bytes], bytes]:
     from cxr.predict import Predictor
-    from cxr.replies import ModelIdentity
-    from cxr.service import BatchService, Incoming
+    from cxr.serving.reply import ModelIdentity
+    from cxr.serving.service import BatchService, Incoming
 
     predictor = Predictor.load(folder, "cpu")
     service = BatchService(predictor, ModelIdentity.of(predictor.spec, "pneumonia", "peer"))
@@ -57,8 +57,8 @@ def _eager(folder: Path, *, with_map: bool) -> Callable[[bytes], bytes]:
     from PIL import Image
     from torchvision import transforms
 
-    from cxr.model import build, load_strictly, read_state_dict
-    from cxr.spec import ModelSpec
+    from cxr.model.network import build, load_strictly, read_state_dict
+    from cxr.model.spec import ModelSpec
 
     spec = ModelSpec.load(folder)
     network = build(spec.arch, len(spec.classes))

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cxr.cam import class_maps, logits_of
-from cxr.engines import Engine, load_engine
+from cxr.engines.load import Engine, load_engine
 from cxr.errors import ModelError
-from cxr.gate import ENGINES, REFERENCE
-from cxr.model import build, pool
+from cxr.model.cam import class_maps, logits_of
+from cxr.model.network import build, pool
+from cxr.model.parity import ENGINES, REFERENCE
+from cxr.model.spec import Preprocessing
 from cxr.predict import Predictor
-from cxr.spec import Preprocessing
 from scripts.benchmarks.films import grey_films
 from training.hardware import processor_name
 

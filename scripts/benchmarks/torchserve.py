@@ -13,8 +13,8 @@ from typing import Final
 
 import torch
 
-from cxr.model import ARCHITECTURES, read_state_dict
-from cxr.spec import ModelSpec
+from cxr.model.network import ARCHITECTURES, read_state_dict
+from cxr.model.spec import ModelSpec
 from scripts.benchmarks.http import Address, ask
 from scripts.benchmarks.peer_handler import SETTINGS
 from scripts.benchmarks.processes import Tree

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cxr.model import features, folded, pool, use_exact_float32
-from cxr.spec import Preprocessing
+from cxr.model.network import features, folded, pool, use_exact_float32
+from cxr.model.spec import Preprocessing
 from scripts.benchmarks import tutorial_recipe
 from scripts.benchmarks.tutorial_recipe import TutorialRecipe
 from training.data import Films, Record

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torchvision.models.resnet import ResNet
 
+from cxr.model.spec import Preprocessing
 from cxr.predict import softmax
-from cxr.spec import Preprocessing
 from scripts.benchmarks import tutorial_recipe
 from scripts.benchmarks.tutorial_recipe import TutorialRecipe
 from training.data import Films, Record

@@ -27,7 +27,7 @@ from torchvision import transforms
 from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
-from cxr.spec import CLASSES, Preprocessing
+from cxr.model.spec import CLASSES, Preprocessing
 from training.data import Record
 from training.metrics import Floats
 from training.processes import Processes

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
 
-from cxr.model import build
+from cxr.model.network import build
+from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
 from cxr.predict import Predictor
-from cxr.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
 
 SMALL = Preprocessing(size=64)
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cxr.drift import film_signals
-from cxr.drift_reference import Reference
-from cxr.film import Pixels
-from cxr.measured import SIGNALS
+from cxr.films.film import Pixels
+from cxr.model.preprocess import resize
 from cxr.predict import Predictor
-from cxr.preprocess import resize
+from cxr.serving.drift import Reference, film_signals
+from cxr.serving.metrics import SIGNALS
 from training.drift import histogram_of
 
 

@@ -18,10 +18,10 @@ from PIL import Image
 from pydicom.uid import RLELossless
 
 from cxr.errors import InputError
-from cxr.images import decode
-from cxr.inputs import read_request
-from cxr.replies import ModelIdentity
-from cxr.service import BatchService, Incoming
+from cxr.films.decode import decode
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.request import read_request
+from cxr.serving.service import BatchService, Incoming
 from tests.bad_requests import (
     bad_requests,
     deflated,
@@ -199,7 +199,7 @@ def test_a_reply_too_large_to_be_sent_is_an_error_and_not_the_end_of_the_worker(
     """TorchServe kills a worker over a reply of more than max_response_size."""
     spec = save_model(tmp_path)
     service = BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
-    monkeypatch.setattr("cxr.replies.MAX_REPLY_BYTES", 20_000)
+    monkeypatch.setattr("cxr.serving.reply.MAX_REPLY_BYTES", 20_000)
     text = base64.b64encode(encoded(film())).decode()
     body = {"instances": [{"b64": text}] * 4}
     asked = [Incoming({"body": body}, {"Cxr-Cam": cam}, "id") for cam in ("overlay", "none")]

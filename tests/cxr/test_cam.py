@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cxr.cam import class_maps, logits_of, upsample
-from cxr.model import build, features
+from cxr.model.cam import class_maps, logits_of, upsample
+from cxr.model.network import build, features
 from tests.cxr.networks import lively, small_network
 
 

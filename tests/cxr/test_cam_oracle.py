@@ -8,10 +8,10 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from cxr.model import build
+from cxr.model.network import build
+from cxr.model.preprocess import to_tensor
+from cxr.model.spec import CLASSES, ModelSpec, Preprocessing
 from cxr.predict import Predictor
-from cxr.preprocess import to_tensor
-from cxr.spec import CLASSES, ModelSpec, Preprocessing
 from tests.cxr.networks import lively
 from tests.films import film
 

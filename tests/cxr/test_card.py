@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cxr.card import read_audit, read_metrics
 from cxr.errors import ModelError
-from cxr.replies import ModelIdentity
-from cxr.service import BatchService, Incoming
+from cxr.serving.card import read_audit, read_metrics
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model
 from tests.films import encoded, film
 

@@ -31,10 +31,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cxr import apart
-from cxr.codecs import read_stored
 from cxr.errors import InputError
-from cxr.images import decode
+from cxr.films import sandbox as apart
+from cxr.films.decode import decode
+from cxr.films.dicom_codecs import read_stored
 from tests.films import compressed, dicom, encoded, film
 
 LOSSLESS = (RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless)

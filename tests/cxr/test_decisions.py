@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxr.decisions import left_open, log_odds
+from cxr.model.parity import left_open, log_odds
 
 
 def test_log_odds_are_those_of_the_calibrated_probability() -> None:

@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEG2000Lossless
 
 from cxr.errors import InputError
-from cxr.images import decode
+from cxr.films.decode import decode
 from tests.films import dicom, encoded, film
 
 

@@ -11,14 +11,25 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from cxr.drift import EVERY, FEWEST, SHIFT, WINDOW, DriftWindow, film_signals, psi, psi_limit
-from cxr.drift_reference import DRIFT_FILE, Reference, read_reference
 from cxr.errors import ModelError
-from cxr.film import Pixels, unit_to_uint8
-from cxr.measured import SIGNALS, Measured
+from cxr.films.film import Pixels, unit_to_uint8
+from cxr.model.preprocess import resize
+from cxr.model.spec import CLASSES
 from cxr.predict import Predictor
-from cxr.preprocess import resize
-from cxr.spec import CLASSES
+from cxr.serving.drift import (
+    DRIFT_FILE,
+    EVERY,
+    FEWEST,
+    SHIFT,
+    WINDOW,
+    DriftWindow,
+    Reference,
+    film_signals,
+    psi,
+    psi_limit,
+    read_reference,
+)
+from cxr.serving.metrics import SIGNALS, Measured
 from tests.cxr.networks import predictor, save_model
 from tests.cxr.references import reference_for
 from training.drift import histogram_of

@@ -17,15 +17,15 @@ from openvino import opset13 as ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import ResNet
 
-from cxr.cuda_engine import CudaEngine, _tuned_cudnn
-from cxr.engines import Engine, ReferenceEngine, load_engine
+from cxr.engines.cuda import CudaEngine, _tuned_cudnn
+from cxr.engines.load import Engine, ReferenceEngine, load_engine
+from cxr.engines.openvino import OpenVinoEngine, core
+from cxr.engines.openvino_graph import graph_of
 from cxr.errors import ModelError
-from cxr.gate import ENGINES
-from cxr.model import build, features
-from cxr.openvino_engine import OpenVinoEngine, core
-from cxr.openvino_graph import graph_of
-from cxr.preprocess import normalise
-from cxr.spec import Preprocessing
+from cxr.model.network import build, features
+from cxr.model.parity import ENGINES
+from cxr.model.preprocess import normalise
+from cxr.model.spec import Preprocessing
 from tests.cxr.networks import SMALL, lively, small_network
 
 ROOT = Path(__file__).parents[2]
@@ -151,7 +151,7 @@ def test_a_gpu_without_room_for_the_engine_says_what_to_do(monkeypatch: pytest.M
     def fail(*_: object) -> CudaEngine:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
-    monkeypatch.setattr("cxr.cuda_engine.CudaEngine", fail)
+    monkeypatch.setattr("cxr.engines.cuda.CudaEngine", fail)
     with pytest.raises(ModelError, match=r"out of memory\.\): start fewer workers, or export with --cuda-engine torch"):
         load_engine("cuda-float32", small_network(), SMALL, torch.device("cuda"))
 
@@ -187,7 +187,7 @@ def test_a_recorded_pass_gives_what_torch_gives(name: str, films: torch.Tensor) 
 def test_a_process_that_had_several_engines_still_answers_a_signal() -> None:
     code = (
         "import os, signal, torch\n"
-        "from cxr.engines import load_engine\n"
+        "from cxr.engines.load import load_engine\n"
         "from tests.cxr.networks import SMALL, small_network\n"
         "def load(): return load_engine('openvino-float32', small_network(), SMALL, torch.device('cpu'))\n"
         "first, second = load(), load()\n"

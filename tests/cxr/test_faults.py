@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from cxr.faults import DeviceLostError, is_alive, is_out_of_memory, predict_each, where
-from cxr.film import Pixels
+from cxr.films.film import Pixels
+from cxr.model.spec import Preprocessing
 from cxr.predict import Prediction, Predictor
-from cxr.replies import ModelIdentity
-from cxr.service import BatchService, Incoming
-from cxr.spec import Preprocessing
+from cxr.serving.faults import DeviceLostError, is_alive, is_out_of_memory, predict_each, where
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model
 from tests.films import encoded, film
 
@@ -179,14 +179,14 @@ def lose_the_device(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(predictor, "predict", predict)
-    monkeypatch.setattr("cxr.faults.is_alive", lambda _: False)
+    monkeypatch.setattr("cxr.serving.faults.is_alive", lambda _: False)
 
 
 def test_a_lost_device_is_told_from_a_film_that_fails(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     lose_the_device(small, monkeypatch)
     with pytest.raises(DeviceLostError):
         predict_each(small, [film()])
-    monkeypatch.setattr("cxr.faults.is_alive", lambda _: True)
+    monkeypatch.setattr("cxr.serving.faults.is_alive", lambda _: True)
     assert [type(one) for one in predict_each(small, [film()])] == [RuntimeError]
 
 
@@ -202,7 +202,7 @@ def test_the_films_of_a_lost_device_may_be_sent_again(small: Predictor, monkeypa
 @pytest.mark.gpu
 def test_a_failed_assertion_on_the_gpu_is_a_lost_device() -> None:
     code = (
-        "import torch; from cxr.faults import is_alive; gpu = torch.device('cuda'); assert is_alive(gpu)\n"
+        "import torch; from cxr.serving.faults import is_alive; gpu = torch.device('cuda'); assert is_alive(gpu)\n"
         "try:\n    torch.zeros(2, device=gpu)[torch.tensor([9], device=gpu)].cpu()\nexcept RuntimeError:\n    pass\n"
         "print('lost' if not is_alive(gpu) else 'alive')"
     )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cxr.errors import ModelError
-from cxr.gate import DEVICES, REFERENCE, Parity
-from cxr.spec import ModelSpec
+from cxr.model.parity import DEVICES, REFERENCE, Parity
+from cxr.model.spec import ModelSpec
 from tests.cxr.networks import predictor, save_model
 
 GOOD = Parity(1000, 5, -0.002, 0.03, 0.99, 0.999, "a processor")

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from cxr.errors import CODES, InputError
-from cxr.film import MAX_BYTES, significant_bits
-from cxr.images import decode
+from cxr.films.decode import decode
+from cxr.films.film import MAX_BYTES, significant_bits
 from tests.films import dicom, encoded, film
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cxr.errors import InputError
-from cxr.inputs import Options, read_request
+from cxr.serving.request import Options, read_request
 
 FILM = b"\x89PNG\r\n\x1a\n and so on"
 TEXT = base64.b64encode(FILM).decode()

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cxr.errors import CODES
-from cxr.measured import OK, SERIES, Measured, outcome_of
+from cxr.serving.metrics import OK, SERIES, Measured, outcome_of
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import yaml
 from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.metric_type_enum import MetricTypes
 
-from cxr.measured import SERIES, SIGNALS, Measured
-from cxr.metric_lines import MetricLines
+from cxr.serving.metrics import SERIES, SIGNALS, Measured, MetricLines
 
 DECLARED = yaml.safe_load((Path(__file__).parents[2] / "metrics.yaml").read_text(encoding="utf-8"))["model_metrics"]
 # org.pytorch.serve.metrics.Metric of TorchServe 0.12.0

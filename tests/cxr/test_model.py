@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxr.model import build, features, folded, trunk
+from cxr.model.network import build, features, folded, trunk
 from tests.cxr.networks import lively
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from cxr.errors import InputError
-from cxr.images import decode
+from cxr.films.decode import decode
 from tests.films import compressed, dicom, encoded, film
 from tests.real_films import NEEDS_REAL_FILMS, REAL
 

@@ -11,8 +11,8 @@ import torch
 from scipy.special import softmax as scipy_softmax
 
 from cxr.errors import ModelError
+from cxr.model.preprocess import resize, to_tensor
 from cxr.predict import Predictor, resolve_device, softmax
-from cxr.preprocess import resize, to_tensor
 from tests.cxr.networks import SMALL, predictor, save_model, small_network
 from tests.films import film
 

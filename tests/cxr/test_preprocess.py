@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from cxr.preprocess import resize, to_film, to_tensor
-from cxr.spec import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from cxr.model.preprocess import resize, to_film, to_tensor
+from cxr.model.spec import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from tests.films import film
 
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from cxr.errors import InputError, ModelError
-from cxr.film import Pixels
-from cxr.images import decode
-from cxr.preprocess import resize
-from cxr.replies import ModelIdentity
-from cxr.service import BatchService
-from cxr.spec import Preprocessing
+from cxr.films.decode import decode
+from cxr.films.film import Pixels
+from cxr.model.preprocess import resize
+from cxr.model.spec import Preprocessing
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.service import BatchService
 from tests.cxr.networks import SMALL, predictor, save_model
 from tests.cxr.test_service import ask
 from tests.films import dicom, encoded, film

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr.render import MAX_SIDE, blend, colours, display_film, evidence_map, heat_map, overlay, png
+from cxr.serving.render import MAX_SIDE, blend, colours, display_film, evidence_map, heat_map, overlay, png
 from tests.films import film
 
 

@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from cxr.errors import InputError, ModelError
-from cxr.film import Film, ImageInfo, Pixels
-from cxr.frontal import check_frontal
-from cxr.screen import FEATURES, SIDE, Screen, edge_histograms, of_negative, thumbnail
-from cxr.spec import ModelSpec
+from cxr.films.film import Film, ImageInfo, Pixels
+from cxr.films.frontal import FEATURES, SIDE, Screen, check_frontal, edge_histograms, of_negative, thumbnail
+from cxr.model.spec import ModelSpec
 from training.screen import fit_screen
 from training.toy.anatomy import draw_anatomy
 from training.toy.films import draw_film

@@ -16,12 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cxr.cam import upsample
-from cxr.film import Pixels
-from cxr.measured import Measured
+from cxr.films.film import Pixels
+from cxr.model.cam import upsample
 from cxr.predict import Prediction
-from cxr.replies import NOTICE, ModelIdentity
-from cxr.service import BatchService, Incoming
+from cxr.serving.metrics import Measured
+from cxr.serving.reply import NOTICE, ModelIdentity
+from cxr.serving.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.films import dicom, encoded, film
 
@@ -224,7 +224,7 @@ def test_the_time_a_network_takes_is_not_counted_against_films_that_wait_behind_
     service: BatchService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("cxr.service.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("cxr.serving.service.time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(service, "_pool", None)
     real = service.predictor.predict
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from cxr.drift import FEWEST
-from cxr.measured import OK, SIGNALS, Measured
 from cxr.predict import Predictor
-from cxr.replies import ModelIdentity
-from cxr.service import BatchService, Incoming
+from cxr.serving.drift import FEWEST
+from cxr.serving.metrics import OK, SIGNALS, Measured
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.cxr.references import reference_for
 from tests.films import dicom, encoded, film

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cxr.errors import ModelError
-from cxr.spec import ModelSpec, Preprocessing
+from cxr.model.spec import ModelSpec, Preprocessing
 from tests.cxr.networks import save_model
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cxr.measured import SERIES
+from cxr.serving.metrics import SERIES
 from tests.deploy.prometheus import ALERTS, DEPLOY, NEEDS_PROMTOOL, dashboard_queries, promtool
 
 pytestmark = NEEDS_PROMTOOL

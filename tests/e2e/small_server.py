@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cxr.model.spec import Preprocessing
 from cxr.predict import Predictor
-from cxr.spec import Preprocessing
 from scripts.package_mar import package
 from tests.cxr.networks import save_model
 from tests.e2e.servers import Server, fresh_server

@@ -15,11 +15,10 @@ import pytest
 import requests
 import yaml
 
-from cxr.drift import FEWEST
-from cxr.drift_reference import DRIFT_FILE
 from cxr.errors import CODES
-from cxr.measured import SERIES, SIGNALS
 from cxr.predict import Predictor
+from cxr.serving.drift import DRIFT_FILE, FEWEST
+from cxr.serving.metrics import SERIES, SIGNALS
 from cxr_client.metrics import MetricsClient, Snapshot
 from scripts.package_mar import package
 from scripts.server.config import REPOSITORY

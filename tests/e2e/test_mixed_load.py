@@ -19,7 +19,7 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
 from cxr.errors import CODES
-from cxr.images import decode
+from cxr.films.decode import decode
 from cxr_client import ManagementClient
 from tests.bad_requests import BadRequest, bad_requests
 from tests.cxr.networks import SMALL

@@ -14,11 +14,11 @@ import requests
 import torch
 from PIL import Image
 
-from cxr.images import decode
-from cxr.model import build
+from cxr.films.decode import decode
+from cxr.model.network import build
+from cxr.model.spec import Preprocessing
 from cxr.predict import Prediction, Predictor
-from cxr.render import overlay, png
-from cxr.spec import Preprocessing
+from cxr.serving.render import overlay, png
 from cxr_client import ManagementClient
 from scripts.package_mar import package
 from tests.cxr.networks import lively, save_model

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from cxr.digests import SUMS_FILE, sums_text
+from cxr.serving.self_check import SUMS_FILE, sums_text
 from cxr_client import ClientError, InferenceClient, ManagementClient
 from scripts.package_mar import package
 from scripts.server.config import REPOSITORY

@@ -17,9 +17,9 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from cxr.cam import upsample
-from cxr.images import decode
-from cxr.render import blend, evidence_map, overlay, png
+from cxr.films.decode import decode
+from cxr.model.cam import upsample
+from cxr.serving.render import blend, evidence_map, overlay, png
 from scripts.example_films import write_examples
 from tests.e2e.browser import NEEDS_BROWSER, Page, axe_core, browsing, served_page
 from tests.e2e.servers import NEEDS_JAVA, free_ports

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from cxr.spec import CLASSES, ModelSpec, sha256_of
+from cxr.model.spec import CLASSES, ModelSpec, sha256_of
 from tests.training.marked_films import brightness, corner_mark, nothing, write_films
 from tests.training.test_page import Reader
 from training import audit, calibrate, export, train

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr.drift_reference import DRIFT_FILE, Reference, read_reference
-from cxr.measured import SIGNALS
+from cxr.model.spec import CLASSES, ModelSpec, Preprocessing
 from cxr.predict import Predictor
-from cxr.replies import ModelIdentity
-from cxr.service import BatchService, Incoming
-from cxr.spec import CLASSES, ModelSpec, Preprocessing
+from cxr.serving.drift import DRIFT_FILE, Reference, read_reference
+from cxr.serving.metrics import SIGNALS
+from cxr.serving.reply import ModelIdentity
+from cxr.serving.service import BatchService, Incoming
 from scripts.package_mar import package
 from tests.cxr.networks import predictor, save_model
 from tests.cxr.references import reference_for

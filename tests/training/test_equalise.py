@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
 
-from cxr.model import build, features, folded
-from cxr.openvino_engine import core
-from cxr.openvino_graph import graph_of, graph_of_folded
+from cxr.engines.openvino import core
+from cxr.engines.openvino_graph import graph_of, graph_of_folded
+from cxr.model.network import build, features, folded
 from tests.cxr.networks import lively
 from training.equalise import equalise, ranges_of
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cxr.model import features, pool, trunk
-from cxr.spec import Preprocessing
+from cxr.model.network import features, pool, trunk
+from cxr.model.spec import Preprocessing
 from tests.cxr.networks import SMALL, small_network
 from tests.test_architecture import ROOT, imports
 from tests.training.folders import write_manifest
@@ -132,7 +132,7 @@ def test_another_decoder_never_meets_old_features(
 def test_everything_that_makes_features_is_in_their_key() -> None:
     """Follows the imports from where files are read, looked at and put through the network."""
     reached: set[str] = set()
-    todo = {"cxr.images", "cxr.preprocess", "cxr.model"}
+    todo = {"cxr.films.decode", "cxr.model.preprocess", "cxr.model.network"}
     while todo:
         name = todo.pop()
         reached.add(name)

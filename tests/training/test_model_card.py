@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from cxr.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
-from cxr.spec import SPEC_FILE, ModelSpec
+from cxr.model.spec import SPEC_FILE, ModelSpec
+from cxr.serving.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
 from tests.cxr.networks import save_model
 from tests.films import Grey
 from tests.training.marked_films import corner_mark, write_films

@@ -13,9 +13,9 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from cxr.model import build, read_state_dict
-from cxr.preprocess import to_tensor
-from cxr.spec import Preprocessing
+from cxr.model.network import build, read_state_dict
+from cxr.model.preprocess import to_tensor
+from cxr.model.spec import Preprocessing
 from tests.training.folders import write_manifest
 from training.data import load_films
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from cxr.engines import ReferenceEngine, load_engine
+from cxr.engines.load import ReferenceEngine, load_engine
+from cxr.engines.openvino import adds_int8_exactly
 from cxr.errors import ModelError
-from cxr.gate import INT8_FILES, REFERENCE, Parity, files_digest
-from cxr.model import features
-from cxr.openvino_engine import adds_int8_exactly
+from cxr.model.network import features
+from cxr.model.parity import INT8_FILES, REFERENCE, Parity, files_digest
+from cxr.model.preprocess import normalise, resize
+from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.predict import Predictor
-from cxr.preprocess import normalise, resize
-from cxr.spec import SPEC_FILE, ModelSpec
 from scripts.package_mar import package
 from tests.cxr.networks import SMALL, small_network
 from tests.films import film

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cxr.spec import sha256_of
+from cxr.model.spec import sha256_of
 from tests.training.folders import write_manifest
 from training.runs import CHECKPOINT
 

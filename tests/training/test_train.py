@@ -12,9 +12,9 @@ import pytest
 import torch
 from torchvision.models import resnet50
 
-from cxr.model import build, read_state_dict
+from cxr.model.network import build, read_state_dict
+from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.predict import Predictor
-from cxr.spec import SPEC_FILE, ModelSpec
 from tests.training.folders import write_manifest
 from training import calibrate, evaluate, export, train
 from training.data import load_films

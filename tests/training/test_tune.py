@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
 
-from cxr.model import build, features, pool, read_state_dict, trunk
+from cxr.model.network import build, features, pool, read_state_dict, trunk
 from tests.cxr.networks import SMALL, small_network
 from tests.training.folders import write_manifest
 from training import train

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torchvision.models import ResNet152_Weights
 
-from cxr.model import build
+from cxr.model.network import build
 from tests.cxr.networks import SMALL
 from tests.training.folders import write_manifest
 from training import train

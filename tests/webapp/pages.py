@@ -19,7 +19,7 @@ from django.core.management import call_command
 from django.test import Client, override_settings
 from django.test.utils import setup_test_environment
 
-from cxr.render import overlay, png
+from cxr.serving.render import overlay, png
 from tests.film_server import Answer, Asked, FilmServer, serving
 from tests.films import film
 

@@ -11,7 +11,7 @@ from django.test import Client, override_settings
 from django.utils import timezone
 from PIL import Image
 
-from cxr.render import overlay
+from cxr.serving.render import overlay
 from tests.film_server import FilmServer
 from tests.films import film
 from tests.webapp.pages import page_before, post_film, reader, scored

@@ -9,7 +9,7 @@ from django.contrib.staticfiles import finders
 from django.test import Client, override_settings
 
 from cxr.errors import CODES
-from cxr.film import FLAGS, MAX_BYTES
+from cxr.films.film import FLAGS, MAX_BYTES
 from scripts.example_films import write_examples
 from tests.film_server import FilmServer
 from tests.webapp.pages import fresh, page_before, reader, scored

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cxr.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
-from cxr.spec import ModelSpec
+from cxr.model.spec import ModelSpec
+from cxr.serving.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
 from training.page import Code, Strong, Words
 
 # Paths are left out on purpose: a card travels with its model, and no path of the training machine goes along.

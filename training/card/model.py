@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cxr.card import INTENDED_USE, OUT_OF_SCOPE, views
-from cxr.spec import CLASSES, ModelSpec
+from cxr.model.spec import CLASSES, ModelSpec
+from cxr.serving.card import INTENDED_USE, OUT_OF_SCOPE, views
 from training.calibrate import POINTS
 from training.card.facts import Facts, called
 from training.data import SPLITS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from cxr.card import AUDIT_FILE, LIMITS, METRICS_FILE
+from cxr.serving.card import AUDIT_FILE, LIMITS, METRICS_FILE
 from training.card.facts import COMMANDS, Facts, called, chose, not_measured
 from training.localisation.page import NO_PROOF, localisation_table
 from training.localisation.words import localisation_words

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 from training.data import Record
 from training.intervals import Bootstrap, percentiles, share_interval
 from training.localisation.boxes import Marked

@@ -10,8 +10,9 @@ Two figures, for films of PNEUMONIA that have a box:
 Both are worked out for the map of every film on the boxes of every film: how a map does on boxes of other patients is
 what it owes to chance and to knowing where lungs are, and only what it does better on its own film was seen there.
 
-The map is the served one, bilinear with the corner cells on the corner pixels (`cxr.cam.upsample`), laid out on 512x512
-pixels with the boxes scaled to it: the network sees every film as a square too, and shares of the film stay the same.
+The map is the served one, bilinear with the corner cells on the corner pixels (`cxr.model.cam.upsample`), laid out on
+512x512 pixels with the boxes scaled to it: the network sees every film as a square too, and shares of the film stay the
+same.
 
 References
 ----------
@@ -32,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from cxr.cam import Cam, upsample
+from cxr.model.cam import Cam, upsample
+from cxr.model.spec import CLASSES
 from cxr.predict import Prediction
-from cxr.spec import CLASSES
 from training.data import Record
 from training.localisation.boxes import Marked, on_film
 from training.metrics import Floats

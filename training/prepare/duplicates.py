@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cxr.film import Pixels
+from cxr.films.film import Pixels
 from training.prepare.fingerprints import Fingerprint
 
 # Among 12 million pairs of 4,900 films of children and adults that are known to differ, no two thumbnails correlate by

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from cxr.errors import InputError
-from cxr.film import MAX_BYTES, Pixels
-from cxr.images import decode
+from cxr.films.decode import decode
+from cxr.films.film import MAX_BYTES, Pixels
 
 THUMBNAIL: Final = 64  # pixels a side, whatever the film's aspect
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from cxr.errors import CODES
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 from training.data import IGNORED_LABEL, SPLITS
 from training.prepare.duplicates import NEAR
 from training.prepare.films import Preparation, Prepared

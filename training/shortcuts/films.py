@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from cxr.film import Pixels
+from cxr.films.film import Pixels
 from training.data import Record
 from training.metrics import Floats
 

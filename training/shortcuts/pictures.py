@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from cxr.film import Pixels
+from cxr.films.film import Pixels
 from training.figures import save
 from training.shortcuts.films import (
     COARSE,

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cxr.model.spec import CLASSES
 from cxr.predict import softmax
-from cxr.spec import CLASSES
 from training.data import Record
 from training.depths import Features
 from training.engine import HeadSettings, train_head

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 from training.data import IGNORED_LABEL, MANIFEST, SPLITS
 from training.errors import TrainingError
 from training.sources.boxes import COLUMN, kept_boxes

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr.images import decode
-from cxr.spec import DECODES
+from cxr.films.decode import decode
+from cxr.model.spec import DECODES
 from scripts.benchmark import main
 from scripts.benchmarks import peer_handler
 from scripts.benchmarks.decode import our_tensor, tutorial_tensor

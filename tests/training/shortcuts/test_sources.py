@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 from training.data import Record
 from training.depths import Features
 from training.engine import HeadSettings, TrainedHead, train_head

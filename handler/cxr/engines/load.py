@@ -10,10 +10,10 @@ import torch
 from torchvision.models.resnet import ResNet
 
 from cxr.errors import ModelError
-from cxr.gate import REFERENCE, kind_of
-from cxr.model import features, use_exact_float32
-from cxr.preprocess import normalise
-from cxr.spec import Preprocessing
+from cxr.model.network import features, use_exact_float32
+from cxr.model.parity import REFERENCE, kind_of
+from cxr.model.preprocess import normalise
+from cxr.model.spec import Preprocessing
 
 _BATCH: Final = 32  # films in one pass of the reference
 
@@ -21,8 +21,8 @@ _BATCH: Final = 32  # films in one pass of the reference
 class Engine(Protocol):
     """The network up to its head, ready to run.
 
-    ``name`` is one of `cxr.gate.ENGINES`; ``max_batch`` is how many films it takes at once; ``sizes`` are the numbers
-    of films for which it has a pass of its own.
+    ``name`` is one of `cxr.model.parity.ENGINES`; ``max_batch`` is how many films it takes at once; ``sizes`` are the
+    numbers of films for which it has a pass of its own.
     """
 
     name: str
@@ -75,7 +75,7 @@ def load_engine(
     if name == REFERENCE:
         return ReferenceEngine(network, preprocessing, device)
     if device.type == "cuda":
-        from cxr.cuda_engine import CudaEngine
+        from cxr.engines.cuda import CudaEngine
 
         try:
             return CudaEngine(name, network, preprocessing, device)
@@ -86,7 +86,7 @@ def load_engine(
                 f"--cuda-engine {REFERENCE}"
             ) from error
     try:
-        from cxr.openvino_engine import OpenVinoEngine
+        from cxr.engines.openvino import OpenVinoEngine
     except ImportError as error:
         raise ModelError(
             f"engine {name!r} needs OpenVINO ({error}): pip install 'pneumoscan[model]', or export with --cpu-engine "

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.resnet import ResNet
 
-from cxr.gate import kind_of
-from cxr.model import features, folded, use_exact_float32
-from cxr.preprocess import normalise
-from cxr.spec import Preprocessing
+from cxr.model.network import features, folded, use_exact_float32
+from cxr.model.parity import kind_of
+from cxr.model.preprocess import normalise
+from cxr.model.spec import Preprocessing
 
 SIZES: Final = (1, 2, 4, 8, 16, 32)  # films in one pass
 _WARMING: Final = 3  # passes before one is recorded: cuDNN tries its algorithms in the first
@@ -32,7 +32,7 @@ class CudaEngine:
     Parameters
     ----------
     name
-        One of `cxr.gate.ENGINES`.
+        One of `cxr.model.parity.ENGINES`.
     network
         In evaluation mode; it is copied.
     preprocessing
@@ -70,7 +70,7 @@ class CudaEngine:
             self._passes = {size: self._prepare(size) for size in reversed(sizes)}  # the largest takes the memory
 
     def features(self, grey: torch.Tensor) -> torch.Tensor:
-        """As `cxr.engines.Engine.features`."""
+        """As `cxr.engines.load.Engine.features`."""
         use_exact_float32()
         size = min(size for size in self._passes if size >= len(grey))
         with torch.inference_mode():

@@ -7,10 +7,13 @@ float32 for all. The reference is the definition: the network as it was trained,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from cxr.errors import ModelError
 
@@ -39,7 +42,8 @@ class EngineKind:
     cam_tolerance
         Likewise of its map, as a share of the scale of the heat map.
     second
-        The engine that scores again the films this one leaves open (`cxr.decisions.left_open`); None: it leaves none.
+        The engine that scores again the films this one leaves open (`cxr.model.parity.left_open`); None: it leaves
+        none.
     """
 
     devices: tuple[str, ...]
@@ -199,3 +203,35 @@ def check_files(name: str, parity: Mapping[str, Parity], folder: Path) -> None:
             f"{folder}: {' and '.join(INT8_FILES)} are not those that were compared with {REFERENCE}: run "
             f"training.calibrate --engine {name}, then training.export again"
         )
+
+
+Vector = npt.NDArray[np.float64]
+
+
+def log_odds(logits: Vector, temperature: float) -> Vector:
+    """Log-odds of PNEUMONIA by the calibrated model: logits (..., 2) → (...)."""
+    return np.asarray((logits[..., 1] - logits[..., 0]) / temperature)
+
+
+def left_open(odds: Vector, decisions: Sequence[float], margin: float) -> npt.NDArray[np.bool_]:
+    """Whether log-odds are within a margin of a decision's, the margin included, or no number at all.
+
+    Parameters
+    ----------
+    odds
+        (N,) log-odds of PNEUMONIA.
+    decisions
+        Probabilities of PNEUMONIA where what is said of a film changes.
+    margin
+        In log-odds; 0 where nothing counts as near.
+
+    Returns
+    -------
+    (N,)
+    """
+    worthless = ~np.isfinite(odds)
+    if margin <= 0:
+        return worthless
+    with np.errstate(divide="ignore", invalid="ignore"):
+        borders = np.log(decisions) - np.log1p(-np.asarray(decisions))
+        return np.asarray((np.abs(odds[:, None] - borders) <= margin).any(axis=1) | worthless)

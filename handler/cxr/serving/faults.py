@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from cxr.errors import CxrError
-from cxr.film import Pixels
+from cxr.films.film import Pixels
 from cxr.predict import Prediction, Predictor
 
 # How torch 2.12 words a failed allocation that it raises as a plain RuntimeError; the primitives are those of oneDNN,

@@ -6,18 +6,24 @@ rather than sent to a monitoring system that keeps it for years.
 
 from __future__ import annotations
 
+import logging
 import math
+import re
+import socket
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TextIO
+
+from pydicom import config
 
 from cxr.errors import CODES
-from cxr.spec import CLASSES
+from cxr.model.spec import CLASSES
 
 OUTCOMES: Final = ("ok", "partial", "refused", "failed")
 OK: Final = "OK"  # the code of a request that got its answer
@@ -151,3 +157,68 @@ def _key(name: str, labels: tuple[str, ...]) -> Key:
             # Not the value itself: it could come from a request.
             raise ValueError(f"a value of label {label} of {name} is not on its list: {', '.join(allowed)}")
     return name, labels
+
+
+# TorchServe splits the labels at these; in a name they would shift one label into another.
+_SEPARATORS: Final = re.compile(r"[,:|#\s]")
+
+
+class MetricLines:
+    """Writes what was measured for one model and version.
+
+    Parameters
+    ----------
+    model_name, model_version
+        Labels of every line.
+    stream
+        The worker's standard output, which TorchServe reads.
+    """
+
+    def __init__(self, model_name: str, model_version: str, stream: TextIO) -> None:
+        name, version = (_SEPARATORS.sub("_", text) or "_" for text in (model_name, model_version))
+        self._model = f"ModelName:{name},model_version:{version}"
+        self._host = _SEPARATORS.sub("_", socket.gethostname()) or "_"
+        self._stream = stream
+
+    def write(self, measured: Measured) -> None:
+        """Write all of it in one piece. Never raises: a lost figure must not cost a batch its answers."""
+        try:
+            self._stream.write(self.text(measured, int(time.time())))
+            self._stream.flush()
+        except (OSError, ValueError):  # TorchServe closed the pipe, and is about to replace the worker
+            return
+
+    def text(self, measured: Measured, now: int) -> str:
+        """The lines, each ending in a line break.
+
+        Parameters
+        ----------
+        now
+            Seconds since 1970.
+        """
+        amounts = [*measured.counts.items(), *measured.values]
+        return "".join(self._line(key, amount, now) for key, amount in amounts)
+
+    def _line(self, key: Key, amount: float, now: int) -> str:
+        name, values = key
+        series = SERIES[name]
+        ours = "".join(f",{label}:{value}" for label, value in zip(series.labels, values, strict=True))
+        # TorchServe's pattern for a value knows no plus sign, so never 1e+06.
+        return (
+            f"[METRICS]{name}.{series.unit}:{amount:.7f}|#{self._model}{ours}"
+            f"|#type:{series.kind.upper()}|#hostname:{self._host},{now}\n"
+        )
+
+
+_LIBRARIES: Final = ("pydicom", "PIL", "py.warnings")
+
+
+def silence_libraries() -> None:
+    """Stop warnings and library logs in this process, for good. For workers; training lets its reader see them."""
+    warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.WARNING)  # TorchServe 0.12 logs a line for every batch
+    config.settings.reading_validation_mode = config.IGNORE
+    for name in _LIBRARIES:
+        logger = logging.getLogger(name)
+        logger.handlers = [logging.NullHandler()]
+        logger.propagate = False

@@ -19,9 +19,9 @@ from pydicom import Dataset, uid
 from pydicom.encaps import get_frame, parse_basic_offsets
 from pydicom.pixels.decoders.base import get_decoder
 
-from cxr.apart import can_decode_apart, decode_apart
 from cxr.errors import InputError
-from cxr.headers import JPEG_START, jpeg_segments
+from cxr.films.picture_headers import JPEG_START, jpeg_segments
+from cxr.films.sandbox import can_decode_apart, decode_apart
 
 Stored = npt.NDArray[np.int32]
 

@@ -16,10 +16,10 @@ import torch
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian
 
-from cxr.codecs import Stored, read_stored
-from cxr.dicom_header import MAGIC_AT, META_AT, read_header
 from cxr.errors import InputError
-from cxr.film import Film, ImageInfo, Pixels, check_size, unit_to_uint8
+from cxr.films.dicom_codecs import Stored, read_stored
+from cxr.films.dicom_header import MAGIC_AT, META_AT, read_header
+from cxr.films.film import Film, ImageInfo, Pixels, check_size, unit_to_uint8
 
 # Computed and digital radiography, their older and secondary-capture names (PS3.3 C.7.3.1.1.1)
 _MODALITIES: Final = frozenset({"CR", "DX", "RG", "DR", "SC", "OT", "XR"})

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from cxr.dicom import is_dicom, read_dicom
 from cxr.errors import InputError
-from cxr.film import (
+from cxr.films.dicom import is_dicom, read_dicom
+from cxr.films.film import (
     MAX_BYTES,
     MAX_PIXELS,
     Film,
@@ -23,7 +23,7 @@ from cxr.film import (
     significant_bits,
     unit_to_uint8,
 )
-from cxr.headers import JPEG_START, PNG_START, check_jpeg, check_png
+from cxr.films.picture_headers import JPEG_START, PNG_START, check_jpeg, check_png
 
 _USUAL: Final = 0.999  # share of the pixels that should need the bit depth of the brightest
 _ORIENTATION: Final = 0x0112  # Exif 2.3, section 4.6.4

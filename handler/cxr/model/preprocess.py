@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cxr.film import Pixels
-from cxr.spec import Preprocessing
+from cxr.films.film import Pixels
+from cxr.model.spec import Preprocessing
 
 
 def resize(pixels: Pixels, preprocessing: Preprocessing) -> Pixels:

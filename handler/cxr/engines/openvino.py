@@ -19,12 +19,12 @@ import openvino
 import torch
 from torchvision.models.resnet import ResNet
 
+from cxr.engines.openvino_graph import graph_of
 from cxr.errors import ModelError
-from cxr.gate import INT8_FILES, kind_of
-from cxr.model import backbone_digest
-from cxr.openvino_graph import graph_of
-from cxr.preprocess import normalise
-from cxr.spec import Preprocessing
+from cxr.model.network import backbone_digest
+from cxr.model.parity import INT8_FILES, kind_of
+from cxr.model.preprocess import normalise
+from cxr.model.spec import Preprocessing
 
 DIGEST_KEY: Final = "backbone_sha256"
 # int8: what is not quantised stays in float32, on every processor alike.
@@ -48,7 +48,7 @@ class OpenVinoEngine:
     Parameters
     ----------
     name
-        One of `cxr.gate.ENGINES`.
+        One of `cxr.model.parity.ENGINES`.
     model
         From (1, 3, S, S) float32 to the feature map; with a second output, the share of its range that a film reaches.
     preprocessing
@@ -109,7 +109,7 @@ class OpenVinoEngine:
         return cls(name, model, preprocessing)
 
     def features(self, grey: torch.Tensor) -> torch.Tensor:
-        """As `cxr.engines.Engine.features`."""
+        """As `cxr.engines.load.Engine.features`."""
         films = normalise(grey, self._preprocessing).numpy()
         out = np.empty((len(films), *self._shape), dtype=np.float32)
         for start in range(0, len(films), len(self._requests)):

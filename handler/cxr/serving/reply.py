@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from cxr.card import NOTICE
 from cxr.errors import InputError
-from cxr.film import Film
-from cxr.inputs import Options, Request
+from cxr.films.film import Film
+from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Explanation, Prediction
-from cxr.render import display_film, evidence_map, heat_map, overlay, png
-from cxr.spec import CLASSES, ModelSpec
+from cxr.serving.card import NOTICE
+from cxr.serving.render import display_film, evidence_map, heat_map, overlay, png
+from cxr.serving.request import Options, Request
 
 # TorchServe 0.12 kills the worker over a reply larger than its max_response_size, which is 64 MiB in config.properties.
 MAX_REPLY_BYTES: Final = 60 * 1024 * 1024

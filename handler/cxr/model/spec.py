@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import ModelError
-from cxr.gate import DEVICES, REFERENCE, Parity, check_choice
-from cxr.screen import Screen
+from cxr.films.frontal import Screen
+from cxr.model.parity import DEVICES, REFERENCE, Parity, check_choice
 
 SPEC_FILE: Final = "model.json"
 CLASSES: Final = ("NORMAL", "PNEUMONIA")
@@ -82,7 +82,7 @@ class ModelSpec:
     Parameters
     ----------
     arch
-        A key of `cxr.model.ARCHITECTURES`.
+        A key of `cxr.model.network.ARCHITECTURES`.
     pretrained
         Where the backbone came from: ``imagenet``, ``random`` or ``file:NAME``.
     weights_file, weights_sha256
@@ -100,7 +100,7 @@ class ModelSpec:
     screen
         What tells frontal films from others where no tag does; None where it was not fitted.
     engines
-        What computes the feature map on a CPU and on a GPU, names of `cxr.gate.ENGINES`.
+        What computes the feature map on a CPU and on a GPU, names of `cxr.model.parity.ENGINES`.
     parity
         How far engines are from the reference, by name; one that serves has passed the gate.
     code_version, data_sha256, training

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import ModelError
-from cxr.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
-from cxr.spec import ModelSpec, refuse_constant
+from cxr.films.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
+from cxr.model.spec import ModelSpec, refuse_constant
 
 METRICS_FILE: Final = "metrics.json"
 AUDIT_FILE: Final = "audit.json"

@@ -13,20 +13,19 @@ from typing import Any, Final, TypeVar
 
 import torch
 
-from cxr.card import model_card
-from cxr.drift import DriftWindow
-from cxr.drift_reference import Reference
 from cxr.errors import InputError
-from cxr.faults import DeviceLostError, is_out_of_memory, predict_each, where
-from cxr.film import Film, Pixels
-from cxr.frontal import check_frontal
-from cxr.images import decode
-from cxr.inputs import Options, Request, asks_for_card, read_request
-from cxr.measured import OK, Measured
+from cxr.films.decode import decode
+from cxr.films.film import Film, Pixels
+from cxr.films.frontal import check_frontal
+from cxr.model.preprocess import resize
 from cxr.predict import Prediction, Predictor
-from cxr.preprocess import resize
-from cxr.render import MAX_SIDE, display_film
-from cxr.replies import Answer, ModelIdentity, Reply, answer_of, card_reply, error_reply, reply_to
+from cxr.serving.card import model_card
+from cxr.serving.drift import DriftWindow, Reference
+from cxr.serving.faults import DeviceLostError, is_out_of_memory, predict_each, where
+from cxr.serving.metrics import OK, Measured
+from cxr.serving.render import MAX_SIDE, display_film
+from cxr.serving.reply import Answer, ModelIdentity, Reply, answer_of, card_reply, error_reply, reply_to
+from cxr.serving.request import Options, Request, asks_for_card, read_request
 
 # Of a batch. TorchServe replaces a worker that takes longer than responseTimeout, 120 s in model-config.yaml, and
 # fails all requests of its batch; a batch of 256 films needs the rest on two cores.

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from cxr.cam import Cam, upsample
-from cxr.film import Pixels
+from cxr.films.film import Pixels
+from cxr.model.cam import Cam, upsample
 
 MAX_SIDE: Final = 1024  # longest side of a rendered film; a full CR film as PNG would be 10 MB and more
 _MAX_OPACITY: Final = 0.6

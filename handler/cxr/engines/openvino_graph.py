@@ -16,7 +16,7 @@ from openvino import opset13 as ops
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from cxr.model import folded
+from cxr.model.network import folded
 
 Node = Any  # the nodes of OpenVINO 2026.4 have no types
 
@@ -39,7 +39,7 @@ def graph_of(network: ResNet, size: int) -> Model:
 
 
 def graph_of_folded(plain: ResNet, size: int, factors: Mapping[str, torch.Tensor]) -> Model:
-    """As `graph_of`, of a network as `cxr.model.folded` gives it.
+    """As `graph_of`, of a network as `cxr.model.network.folded` gives it.
 
     Parameters
     ----------

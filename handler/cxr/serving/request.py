@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cxr.errors import InputError
-from cxr.frontal import LATERAL
+from cxr.films.frontal import LATERAL
 from cxr.predict import TARGETS
 
 CAM_FORMS: Final = ("none", "grid", "heatmap", "overlay")
