@@ -22,15 +22,15 @@ from typing import Any
 from cxr.errors import CxrError
 from cxr.model.network import ARCHITECTURES
 from cxr.predict import resolve_device
+from cxr_training.data.records import load_films
+from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.weights import NORMALISATIONS, THREE_WAYS
 from scripts.arguments import not_negative, positive
 from scripts.benchmarks import raw, train
 from scripts.benchmarks.arguments import add_serving
 from scripts.benchmarks.output import may_write, write_result
 from scripts.benchmarks.servers import BenchmarkError, WrongUsage
 from scripts.server.java import NoJava
-from training.data import load_films
-from training.settings import TrainSettings
-from training.weights import NORMALISATIONS, THREE_WAYS
 
 
 def _raw(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:

@@ -16,11 +16,10 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from training.runs import write_whole
-from training.toy.anatomy import draw_anatomy
-from training.toy.dicom import dicom_bytes
-from training.toy.files import png_bytes
-from training.toy.films import ToyFilm, draw_film
+from cxr_training.data.toy.anatomy import draw_anatomy
+from cxr_training.data.toy.files import dicom_bytes, png_bytes
+from cxr_training.data.toy.films import ToyFilm, draw_film
+from cxr_training.runs import write_whole
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "webapp" / "static" / "webapp" / "examples"
 _SEED: Final = 2027

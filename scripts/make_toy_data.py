@@ -1,6 +1,7 @@
 """Make a folder of synthetic chest films, to try PneumoScan out where there are no real ones.
 
-The films are seeded: the same arguments give the same bytes. See `training.toy.files` for what is in the folder.
+The films are seeded: the same arguments give the same bytes. See `cxr_training.data.toy.files` for what is in the
+folder.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from training.toy.files import MAX_SIZE, MIN_PATIENTS, MIN_SIZE, ToySummary, write_toy_data
+from cxr_training.data.toy.files import MAX_SIZE, MIN_PATIENTS, MIN_SIZE, ToySummary, write_toy_data
 
 
 class _Parser(argparse.ArgumentParser):

@@ -29,10 +29,10 @@ from cxr.predict import Predictor
 from cxr.serving.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
 from cxr.serving.drift import DRIFT_FILE, read_reference
 from cxr.serving.self_check import GOLDEN_ANSWERS, GOLDEN_FOLDER, SUMS_FILE, golden_answers, sums_text
+from cxr_training.data.toy.anatomy import draw_anatomy
+from cxr_training.data.toy.files import png_bytes
+from cxr_training.data.toy.films import draw_film
 from scripts.model_store import MODEL_NAME, Version
-from training.toy.anatomy import draw_anatomy
-from training.toy.files import png_bytes
-from training.toy.films import draw_film
 
 HANDLER_FOLDER: Final = Path(__file__).resolve().parents[1] / "handler"
 _ENTRY: Final = "cxr_handler.py"

@@ -15,15 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from training.command import run_command
-from training.data import SPLITS
-from training.errors import TrainingError
-from training.prepare.films import FRACTIONS, OTHER_CHOICES, Settings, prepare_films
-from training.prepare.output import check_out, write_output
-from training.prepare.splits import Fractions
-from training.sources.covid import read_covid
-from training.sources.folder import read_folder
-from training.sources.rsna import read_rsna
+from cxr_training.command import run_command
+from cxr_training.data.collections.covid import read_covid
+from cxr_training.data.collections.own import read_folder
+from cxr_training.data.collections.rsna import read_rsna
+from cxr_training.data.prepare.films import FRACTIONS, OTHER_CHOICES, Settings, prepare_films
+from cxr_training.data.prepare.output import check_out, write_output
+from cxr_training.data.prepare.splits import Fractions
+from cxr_training.data.records import SPLITS
+from cxr_training.errors import TrainingError
 
 _READERS: Final = {"rsna": read_rsna, "covid": read_covid, "folder": read_folder}
 

@@ -22,13 +22,13 @@ from cxr.engines.cuda import CudaEngine
 from cxr.errors import ModelError
 from cxr.predict import Predictor
 from cxr.serving.self_check import check_digests, check_golden
+from cxr_training import evaluate
+from cxr_training.data.records import load_films
 from scripts.model_store import Archive, StoreError, Version, check_archive
 from scripts.package_mar import main, package
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.films import dicom, encoded, film
 from tests.training.folders import write_manifest
-from training import evaluate
-from training.data import load_films
 
 HANDLER = Path(__file__).parents[1] / "handler"
 

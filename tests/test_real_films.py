@@ -18,10 +18,10 @@ from cxr.films.frontal import Screen, check_frontal, thumbnail
 from cxr.model.spec import Preprocessing
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService, Incoming
+from cxr_training.fit.screen import fit_screen
 from tests.cxr.networks import predictor, save_model
 from tests.films import dicom, encoded
 from tests.real_films import NEEDS_REAL_FILMS, REAL
-from training.screen import fit_screen
 
 pytestmark = NEEDS_REAL_FILMS
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from cxr.model.network import ARCHITECTURES
 from cxr.predict import resolve_device
+from cxr_training.runs import write_text, write_whole
 from scripts.arguments import not_negative, positive
 from scripts.benchmarks import cam, decode, overhead, peers, plot, serve, tables
 from scripts.benchmarks.output import may_write, read_result
 from scripts.benchmarks.servers import WrongUsage
-from training.runs import write_text, write_whole
 
 Measured = tuple[dict[str, Any], str]
 _PEERS = Path(sys.prefix) / "peers" / "bin" / "python"

@@ -13,12 +13,11 @@ from PIL import Image
 
 from cxr.films.decode import decode
 from cxr.films.film import Pixels
+from cxr_training.data.toy.anatomy import draw_anatomy
+from cxr_training.data.toy.files import LABELS, dicom_bytes, png_bytes
+from cxr_training.data.toy.films import ToyFilm, draw_film
 from scripts.benchmarks.servers import WrongUsage
 from scripts.film_files import find_films
-from training.toy.anatomy import draw_anatomy
-from training.toy.dicom import dicom_bytes
-from training.toy.files import LABELS, png_bytes
-from training.toy.films import ToyFilm, draw_film
 
 LARGE: Final = (2500, 2000)  # rows and columns of a computed radiography film
 MIDDLE: Final = (1024, 1024)  # of the public data sets

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import torch
 
+from cxr_training.measure.parity import processor_name
 from scripts.benchmarks.client import Plan, drive
 from scripts.benchmarks.http import CHUNK, post
 from scripts.server.config import HOST
-from training.hardware import processor_name
 
 _PACKAGES: Final = ("torch", "openvino", "torchserve", "litserve", "bentoml")
 _REPLY: Final = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n{"label":"NORMAL"}'

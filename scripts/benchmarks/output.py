@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cxr_training.runs import write_text
 from scripts.benchmarks.servers import WrongUsage
-from training.runs import write_text
 
 
 def may_write(path: Path | None, *, force: bool) -> None:

@@ -20,8 +20,8 @@ from cxr.model.network import build, pool
 from cxr.model.parity import ENGINES, REFERENCE
 from cxr.model.spec import Preprocessing
 from cxr.predict import Predictor
+from cxr_training.measure.parity import processor_name
 from scripts.benchmarks.films import grey_films
-from training.hardware import processor_name
 
 
 def benchmark_raw(arch: str, device: torch.device, batch: int, repeats: int, run: Path | None = None) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
+from cxr_training.data.records import Films
+from cxr_training.fit.processes import Processes
+from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.weights import NORMALISATIONS
 from scripts.benchmarks.raw import machine
 from scripts.benchmarks.train_cost import cost
 from scripts.benchmarks.train_result import FIGURES, result
-from training.data import Films
-from training.processes import Processes
-from training.settings import TrainSettings
-from training.weights import NORMALISATIONS
 
 
 def benchmark_training(

@@ -13,15 +13,14 @@ from tqdm import tqdm
 
 from cxr.model.network import features, folded, pool, use_exact_float32
 from cxr.model.spec import Preprocessing
+from cxr_training.data.records import Films, Record
+from cxr_training.fit.features import BATCH, View
+from cxr_training.fit.head import TrainedHead, train_head
+from cxr_training.fit.processes import Processes
+from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.weights import starting_point
 from scripts.benchmarks import tutorial_recipe
 from scripts.benchmarks.tutorial_recipe import TutorialRecipe
-from training.data import Films, Record
-from training.depths import BATCH
-from training.engine import TrainedHead, train_head
-from training.features import View
-from training.processes import Processes
-from training.settings import TrainSettings
-from training.weights import starting_point
 
 _EXTRACTED: Final = 4  # batches of ours in a round
 

@@ -15,19 +15,19 @@ from torchvision.models.resnet import ResNet
 
 from cxr.model.spec import Preprocessing
 from cxr.predict import softmax
+from cxr_training.data.groups import groups_of
+from cxr_training.data.records import Films, Record
+from cxr_training.fit.features import FeatureCache, View
+from cxr_training.fit.head import train_head
+from cxr_training.fit.processes import Processes
+from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.stages import targets_of
+from cxr_training.fit.weights import ready_to_train
+from cxr_training.measure.intervals import STANDARD
+from cxr_training.measure.metrics import Floats, Targets, binary_metrics
+from cxr_training.measure.paired import paired_differences
 from scripts.benchmarks import tutorial_recipe
 from scripts.benchmarks.tutorial_recipe import TutorialRecipe
-from training.data import Films, Record
-from training.engine import train_head
-from training.features import FeatureCache, View
-from training.fit import targets_of
-from training.groups import groups_of
-from training.intervals import STANDARD
-from training.metrics import Floats, Targets, binary_metrics
-from training.paired import paired_differences
-from training.processes import Processes
-from training.settings import TrainSettings
-from training.weights import ready_to_train
 
 FIGURES: Final = ("auroc", "sensitivity", "specificity")  # shown is the first that a group has
 

@@ -28,9 +28,9 @@ from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
 from cxr.model.spec import CLASSES, Preprocessing
-from training.data import Record
-from training.metrics import Floats
-from training.processes import Processes
+from cxr_training.data.records import Record
+from cxr_training.fit.processes import Processes
+from cxr_training.measure.metrics import Floats
 
 EPOCHS: Final = 100
 BATCH: Final = 256

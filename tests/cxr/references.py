@@ -11,7 +11,7 @@ from cxr.model.preprocess import resize
 from cxr.predict import Predictor
 from cxr.serving.drift import Reference, film_signals
 from cxr.serving.metrics import SIGNALS
-from training.drift import histogram_of
+from cxr_training.drift import histogram_of
 
 
 def reference_for(predictor: Predictor, films: Sequence[Pixels]) -> Reference:

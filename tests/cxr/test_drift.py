@@ -30,11 +30,11 @@ from cxr.serving.drift import (
     read_reference,
 )
 from cxr.serving.metrics import SIGNALS, Measured
+from cxr_training.data.toy.anatomy import draw_anatomy
+from cxr_training.data.toy.films import draw_film
+from cxr_training.drift import histogram_of
 from tests.cxr.networks import predictor, save_model
 from tests.cxr.references import reference_for
-from training.drift import histogram_of
-from training.toy.anatomy import draw_anatomy
-from training.toy.films import draw_film
 
 
 def small_film(rng: np.random.Generator, brightness: float = 0.0) -> Pixels:

@@ -17,11 +17,11 @@ from cxr.model.preprocess import resize
 from cxr.model.spec import Preprocessing
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService
+from cxr_training.data.toy.anatomy import draw_anatomy
+from cxr_training.data.toy.films import draw_film
 from tests.cxr.networks import SMALL, predictor, save_model
 from tests.cxr.test_service import ask
 from tests.films import dicom, encoded, film
-from training.toy.anatomy import draw_anatomy
-from training.toy.films import draw_film
 
 EXACT = Preprocessing()
 REDUCED = Preprocessing(decode="reduced")

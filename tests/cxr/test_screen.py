@@ -12,9 +12,9 @@ from cxr.errors import InputError, ModelError
 from cxr.films.film import Film, ImageInfo, Pixels
 from cxr.films.frontal import FEATURES, SIDE, Screen, check_frontal, edge_histograms, of_negative, thumbnail
 from cxr.model.spec import ModelSpec
-from training.screen import fit_screen
-from training.toy.anatomy import draw_anatomy
-from training.toy.films import draw_film
+from cxr_training.data.toy.anatomy import draw_anatomy
+from cxr_training.data.toy.films import draw_film
+from cxr_training.fit.screen import fit_screen
 
 
 def drawn(seed: int) -> Pixels:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from cxr_training.data.records import load_films
+from cxr_training.fit.processes import Processes
 from scripts.benchmark import main
 from scripts.benchmarks.train_result import chosen
 from scripts.benchmarks.tutorial_recipe import TutorialRecipe, rate_of
 from tests.cxr.networks import SMALL, small_network
 from tests.training.folders import write_manifest
-from training.data import load_films
-from training.processes import Processes
 
 CPU = Processes(torch.device("cpu"))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cxr_training.data.toy import files as toy_files
 from scripts.make_toy_data import main
-from training.toy import files as toy_files
 
 QUICK = ["--patients", "6", "--size", "64"]
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from cxr_training.data.collections.candidates import years
+from cxr_training.data.collections.covid import label_of
+from cxr_training.data.prepare import output as prepare_output
+from cxr_training.data.records import load_films
 from scripts.prepare_data import main
 from tests.films import dicom, encoded, film
 from tests.real_films import NEEDS_REAL_FILMS, REAL
 from tests.training.folders import write_manifest, write_tree
-from training.data import load_films
-from training.prepare import output as prepare_output
-from training.sources.candidates import years
-from training.sources.covid import label_of
 
 FINAL_HEADER = (
     "patientid,offset,sex,age,finding,RT_PCR_positive,survival,intubated,intubation_present,went_icu,in_icu,"

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from cxr.model.spec import CLASSES
+from cxr_training.measure.shortcut_readings import border_of
 from tests.films import Grey, film
-from training.shortcuts.films import border_of
 
 Change = Callable[[Grey, str, str], Grey]  # of a film, its label and its source
 

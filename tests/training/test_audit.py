@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from cxr.model.spec import CLASSES, ModelSpec, sha256_of
+from cxr_training import audit, calibrate, export, train
+from cxr_training.data.records import load_films
+from cxr_training.fit.head import HeadSettings
+from cxr_training.measure.shortcuts import ABOVE, UNCLEAR
+from cxr_training.runs import RunRecord, spec_of
 from tests.training.marked_films import brightness, corner_mark, nothing, write_films
 from tests.training.test_page import Reader
-from training import audit, calibrate, export, train
-from training.data import load_films
-from training.engine import HeadSettings
-from training.runs import RunRecord, spec_of
-from training.shortcuts.measure import ABOVE, UNCLEAR
 
 ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--epochs", "20", "--views", "0"]
 AUDIT = ["--bootstrap", "300", "--device", "cpu"]

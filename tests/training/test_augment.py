@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cxr_training.fit.augment import Augmentation
 from tests.films import film
-from training.augment import Augmentation
 
 
 def test_without_rotation_and_flip_nothing_changes() -> None:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.balance import film_weights
-from training.data import Record
-from training.engine import HeadSettings, Weighting, train_head, weighted_loss
-from training.errors import TrainingError
+from cxr_training.data.records import Record
+from cxr_training.errors import TrainingError
+from cxr_training.fit.head import HeadSettings, Weighting, film_weights, train_head, weighted_loss
 
 
 def film(label: str, source: str) -> Record:

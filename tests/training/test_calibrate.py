@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr.predict import Prediction, softmax
-from training.calibrate import fit_cam_scale, fit_operating_points, fit_temperature
+from cxr_training.calibrate import fit_cam_scale, fit_operating_points, fit_temperature
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])

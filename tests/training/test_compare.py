@@ -11,15 +11,14 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
+from cxr_training.compare import compare, main
+from cxr_training.data.records import load_films
+from cxr_training.errors import TrainingError
+from cxr_training.measure.intervals import Bootstrap
+from cxr_training.measure.metrics import Floats, Targets
+from cxr_training.measure.paired import delong, delong_covariance, mcnemar, paired_differences
+from cxr_training.measure.predictions import Scored
 from tests.training.folders import write_manifest
-from training.compare import compare, main
-from training.data import load_films
-from training.delong import delong, delong_covariance
-from training.errors import TrainingError
-from training.intervals import Bootstrap
-from training.metrics import Floats, Targets
-from training.paired import mcnemar, paired_differences
-from training.predictions import Scored
 
 
 def slow_covariance(targets: Targets, scores: Floats) -> Floats:

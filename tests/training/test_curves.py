@@ -7,8 +7,8 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from training.curves import bands, reliability
-from training.intervals import Bootstrap
+from cxr_training.measure.curves import bands, reliability
+from cxr_training.measure.intervals import Bootstrap
 
 RNG = np.random.default_rng(6)
 TARGETS = np.repeat([1, 0], [100, 100])

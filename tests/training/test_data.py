@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cxr_training.data.records import load_films
+from cxr_training.errors import TrainingError
 from tests.training.folders import write_manifest, write_tree
-from training.data import load_films
-from training.errors import TrainingError
 
 
 def replace(folder: Path, old: str, new: str, count: int = -1) -> None:

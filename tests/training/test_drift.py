@@ -15,14 +15,14 @@ from cxr.serving.drift import DRIFT_FILE, Reference, read_reference
 from cxr.serving.metrics import SIGNALS
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService, Incoming
+from cxr_training import calibrate, drift, export, train
+from cxr_training.data.records import load_films
+from cxr_training.measure.predictions import score
 from scripts.package_mar import package
 from tests.cxr.networks import predictor, save_model
 from tests.cxr.references import reference_for
 from tests.films import encoded, film
 from tests.training.folders import write_manifest
-from training import calibrate, drift, export, train
-from training.data import load_films
-from training.score import score
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from training.depths import Features
-from training.engine import HeadSettings, Targets, format_elapsed, train_head
-from training.errors import TrainingError
+from cxr_training.errors import TrainingError
+from cxr_training.fit.features import Features
+from cxr_training.fit.head import HeadSettings, Targets, format_elapsed, train_head
 
 
 def problem(films: int = 300, seed: int = 0) -> tuple[Features, Targets]:

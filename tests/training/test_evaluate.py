@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from cxr.predict import Predictor
+from cxr_training import compare, evaluate
+from cxr_training.data.records import load_films
+from cxr_training.pages.most_confident import confident_errors, side_by_side
 from scripts.package_mar import package
 from tests.cxr.networks import save_model, small_network
 from tests.films import film
 from tests.training.folders import write_manifest
 from tests.training.test_page import Reader
-from training import compare, evaluate
-from training.data import load_films
-from training.errors_page import confident_errors, side_by_side
 
 FIGURES = ("auroc", "auprc", "sensitivity", "specificity", "accuracy", "brier", "log_loss", "ece")
 

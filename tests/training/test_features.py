@@ -11,14 +11,13 @@ import torch
 
 from cxr.model.network import features, pool, trunk
 from cxr.model.spec import Preprocessing
+from cxr_training.data.records import Record, load_films
+from cxr_training.errors import TrainingError
+from cxr_training.fit.augment import Augmentation
+from cxr_training.fit.features import CODE, LAYER3, FeatureCache, View
 from tests.cxr.networks import SMALL, small_network
 from tests.test_architecture import ROOT, imports
 from tests.training.folders import write_manifest
-from training.augment import Augmentation
-from training.data import Record, load_films
-from training.depths import LAYER3
-from training.errors import TrainingError
-from training.features import CODE, FeatureCache, View
 
 CPU = torch.device("cpu")
 
@@ -123,7 +122,7 @@ def test_another_decoder_never_meets_old_features(
 ) -> None:
     cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
     cache.get(records, View(), progress=False)
-    monkeypatch.setattr("training.features._code_digest", lambda: "of another version")
+    monkeypatch.setattr("cxr_training.fit.features._code_digest", lambda: "of another version")
     sizes = count_films(cache, monkeypatch)
     cache.get(records, View(), progress=False)
     assert sum(sizes) == len(records)
@@ -139,7 +138,7 @@ def test_everything_that_makes_features_is_in_their_key() -> None:
         path = ROOT / "handler" / Path(*name.split(".")).with_suffix(".py")
         todo |= {other for other in imports(path) if other.startswith("cxr.")} - reached
     assert reached <= set(CODE)
-    assert {"training.augment", "training.data", "training.depths", "training.features"} <= set(CODE)
+    assert {"cxr_training.fit.augment", "cxr_training.data.records", "cxr_training.fit.features"} <= set(CODE)
 
 
 def test_two_trainings_that_begin_together_fill_one_file(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.data import Record
-from training.groups import age_band, groups_of
+from cxr_training.data.groups import age_band, groups_of
+from cxr_training.data.records import Record
 
 
 @pytest.mark.parametrize(

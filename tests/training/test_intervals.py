@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import binomtest, bootstrap, norm
 from sklearn.metrics import roc_auc_score
 
-from training.errors import TrainingError
-from training.intervals import Bootstrap, exact_interval, group_figures, percentiles, share_interval
-from training.metrics import Floats, Targets
+from cxr_training.errors import TrainingError
+from cxr_training.measure.intervals import Bootstrap, exact_interval, group_figures, percentiles, share_interval
+from cxr_training.measure.metrics import Floats, Targets
 
 NAMES = ("auroc", "auprc", "sensitivity", "specificity", "accuracy", "brier", "log_loss", "ece")
 

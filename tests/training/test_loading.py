@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from training.loading import prefetched
+from cxr_training.fit.prefetch import prefetched
 
 
 def test_batches_come_in_order_however_long_their_items_take() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.metrics import binary_metrics, expected_calibration_error, predictive_values, weighted_figures
+from cxr_training.measure.metrics import binary_metrics, expected_calibration_error, predictive_values, weighted_figures
 
 TARGETS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
 PROBABILITIES = np.array([0.1, 0.2, 0.3, 0.8, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95])

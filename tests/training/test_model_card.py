@@ -16,16 +16,15 @@ import torch
 
 from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.serving.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
+from cxr_training import audit, calibrate, evaluate, export, train
+from cxr_training.data.records import load_films, provenance
+from cxr_training.model_card import SECTIONS, card_page, main
+from cxr_training.pages.card_facts import Facts
+from cxr_training.pages.page import Table, to_markdown
 from tests.cxr.networks import save_model
 from tests.films import Grey
 from tests.training.marked_films import corner_mark, write_films
 from tests.training.test_page import Reader
-from training import audit, calibrate, evaluate, export, train
-from training.card.facts import Facts
-from training.data import load_films
-from training.model_card import SECTIONS, card_page, main
-from training.page import Table, to_markdown
-from training.provenance import provenance
 
 ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--epochs", "20", "--views", "0"]
 # Numbers of the method and not of the run: levels, bins, cells, shares, the fewest patients, grey values in 0-1.

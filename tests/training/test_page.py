@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.page import Block, Bullets, Code, Heading, Picture, Pictures, Strong, Table, text, to_html, to_markdown
+from cxr_training.pages.page import (
+    Block,
+    Bullets,
+    Code,
+    Heading,
+    Picture,
+    Pictures,
+    Strong,
+    Table,
+    text,
+    to_html,
+    to_markdown,
+)
 
 PAGE: list[Block] = [
     Heading("Title & <more>", 1),

@@ -10,8 +10,7 @@ from torch import device
 
 from cxr.errors import ModelError
 from cxr.predict import Prediction
-from training.hardware import processor_name
-from training.parity import parity_of
+from cxr_training.measure.parity import parity_of, processor_name
 
 BIAS = np.zeros(2)
 

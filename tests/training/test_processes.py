@@ -16,8 +16,8 @@ from sklearn.metrics import roc_auc_score
 from cxr.model.network import build, read_state_dict
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import Preprocessing
+from cxr_training.data.records import load_films
 from tests.training.folders import write_manifest
-from training.data import load_films
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,13 +18,13 @@ from cxr.model.parity import INT8_FILES, REFERENCE, Parity, files_digest
 from cxr.model.preprocess import normalise, resize
 from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.predict import Predictor
+from cxr_training import calibrate, export, quantise, train
+from cxr_training.data.records import load_films
+from cxr_training.runs import checkpoint_predictor
 from scripts.package_mar import package
 from tests.cxr.networks import SMALL, small_network
 from tests.films import film
 from tests.training.folders import write_manifest
-from training import calibrate, export, quantise, train
-from training.data import load_films
-from training.runs import checkpoint_predictor
 
 CPU = torch.device("cpu")
 needs_vnni = pytest.mark.skipif(not adds_int8_exactly(), reason="this processor has no VNNI")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cxr.model.spec import sha256_of
+from cxr_training.runs import CHECKPOINT
 from tests.training.folders import write_manifest
-from training.runs import CHECKPOINT
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--device", "cpu", "--resume"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.engine import Epoch
-from training.errors import TrainingError
-from training.tracking import flat, tracked
+from cxr_training.errors import TrainingError
+from cxr_training.fit.head import Epoch
+from cxr_training.fit.tracking import flat, tracked
 
 EPOCHS = (Epoch(0, 0.0, 0.7, 0.5, 0.8, 0.4), Epoch(1, 0.1, 0.5, 0.75, 0.6, 0.5))
 SETTINGS = {"arch": "resnet10", "head": {"epochs": 3}}

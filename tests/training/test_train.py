@@ -15,13 +15,13 @@ from torchvision.models import resnet50
 from cxr.model.network import build, read_state_dict
 from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.predict import Predictor
+from cxr_training import calibrate, evaluate, export, train
+from cxr_training.data.records import load_films
+from cxr_training.errors import TrainingError
+from cxr_training.fit.head import HeadSettings
+from cxr_training.fit.settings import TrainSettings
+from cxr_training.runs import RunRecord
 from tests.training.folders import write_manifest
-from training import calibrate, evaluate, export, train
-from training.data import load_films
-from training.engine import HeadSettings
-from training.errors import TrainingError
-from training.runs import RunRecord
-from training.settings import TrainSettings
 
 SETTINGS = TrainSettings(weights="random", arch="resnet10", size=64, head=HeadSettings(epochs=20), seed=3)
 ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--epochs", "20", "--seed", "3"]

@@ -14,19 +14,19 @@ from torch import nn
 from torchvision.models.resnet import ResNet
 
 from cxr.model.network import build, features, pool, read_state_dict, trunk
+from cxr_training import train
+from cxr_training.data.records import Films, load_films
+from cxr_training.errors import TrainingError
+from cxr_training.fit.features import View
+from cxr_training.fit.head import HeadSettings, Weighting
+from cxr_training.fit.processes import Processes
+from cxr_training.fit.resume import Unfinished
+from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.stages import targets_of
+from cxr_training.fit.tune import Split, TunedPart, TuneSettings, batches_of, parameter_groups, rate_factor, splits
+from cxr_training.fit.tune_loop import State, TuneLoop
 from tests.cxr.networks import SMALL, small_network
 from tests.training.folders import write_manifest
-from training import train
-from training.data import Films, load_films
-from training.engine import HeadSettings, Weighting
-from training.errors import TrainingError
-from training.features import View
-from training.fit import targets_of
-from training.processes import Processes
-from training.resume import Unfinished
-from training.settings import TrainSettings
-from training.tune import Split, TunedPart, TuneSettings, batches_of, parameter_groups, rate_factor, splits
-from training.tune_loop import State, TuneLoop
 
 CPU = Processes(torch.device("cpu"))
 QUICK = TuneSettings(epochs=3, batch_size=6, learning_rate=2e-4)
@@ -250,7 +250,7 @@ def test_an_unfinished_run_is_not_thrown_away_unasked(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.train._write", die)
+        patch.setattr("cxr_training.train._write", die)
         with pytest.raises(KeyboardInterrupt):
             train.main(base)
     state = run / "unfinished.pth"
@@ -299,13 +299,13 @@ def test_random_weights_are_not_gone_on_with_as_imagenets(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.weights._imagenet_state", offline)
-        patch.setattr("training.train._write", die)
+        patch.setattr("cxr_training.fit.weights._imagenet_state", offline)
+        patch.setattr("cxr_training.train._write", die)
         with pytest.raises(KeyboardInterrupt):
             train.train(films, run, settings, device="cpu", progress=False)
     torch.manual_seed(1)
     downloaded = build("resnet18", 1000).state_dict()
-    monkeypatch.setattr("training.weights._imagenet_state", lambda _: downloaded)
+    monkeypatch.setattr("cxr_training.fit.weights._imagenet_state", lambda _: downloaded)
     with pytest.raises(TrainingError, match="began with another backbone"):
         train.train(films, run, settings, device="cpu", resume=True, progress=False)
 

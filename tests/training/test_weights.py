@@ -12,15 +12,15 @@ from torch import nn
 from torchvision.models import ResNet152_Weights
 
 from cxr.model.network import build
+from cxr_training import train
+from cxr_training.data.records import load_films
+from cxr_training.errors import TrainingError
+from cxr_training.fit.features import View
+from cxr_training.fit.head import HeadSettings
+from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.weights import reestimate_batchnorm, starting_point
 from tests.cxr.networks import SMALL
 from tests.training.folders import write_manifest
-from training import train
-from training.data import load_films
-from training.engine import HeadSettings
-from training.errors import TrainingError
-from training.features import View
-from training.settings import TrainSettings
-from training.weights import reestimate_batchnorm, starting_point
 
 CPU = torch.device("cpu")
 

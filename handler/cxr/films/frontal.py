@@ -3,7 +3,7 @@
 The tags of a DICOM file say what was exposed and how; a JPEG or PNG says nothing. A frontal film has a spine in the
 middle, a lung on each side and ribs that fall away from it, and keeps them whatever its exposure, so that a linear
 score on a histogram of oriented gradients tells it from a lateral view, a turned film or something else altogether.
-`training.screen` fits the weights; without them every film passes.
+`cxr_training.fit.screen` fits the weights; without them every film passes.
 """
 
 from __future__ import annotations

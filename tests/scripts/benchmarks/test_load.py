@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cxr_training.runs import write_whole
 from scripts.benchmark import main
 from scripts.benchmarks.client import NO_REPLY, Answer
 from scripts.benchmarks.load import poisson, rate, summary
@@ -16,7 +17,6 @@ from scripts.benchmarks.output import read_result, write_result
 from scripts.benchmarks.plot import plot_load
 from scripts.benchmarks.servers import WrongUsage
 from scripts.benchmarks.tables import page_with, table_of
-from training.runs import write_whole
 
 
 def answered(done: float, *, due: float = 0.0, code: str = "") -> Answer:

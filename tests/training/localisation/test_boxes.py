@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cxr_training.data.boxes import NO_BOXES
+from cxr_training.data.collections.candidates import Box
+from cxr_training.data.marked import load_boxes, on_film
+from cxr_training.data.records import load_films
+from cxr_training.errors import TrainingError
 from scripts.make_toy_data import main as make_toy_data
 from tests.films import film
 from tests.real_films import NEEDS_REAL_FILMS, REAL
-from training.data import load_films
-from training.errors import TrainingError
-from training.localisation.boxes import load_boxes, on_film
-from training.sources.boxes import NO_BOXES
-from training.sources.candidates import Box
 
 RSNA = ("file", "patientId", "x", "y", "width", "height", "Target")
 OWN = ("file", "x", "y", "width", "height")

@@ -16,18 +16,28 @@ from PIL import Image
 from scipy.ndimage import zoom
 
 from cxr.predict import Prediction
+from cxr_training import evaluate
+from cxr_training.data.collections.candidates import Box
+from cxr_training.data.marked import Marked
+from cxr_training.data.records import Record
+from cxr_training.measure.intervals import Bootstrap
+from cxr_training.measure.localisation import (
+    FIGURES,
+    SIDE,
+    Looks,
+    cells_inside,
+    disjoint,
+    energy_inside,
+    localisation_figures,
+    look,
+    peak,
+    places,
+)
+from cxr_training.pages.localisation import extremes, with_boxes
 from tests.cxr.networks import save_model
 from tests.films import film
 from tests.training.folders import write_manifest
 from tests.training.test_page import Reader
-from training import evaluate
-from training.data import Record
-from training.intervals import Bootstrap
-from training.localisation.boxes import Marked
-from training.localisation.figures import FIGURES, localisation_figures
-from training.localisation.maps import SIDE, Looks, cells_inside, disjoint, energy_inside, look, peak, places
-from training.localisation.page import extremes, with_boxes
-from training.sources.candidates import Box
 
 FEW = Bootstrap(200)
 CELL = Box(256, 86, 170, 170)  # all pixels of a square of 512 that cell r2c4 of 7x7 reaches

@@ -8,10 +8,9 @@ import pytest
 from PIL import Image
 
 from cxr.errors import InputError
+from cxr_training.data.prepare.duplicates import NEAR, THUMBNAIL, fingerprint, groups, near_pairs, same_exposures
 from tests.films import Grey, dicom, encoded, film
 from tests.real_films import NEEDS_REAL_FILMS, REAL
-from training.prepare.duplicates import NEAR, groups, near_pairs, same_exposures
-from training.prepare.fingerprints import THUMBNAIL, fingerprint
 
 
 def written(path: Path, data: bytes) -> Path:
@@ -58,7 +57,7 @@ def test_a_film_resized_compressed_or_brightened_is_the_same_exposure_and_anothe
 
 
 def test_pairs_are_those_that_numpy_corrcoef_finds_also_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.prepare.duplicates._BLOCK", 7)
+    monkeypatch.setattr("cxr_training.data.prepare.duplicates._BLOCK", 7)
     rng = np.random.default_rng(0)
     plain = np.stack([film(seed, THUMBNAIL, THUMBNAIL) for seed in range(15)])
     noisy = np.clip(plain[::2] + rng.normal(0, 2, plain[::2].shape), 0, 255).astype(np.uint8)
@@ -83,7 +82,7 @@ def test_a_damaged_film_has_no_fingerprint(tmp_path: Path) -> None:
 
 
 def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.prepare.fingerprints.MAX_BYTES", 100)
+    monkeypatch.setattr("cxr_training.data.prepare.duplicates.MAX_BYTES", 100)
 
     with pytest.raises(InputError, match="TOO_MANY_BYTES"):
         fingerprint(written(tmp_path / "film.png", encoded(film(1))))

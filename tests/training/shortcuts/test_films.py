@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.films import film
-from training.shortcuts.films import (
+from cxr_training.measure.shortcut_readings import (
     COARSE,
     border_blanked,
     border_of,
@@ -15,6 +14,7 @@ from training.shortcuts.films import (
     coarse_values,
     squashed,
 )
+from tests.films import film
 
 SIZES = [(64, 64), (72, 64), (67, 93), (68, 68), (100, 75), (512, 631), (1001, 777)]
 

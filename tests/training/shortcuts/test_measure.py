@@ -9,9 +9,9 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from training.intervals import Bootstrap
-from training.shortcuts.linear import STRENGTHS, fit_linear
-from training.shortcuts.measure import (
+from cxr_training.measure.intervals import Bootstrap
+from cxr_training.measure.shortcut_readings import STRENGTHS, fit_linear
+from cxr_training.measure.shortcuts import (
     ABOVE,
     BELOW,
     NO_INTERVAL,

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from cxr.model.spec import CLASSES
-from training.data import Record
-from training.depths import Features
-from training.engine import HeadSettings, TrainedHead, train_head
-from training.intervals import Bootstrap
-from training.shortcuts import sources as audit_sources
-from training.shortcuts.measure import ABOVE, UNCLEAR
-from training.shortcuts.sources import Seen, leave_one_out, source_alone, source_from_features
+from cxr_training.data.records import Record
+from cxr_training.fit.features import Features
+from cxr_training.fit.head import HeadSettings, TrainedHead, train_head
+from cxr_training.measure import shortcut_sources as audit_sources
+from cxr_training.measure.intervals import Bootstrap
+from cxr_training.measure.shortcut_sources import Seen, leave_one_out, source_alone, source_from_features
+from cxr_training.measure.shortcuts import ABOVE, UNCLEAR
 
 BOOTSTRAP = Bootstrap(300, 2)
 SETTINGS = HeadSettings(epochs=15)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from training.shortcuts.measure import ABOVE, BELOW, NO_INTERVAL, UNCLEAR, verdict
-from training.shortcuts.words import plain_words
+from cxr_training.measure.shortcuts import ABOVE, BELOW, NO_INTERVAL, UNCLEAR, verdict
+from cxr_training.pages.audit_words import plain_words
 
 Ci = tuple[float, float] | None
 

@@ -27,10 +27,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from training.toy import files as toy_files
-from training.toy.dicom import dicom_bytes
-from training.toy.files import COLUMNS, FORMS, draw_planned, plan_films, png_bytes, write_toy_data
-from training.toy.films import ToyFilm, draw_anatomy, draw_film
+from cxr_training.data.toy import files as toy_files
+from cxr_training.data.toy.files import COLUMNS, FORMS, dicom_bytes, draw_planned, plan_films, png_bytes, write_toy_data
+from cxr_training.data.toy.films import ToyFilm, draw_anatomy, draw_film
 
 SIZE = 96
 

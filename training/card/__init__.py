@@ -1,1 +1,0 @@
-"""The parts of `training.model_card`."""

@@ -1,0 +1,218 @@
+"""Does a model look at the lungs at all? What can be had without them, and what becomes of its figures elsewhere.
+
+Reads each film as 32 x 32 grey values, by its border alone, and through the model with the centre or the border blanked
+out; asks whether the model's features tell which source a film is from, and how a head does on a source it was not
+trained on. Leaves audit.json, audit.md, audit.html (one file that opens anywhere), audit-readings.csv and pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr.model.spec import SPEC_FILE, ModelSpec
+from cxr.predict import Predictor
+from cxr_training.command import run_command
+from cxr_training.data.records import Films, Record, load_films
+from cxr_training.fit.features import FeatureCache, View
+from cxr_training.fit.head import HeadSettings
+from cxr_training.measure.intervals import LEVEL, STANDARD, Bootstrap
+from cxr_training.measure.metrics import Floats
+from cxr_training.measure.predictions import score
+from cxr_training.measure.shortcut_readings import (
+    border_blanked,
+    border_values,
+    centre_blanked,
+    coarse_values,
+    fit_linear,
+    grids,
+)
+from cxr_training.measure.shortcut_sources import (
+    NO_SOURCES,
+    Seen,
+    leave_one_out,
+    source_alone,
+    source_from_features,
+    sources_of,
+)
+from cxr_training.measure.shortcuts import measure
+from cxr_training.pages.audit_page import AUROCS, VIEWS, audit_page, plot_aurocs, plot_seen
+from cxr_training.pages.audit_words import plain_words
+from cxr_training.pages.page import to_html, to_markdown
+from cxr_training.runs import checkpoint_predictor, write_text, write_whole
+
+Parts = Mapping[str, tuple[Record, ...]]  # the films by train, val and split
+
+
+def audit(
+    predictor: Predictor,
+    films: Films,
+    out: Path,
+    *,
+    cache: Path,
+    split: str = "test",
+    bootstrap: Bootstrap = STANDARD,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Take all readings and write `audit.json`, the page, the readings of each film and the pictures.
+
+    Parameters
+    ----------
+    films
+        Training films are fitted on, validation films choose; those of `split` are only measured on.
+    cache
+        Where the features of training lie.
+
+    Returns
+    -------
+    The content of `audit.json`.
+
+    Raises
+    ------
+    TrainingError
+        If a split lacks a class or a film cannot be decoded.
+    """
+    spec = predictor.spec
+    parts = {"train": films.of("train"), "val": films.of("val"), "split": films.of(split)}
+    records = parts["split"]
+    readings, strengths = _linear_readings(parts, progress)
+    readings |= _model_readings(predictor, records, progress)
+    alone = source_alone(parts["train"], records)
+    readings |= {} if alone is None else {"source_alone": alone}
+    found: dict[str, Any] = {
+        "split": split,
+        "arch": spec.arch,
+        "pretrained": spec.pretrained,
+        "weights_sha256": spec.weights_sha256,
+        "data_sha256": films.digest(),
+        "trained_on_sha256": spec.data_sha256,
+        "backbone_frozen": spec.training.get("trainable", "head") == "head",
+        "synthetic": all(record.extra.get("source") == "synthetic" for record in records),
+        "bootstrap": {"unit": "patient", "level": LEVEL, **dataclasses.asdict(bootstrap)},
+        "sources": sorted(set(sources_of(records).tolist()) - {""}),
+        "strengths": strengths,
+        "readings": measure(readings, records, bootstrap, progress=progress),
+        **_by_source(predictor, parts, cache, bootstrap, progress),
+    }
+    found["plain_words"] = plain_words(found)
+    _write(out, found, records, readings)
+    return found
+
+
+def _linear_readings(parts: Parts, progress: bool) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Probabilities of PNEUMONIA by linear models that see grey values, and the strength chosen for each."""
+    cells = {part: grids(records, progress=progress) for part, records in parts.items()}
+    targets = {part: np.array([record.target for record in records]) for part, records in parts.items()}
+    readings: dict[str, Floats] = {}
+    strengths: dict[str, float] = {}
+    for name, values_of in (("pixels", coarse_values), ("border", border_values)):
+        train, val = ((values_of(cells[part]), targets[part]) for part in ("train", "val"))
+        fitted = fit_linear(train, val, name=name, progress=progress)
+        readings[name] = fitted.probabilities(values_of(cells["split"]))[:, 1]
+        strengths[name] = fitted.strength
+    return readings, strengths
+
+
+def _model_readings(predictor: Predictor, records: Sequence[Record], progress: bool) -> dict[str, Floats]:
+    """The model's probabilities of PNEUMONIA on the films as they are and with a part blanked out."""
+    changes = {"model": None, "model_centre_blanked": centre_blanked, "model_border_blanked": border_blanked}
+    return {
+        name: np.array([one.probabilities[1] for one in score(predictor, records, change=change, progress=progress)])
+        for name, change in changes.items()
+    }
+
+
+def _by_source(predictor: Predictor, parts: Parts, cache: Path, bootstrap: Bootstrap, progress: bool) -> dict[str, Any]:
+    """What needs the model's features and two sources; None and the reason where there are not two."""
+    found: dict[str, Any] = {}
+    questions = ("source_from_features", "leave_one_source_out")
+    known = set(sources_of(parts["split"]).tolist()) - {""}
+    if len(known) < 2:
+        reason = NO_SOURCES if not known else f"all films are from one source, {min(known)}"
+        for question in questions:
+            found |= {question: None, f"{question}_reason": reason}
+        return found
+    stored = FeatureCache(cache, predictor.network, predictor.spec.preprocessing, predictor.device)
+    train, val, split = (Seen(records, stored.get(records, View(), progress=progress)) for records in parts.values())
+    told = source_from_features(train, val, split, bootstrap, progress=progress)
+    settings = head_settings(predictor.spec)
+    left_out = leave_one_out(train, val, split, settings, bootstrap, progress=progress)
+    for question, answer in zip(questions, (told, left_out), strict=True):
+        found |= {question: answer, f"{question}_reason": None}
+    return found
+
+
+def head_settings(spec: ModelSpec) -> HeadSettings:
+    """How the model's own head was trained; the defaults for what the spec does not say."""
+    known = {field.name for field in dataclasses.fields(HeadSettings)}
+    stored = spec.training.get("head") or {}
+    settings = HeadSettings(**{name: value for name, value in stored.items() if name in known})
+    return dataclasses.replace(settings, seed=int(spec.training.get("seed", settings.seed)))
+
+
+def _write(out: Path, found: Mapping[str, Any], records: Sequence[Record], readings: Mapping[str, Floats]) -> None:
+    """The pictures first, `audit.json` last: what stands there is whole."""
+    shown = min((record for record in records if record.target), key=lambda record: record.name)
+    plot_seen(out / VIEWS, shown.read())
+    plot_aurocs(out / AUROCS, found["readings"], found["sources"])
+    write_whole(out / "audit-readings.csv", lambda path: _write_readings(path, records, readings))
+    page = audit_page(found)
+    write_text(out / "audit.md", to_markdown(page))
+    write_text(out / "audit.html", to_html(page, out))
+    write_text(out / "audit.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+def _write_readings(path: Path, records: Sequence[Record], readings: Mapping[str, Floats]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["file", "label", *readings])
+        for record, *values in zip(records, *readings.values(), strict=True):
+            writer.writerow([record.name, record.label, *(f"{value:.6f}" for value in values)])
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    run: Path = arguments.run
+    bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
+    exported = (run / SPEC_FILE).is_file()
+    predictor = Predictor.load(run, arguments.device) if exported else checkpoint_predictor(run, arguments.device)
+    out = arguments.out or run
+    found = audit(
+        predictor,
+        load_films(arguments.data),
+        out,
+        cache=arguments.cache or run.parent / ".features",
+        split=arguments.split,
+        bootstrap=bootstrap,
+    )
+    print(f"{out / 'audit.html'}: {found['readings']['model']['overall']['films']} {arguments.split} films")
+    print("\n".join(found["plain_words"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="training.audit", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a run folder, exported or with a checkpoint")
+    parser.add_argument("--data", type=Path, required=True, help="the data folder it was trained on")
+    parser.add_argument("--cache", type=Path, help="folder of stored features (default: .features beside the run)")
+    parser.add_argument(
+        "--split", choices=("test", "val"), default="test", help="val also chose, so it looks a little too good"
+    )
+    parser.add_argument("--out", type=Path, help="folder for the results (default: the run)")
+    parser.add_argument(
+        "--bootstrap", type=int, default=STANDARD.resamples, metavar="N", help="resamples (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=STANDARD.seed, help="of the resamples (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return run_command(parser, _command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The drift reference: how score and film properties are distributed over films the model was not trained on.
+
+`training.calibrate` makes it from the validation films. A hospital whose films or whose share of pneumonia differ from
+these sees a shift from the first day; this command makes the reference anew from films of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from scipy.stats import chi2
+from tqdm import tqdm
+
+from cxr.errors import ModelError
+from cxr.films.decode import decode
+from cxr.model.preprocess import resize
+from cxr.model.spec import ModelSpec
+from cxr.serving.drift import DRIFT_FILE, Histogram, Reference, film_signals
+from cxr.serving.metrics import SIGNALS
+from cxr_training.command import run_command
+from cxr_training.data.records import SPLITS, Record, load_films
+from cxr_training.errors import TrainingError
+from cxr_training.measure.metrics import Floats
+from cxr_training.measure.predictions import score
+from cxr_training.runs import checkpoint_predictor, spec_of, write_text
+
+FEWEST: Final = 30  # films; with fewer there is no reference, and with few only a large shift is one
+_BINS: Final = 10
+_FILMS_A_BIN: Final = 10  # at least, on average
+# Chance reaches the limit of one signal once in ten thousand independent windows of films.
+_CHANCE: Final = 1e-4
+_MARGIN: Final = 0.01  # of a value that many films share: as far as its own bin goes
+
+
+def reference_of(
+    records: Sequence[Record], probabilities: Floats, spec: ModelSpec, temperature: float, *, progress: bool = True
+) -> Reference | None:
+    """The reference for a checkpoint, or None where the films are too few.
+
+    Parameters
+    ----------
+    records
+        Films the model was not trained on.
+    probabilities
+        (N,), P(PNEUMONIA) of each, at this temperature.
+    spec
+        Of the checkpoint.
+    """
+    if len(records) < FEWEST:
+        return None
+    bar = tqdm(records, desc="drift", unit="film", disable=not progress, leave=False)
+    found = [_signals(record, spec) for record in bar]
+    columns = {name: np.array([one[name] for one in found]) for name in SIGNALS if name != "score"}
+    signals = {name: histogram_of(values) for name, values in {**columns, "score": probabilities}.items()}
+    return Reference(spec.weights_sha256, spec.weights_sha256, temperature, len(records), signals)
+
+
+def _signals(record: Record, spec: ModelSpec) -> dict[str, float]:
+    # As the server reads it, with the size of the film as stored, which a reduced decoding rounds.
+    film = decode(record.file.read_bytes(), spec.preprocessing.least_side)
+    return film_signals(resize(film.pixels, spec.preprocessing), film.info.width, film.info.height)
+
+
+def histogram_of(values: Floats) -> Histogram:
+    """A histogram with up to ten bins that hold about as many films each.
+
+    Edges lie halfway between two films, so that rounding moves none across. A value that many films share, such as the
+    aspect of one machine's films, gets a bin of its own.
+
+    Parameters
+    ----------
+    values
+        (N,), finite.
+    """
+    films = len(values)
+    bins = max(2, min(_BINS, films // _FILMS_A_BIN))
+    distinct, counts = np.unique(values, return_counts=True)
+    below = np.cumsum(counts)
+    edges: set[float] = set()
+    for k in range(1, bins):
+        at = int(np.searchsorted(below, k * films / bins))
+        is_shared = counts[at] >= 2 * films / bins
+        if at + 1 < len(distinct) or is_shared:
+            edges.add(_edge(distinct, at, 1))
+        if is_shared:
+            edges.add(_edge(distinct, at, -1))
+    inner = tuple(sorted(edges))
+    held = np.bincount(np.searchsorted(inner, values, side="right"), minlength=len(inner) + 1)
+    return Histogram(inner, tuple(int(count) for count in held), float(chi2.isf(_CHANCE, len(inner))))
+
+
+def _edge(distinct: Floats, at: int, side: int) -> float:
+    """Halfway from a value to the next one on a side, or a little beside it where there is none."""
+    value = float(distinct[at])
+    margin = _MARGIN * max(abs(value), _MARGIN)
+    neighbour = float(distinct[at + side]) if 0 <= at + side < len(distinct) else value + 2 * side * margin
+    return (value + neighbour) / 2
+
+
+def write_reference(run: Path, reference: Reference | None) -> None:
+    """Leave `drift.json` in a run, or none where there is no reference: an old one would be another calibration's."""
+    if reference is None:
+        (run / DRIFT_FILE).unlink(missing_ok=True)
+    else:
+        write_text(run / DRIFT_FILE, reference.to_json())
+
+
+def carry_reference(run: Path, spec: ModelSpec) -> None:
+    """Name the exported weights in a run's `drift.json`, whose digest differs from the checkpoint's in another format.
+
+    Parameters
+    ----------
+    spec
+        Of the exported weights. A reference of another checkpoint is left as it is, and will not be used.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged.
+    """
+    path = run / DRIFT_FILE
+    if not path.is_file():
+        return
+    reference = Reference.from_json(path.read_text(encoding="utf-8"))
+    if reference.checkpoint_sha256 == spec_of(run).weights_sha256:
+        write_text(path, dataclasses.replace(reference, weights_sha256=spec.weights_sha256).to_json())
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    films = load_films(arguments.data)
+    records = films.of(arguments.split)
+    predictor = checkpoint_predictor(arguments.run, arguments.device)
+    if predictor.spec.indeterminate is None:
+        raise TrainingError(f"{arguments.run} is not calibrated: run training.calibrate --run {arguments.run} first")
+    probabilities = np.array([prediction.probabilities[1] for prediction in score(predictor, records)])
+    reference = reference_of(records, probabilities, predictor.spec, predictor.spec.temperature)
+    if reference is None:
+        raise TrainingError(f"{len(records)} films in split {arguments.split!r}, {FEWEST} are needed: add films")
+    write_reference(arguments.run, reference)
+    try:
+        carry_reference(arguments.run, ModelSpec.load(arguments.run))
+    except ModelError:
+        print(f"{arguments.run / DRIFT_FILE} is complete after training.export", file=sys.stderr)
+    print(f"{arguments.run / DRIFT_FILE}: {len(records)} films of {arguments.data}; pack the archive again")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="training.drift", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a run folder that was calibrated")
+    parser.add_argument("--data", type=Path, required=True, help="a data folder with films like those to come")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="which of its films (default val)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return run_command(parser, _command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

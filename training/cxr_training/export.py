@@ -1,0 +1,91 @@
+"""Write what serving needs from a run: the state dict and the spec beside it.
+
+`model.pth` holds tensors under torchvision's own keys and nothing else; `model.json` says what they mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from safetensors.torch import save_file
+
+from cxr.model.network import read_state_dict
+from cxr.model.parity import DEVICES, ENGINES, REFERENCE
+from cxr.model.spec import SPEC_FILE, ModelSpec, sha256_of
+from cxr_training.command import run_command
+from cxr_training.drift import carry_reference
+from cxr_training.runs import CHECKPOINT, spec_of, write_text, write_whole
+
+_FLOAT32: Final = {"cpu": "openvino-float32", "cuda": "cuda-float32"}
+WEIGHTS_FILES: Final = {"pth": "model.pth", "safetensors": "model.safetensors"}
+
+
+def export(run: Path, form: str = "pth", engines: Mapping[str, str | None] | None = None) -> ModelSpec:
+    """Write the weights and `model.json` into the run folder, the spec last.
+
+    Parameters
+    ----------
+    form
+        A key of `WEIGHTS_FILES`.
+    engines
+        What computes the feature map, by device; where none is named, the float32 engine of the device if
+        training.calibrate found it to pass, else the reference.
+
+    Raises
+    ------
+    TrainingError, ModelError
+        If the run has no checkpoint, its calibration belongs to another one, or an engine has not passed the gate.
+    """
+    spec = spec_of(run)
+    named = engines or {}
+    spec = dataclasses.replace(spec, engines={name: named.get(name) or _default(spec, name) for name in DEVICES})
+    weights = run / WEIGHTS_FILES[form]
+    if form == "pth":
+        write_whole(weights, lambda path: _copy(run / CHECKPOINT, path))
+    else:
+        write_whole(weights, lambda path: save_file(read_state_dict(run / CHECKPOINT), path))
+    spec = dataclasses.replace(spec, weights_file=weights.name, weights_sha256=sha256_of(weights))
+    carry_reference(run, spec)
+    write_text(run / SPEC_FILE, spec.to_json())
+    return spec
+
+
+def _default(spec: ModelSpec, device: str) -> str:
+    name = _FLOAT32[device]
+    return name if name in spec.parity and not spec.parity[name].misses else REFERENCE
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    engines = {"cpu": arguments.cpu_engine, "cuda": arguments.cuda_engine}
+    spec = export(arguments.run, arguments.format, engines)
+    chosen = ", ".join(f"{name} on {device}" for device, name in spec.engines.items())
+    print(f"{arguments.run / spec.weights_file} and {SPEC_FILE} (sha256 {spec.weights_sha256[:12]}…; {chosen})")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="training.export", description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="a run folder with a checkpoint")
+    parser.add_argument("--format", choices=list(WEIGHTS_FILES), default="pth", help="file type of the weights")
+    for device, option in (("cpu", "--cpu-engine"), ("cuda", "--cuda-engine")):
+        parser.add_argument(
+            option,
+            choices=[name for name, kind in ENGINES.items() if device in kind.devices],
+            help="what computes the feature map there; one that training.calibrate --engine found to pass (default: "
+            f"{_FLOAT32[device]} if it did, else {REFERENCE})",
+        )
+    return run_command(parser, _command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

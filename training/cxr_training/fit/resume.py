@@ -1,0 +1,134 @@
+"""The state of a training that is under way, so that it goes on where it was however it ended."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torchvision
+
+import cxr
+from cxr.model.spec import Preprocessing
+from cxr_training.data.records import Films, Record
+from cxr_training.errors import TrainingError
+from cxr_training.fit.processes import Processes
+from cxr_training.fit.settings import TrainSettings, rows_digest
+from cxr_training.fit.tune import resolve_precision
+from cxr_training.fit.weights import StartingPoint, ready_to_train, starting_point
+from cxr_training.runs import clear_partials, write_whole
+
+STATE_FILE: Final = "unfinished.pth"
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """The state file of a run folder; there only while layers below the head are trained.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    basis
+        What the training depends on beside its state, in words a person knows: the state of another basis would end in
+        weights that are neither's.
+    """
+
+    run: Path
+    basis: Mapping[str, str]
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the state, whole or not at all."""
+        values = {"basis": dict(self.basis), **state}
+        write_whole(self.run / STATE_FILE, lambda partial: torch.save(values, partial))
+
+    def load(self) -> dict[str, Any] | None:
+        """The state, None where there is none.
+
+        Raises
+        ------
+        TrainingError
+            If it is of another basis, or cannot be read.
+        """
+        path = self.run / STATE_FILE
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            basis = state.pop("basis")
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"{path} cannot be read ({reason}): start again with --force") from error
+        apart = sorted(name for name in {*basis, *self.basis} if basis.get(name) != self.basis.get(name))
+        if apart:
+            raise TrainingError(
+                f"{self.run} holds an unfinished training that began with another {', '.join(apart)}: ask for the "
+                "same, choose another --run, or give it up with --force"
+            )
+        return state
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a run folder holds the state of a training."""
+    return (run / STATE_FILE).is_file()
+
+
+def clear(run: Path) -> None:
+    """Take the state away, and what a kill left of writing any file of the run."""
+    (run / STATE_FILE).unlink(missing_ok=True)
+    clear_partials(run)
+
+
+def start_together(
+    settings: TrainSettings,
+    records: Sequence[Record],
+    preprocessing: Preprocessing,
+    processes: Processes,
+    progress: bool,
+) -> StartingPoint:
+    """The network to start from: the first process gets it, the others get it from the first.
+
+    Raises
+    ------
+    TrainingError
+        As `cxr_training.fit.weights.ready_to_train`.
+    """
+    if not processes.is_first:
+        start = starting_point("random", settings.arch, settings.seed)
+        return StartingPoint(start.network, processes.agree(start.network, ""))
+    ready = (settings.arch, settings.seed, records, preprocessing, processes.device)
+    try:
+        start = ready_to_train(settings.weights, *ready, progress=progress)
+    except TrainingError as error:
+        if not (settings.or_random and settings.weights == "imagenet"):
+            raise
+        print(
+            f"WARNING: {error}\nWARNING: going on with RANDOM weights, as asked by --or-random. The model shows that "
+            "everything works; its answers are worth little.",
+            file=sys.stderr,
+        )
+        start = ready_to_train("random", *ready, progress=progress)
+    return StartingPoint(start.network, processes.agree(start.network, start.pretrained))
+
+
+def basis_of(films: Films, settings: TrainSettings, backbone: str, processes: Processes) -> dict[str, str]:
+    """What a state depends on, by the words for it."""
+    precision = resolve_precision(settings.tuning.precision, processes.device)
+    return {
+        "set of settings": json.dumps(settings.as_json(), sort_keys=True),
+        "list of films": rows_digest(films),
+        "backbone": backbone,
+        "precision": str(precision).removeprefix("torch."),
+        "version of PneumoScan": cxr.__version__,
+        **{f"version of {name}": version for name, version in versions().items()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    return {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}

@@ -1,0 +1,170 @@
+"""From starting weights to trained weights: the head on stored features, then layers below it where asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.models.resnet import ResNet
+
+from cxr.model.spec import Preprocessing
+from cxr_training.data.records import Record
+from cxr_training.fit.features import LAYER3, POOLED, Depth, FeatureCache, Features, View, pooled_of
+from cxr_training.fit.head import Epoch, Targets, Weighting, film_weights, train_head
+from cxr_training.fit.processes import Processes
+from cxr_training.fit.resume import Unfinished
+from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.tune import Load, Tuned, splits
+from cxr_training.fit.tune_loop import State, TuneLoop
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The best epoch and the history of the last stage; `tuned` where there was one below the head."""
+
+    best_epoch: int
+    history: tuple[Epoch, ...]
+    tuned: Tuned | None = None
+
+    @property
+    def best(self) -> Epoch:
+        """What was measured of the weights that were kept."""
+        return next(epoch for epoch in self.history if epoch.epoch == self.best_epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A fit of a network to films.
+
+    Parameters
+    ----------
+    network
+        With its starting weights; those that are trained are changed in place.
+    train, val
+        The films.
+    cache
+        Folder of stored features.
+    unfinished
+        Where the state is kept while layers below the head are trained.
+    save_every_s
+        Seconds between two states inside an epoch.
+    on_epoch
+        Told of every epoch, in the first process.
+    """
+
+    network: ResNet
+    train: Sequence[Record]
+    val: Sequence[Record]
+    preprocessing: Preprocessing
+    settings: TrainSettings
+    cache: Path
+    processes: Processes
+    unfinished: Unfinished
+    save_every_s: float
+    on_epoch: Callable[[Epoch], None]
+    progress: bool
+
+    @property
+    def views(self) -> list[View]:
+        """The looks at each training film that features are stored of."""
+        return [
+            View(number, self.settings.augmentation, self.settings.seed) for number in range(self.settings.views + 1)
+        ]
+
+    def run(self, state: State | None = None) -> Fitted:
+        """Train, going on from the state of an earlier try where there is one.
+
+        Raises
+        ------
+        TrainingError
+            If a film cannot be decoded, or the loss is no number.
+        """
+        if self.settings.trainable == "layer4":
+            *train_maps, val_maps = self._features(LAYER3)
+            if state is None:
+                pooled = [pooled_of(self.network, maps, self.processes.device) for maps in (*train_maps, val_maps)]
+                self._head(pooled[:-1], pooled[-1])
+            return self._tune(self._stored(self.train, train_maps), self._stored(self.val, [val_maps]), state)
+        if self.settings.trainable == "all":
+            if state is None:
+                self._head_on_stored()
+            return self._tune(self._films(self.train), self._films(self.val), state)
+        fitted = self._head_on_stored()
+        if self.processes.is_first:
+            for epoch in fitted.history:
+                self.on_epoch(epoch)
+        return fitted
+
+    def _features(self, depth: Depth) -> list[Features]:
+        """Of the training films under each view, then of the validation films."""
+        cache = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, depth)
+        wanted = [*((self.train, view) for view in self.views), (self.val, View())]
+        return cache.get_all(wanted, progress=self.progress)
+
+    def _head_on_stored(self) -> Fitted:
+        *train, val = self._features(POOLED)
+        return self._head(train, val)
+
+    def _head(self, train: Sequence[Features], val: Features) -> Fitted:
+        """Train the head and put it into the network."""
+        settings = dataclasses.replace(self.settings.head, seed=self.settings.seed)
+        shown = self.progress and self.processes.is_first
+        head = train_head(
+            train,
+            targets_of(self.train),
+            val,
+            targets_of(self.val),
+            settings,
+            weights=self._weighting(),
+            progress=shown,
+        )
+        with torch.no_grad():
+            self.network.fc.weight.copy_(head.weight)
+            self.network.fc.bias.copy_(head.bias)
+        return Fitted(head.best_epoch, head.history)
+
+    def _weighting(self) -> Weighting:
+        return Weighting(*(film_weights(records, self.settings.balance) for records in (self.train, self.val)))
+
+    def _stored(self, records: Sequence[Record], views: Sequence[Features]) -> Load:
+        """Layer3 outputs, in each epoch under a view drawn for each film."""
+
+        def load(row: int, epoch: int) -> torch.Tensor:
+            rng = np.random.default_rng([self.settings.seed, epoch, int(records[row].sha256[:16], 16)])
+            view = views[int(rng.integers(len(views))) if epoch else 0]
+            return torch.from_numpy(np.array(view[row]))
+
+        return load
+
+    def _films(self, records: Sequence[Record]) -> Load:
+        """Films, in each epoch under an augmentation of its own."""
+
+        def load(row: int, epoch: int) -> torch.Tensor:
+            return View(epoch, self.settings.augmentation, self.settings.seed).tensor(records[row], self.preprocessing)
+
+        return load
+
+    def _tune(self, train: Load, val: Load, state: State | None) -> Fitted:
+        loop = TuneLoop(
+            self.network,
+            self.settings.trainable,
+            *splits(train, targets_of(self.train), val, targets_of(self.val), self._weighting()),
+            self.settings.tuning,
+            seed=self.settings.seed,
+            processes=self.processes,
+            save=self.unfinished.save,
+            save_every_s=self.save_every_s,
+            on_epoch=self.on_epoch,
+            progress=self.progress,
+        )
+        tuned = loop.run(state)
+        return Fitted(tuned.best_epoch, tuned.history, tuned)
+
+
+def targets_of(records: Sequence[Record]) -> Targets:
+    """The labels as class indices, (N,)."""
+    return np.array([record.target for record in records], dtype=np.int64)

@@ -1,0 +1,211 @@
+"""Do a model's features know which source a film is from, and do its figures hold on a source it has not seen?
+
+A head is a linear layer on pooled features. If a linear model can tell the sources apart in those features, and the
+sources differ in how many of their films show PNEUMONIA, a head can go by the source.
+
+References
+----------
+Zech, Badgeley, Liu, Costa, Titano, Oermann (2018): Variable generalization performance of a deep learning model to
+detect pneumonia in chest radiographs. PLoS Medicine 15(11):e1002683. The hospital could be told from the film, and
+figures fell at hospitals that were not trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr.model.spec import CLASSES
+from cxr.predict import softmax
+from cxr_training.data.records import Record
+from cxr_training.fit.features import Features
+from cxr_training.fit.head import HeadSettings, train_head
+from cxr_training.measure.intervals import Bootstrap, exact_interval
+from cxr_training.measure.metrics import Floats, Targets
+from cxr_training.measure.shortcut_readings import fit_linear
+from cxr_training.measure.shortcuts import Texts, auroc_figures, balanced_accuracy_figures
+
+THRESHOLD = 0.5  # of a head that is not calibrated
+NO_SOURCES = "the films name no source: a manifest.csv with a column source is needed"
+
+Rows = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Films of one split with the model's pooled features of them, (N, C), under the plain view."""
+
+    records: tuple[Record, ...]
+    features: Features
+
+    @property
+    def targets(self) -> Targets:
+        """(N,), 1 for PNEUMONIA."""
+        return np.array([record.target for record in self.records], dtype=np.int64)
+
+    @property
+    def sources(self) -> Texts:
+        """(N,), empty where a film names none."""
+        return sources_of(self.records)
+
+    @property
+    def patients(self) -> list[str]:
+        """(N,), whose film each is."""
+        return [record.patient_id for record in self.records]
+
+    def where(self, rows: Rows) -> Seen:
+        """Some of the films."""
+        return Seen(tuple(record for record, keep in zip(self.records, rows, strict=True) if keep), self.features[rows])
+
+
+def sources_of(records: tuple[Record, ...]) -> Texts:
+    """What each film says of its source, (N,); empty where it says nothing."""
+    return np.array([record.extra.get("source") or "" for record in records], dtype=np.str_)
+
+
+def source_alone(train: tuple[Record, ...], split: tuple[Record, ...]) -> Floats | None:
+    """What a reader would say who knows a film's source and nothing of the film: (N,), or None with fewer than two.
+
+    It is how many of that source's training films show PNEUMONIA; of all training films where the source is unknown.
+    """
+    known, asked = sources_of(train), sources_of(split)
+    if len(set(asked.tolist()) - {""}) < 2:
+        return None
+    targets = np.array([record.target for record in train])
+    shares = {name: float(targets[known == name].mean()) for name in set(known.tolist()) - {""}}
+    return np.array([shares.get(name, float(targets.mean())) for name in asked.tolist()])
+
+
+def source_from_features(
+    train: Seen, val: Seen, split: Seen, bootstrap: Bootstrap, *, progress: bool
+) -> dict[str, Any]:
+    """How well a linear model tells the source from the features, among ``all`` films and within each class.
+
+    The model is fitted, and its strength chosen, among the same kind of films as it is measured on, so that within a
+    class nothing of the label helps. Each source counts the same. Where the split lacks a source of the training films,
+    the choice is among those that are there.
+
+    Returns
+    -------
+    By ``all``, ``NORMAL`` and ``PNEUMONIA``: what `balanced_accuracy_figures` gives, the ``sources`` that are told
+    apart and the model's ``strength``; or a ``reason`` why there is no figure.
+    """
+    found: dict[str, Any] = {}
+    for name, target in (("all", None), *((label, i) for i, label in enumerate(CLASSES))):
+        chosen = [
+            part.where((part.sources != "") & (True if target is None else part.targets == target))
+            for part in (train, val, split)
+        ]
+        found[name] = _source_among(*chosen, bootstrap=bootstrap, name=f"source, {name}", progress=progress)
+    return found
+
+
+def _source_among(
+    train: Seen, val: Seen, split: Seen, *, bootstrap: Bootstrap, name: str, progress: bool
+) -> dict[str, Any]:
+    known = np.unique(train.sources)
+    val = val.where(np.isin(val.sources, known))
+    split = split.where(np.isin(split.sources, known))
+    there = np.unique(split.sources)
+    if len(there) < 2 or not val.records:
+        lacking = f"{len(there)} of the sources of the training films" if len(there) < 2 else "no validation film"
+        return {"reason": f"{lacking} in question: two sources to tell apart and validation films are needed"}
+    fitted = fit_linear(
+        (train.features, train.sources), (val.features, val.sources), balanced=True, name=name, progress=progress
+    )
+    columns = np.flatnonzero(np.isin(fitted.classes, there))
+    called = fitted.classes[columns][fitted.probabilities(split.features)[:, columns].argmax(axis=1)]
+    figures = balanced_accuracy_figures(called, split.sources, split.patients, bootstrap)
+    return {"sources": there.tolist(), "strength": fitted.strength, **figures}
+
+
+def leave_one_out(
+    train: Seen, val: Seen, split: Seen, settings: HeadSettings, bootstrap: Bootstrap, *, progress: bool
+) -> list[dict[str, Any]]:
+    """For each source of the split, how a head does on it that was trained without it, beside one trained with it.
+
+    Both heads are trained alike, on the plain view, each film counting the same. The best epoch of the first is picked
+    on the other sources' validation films. Films that name no source could be of any, so the first head is not trained
+    on them either.
+
+    Returns
+    -------
+    For each source its ``source``, ``films``, ``positive``, ``patients`` and a ``reason`` why it was not tried, or None
+    and
+
+    ``trained_on``
+        The other sources.
+    ``training_films_without``, ``training_films_with``
+        How many films each head was trained on.
+    ``figure``
+        What could be measured: ``auroc``, or ``sensitivity`` or ``specificity`` at 0.5 where the source has one class.
+    ``without``, ``without_ci``, ``with``, ``with_ci``
+        That figure by either head.
+    ``difference``, ``difference_ci``
+        Without minus with; the interval for AUROC alone.
+    """
+    found: list[dict[str, Any]] = []
+    everyone: Floats | None = None
+    for source in sorted(set(split.sources.tolist()) - {""}):
+        left_out = split.where(split.sources == source)
+        row: dict[str, Any] = {
+            "source": source,
+            "films": len(left_out.records),
+            "positive": int(left_out.targets.sum()),
+            "patients": len(set(left_out.patients)),
+            "reason": _lacking(train, val, source),
+        }
+        if row["reason"] is None:
+            if everyone is None:
+                everyone = _trained(train, val, split, settings, progress)
+            others = [part.where(_not_of(part, source)) for part in (train, val)]
+            alone = _trained(others[0], others[1], left_out, settings, progress)
+            row["trained_on"] = sorted(set(others[0].sources.tolist()))
+            row |= {"training_films_without": len(others[0].records), "training_films_with": len(train.records)}
+            row |= _compared(left_out, alone, everyone[split.sources == source], bootstrap)
+        found.append(row)
+    return found
+
+
+def _not_of(part: Seen, source: str) -> Rows:
+    return np.asarray((part.sources != source) & (part.sources != ""))
+
+
+def _lacking(train: Seen, val: Seen, source: str) -> str | None:
+    if source not in train.sources:
+        return "no training film is from it, so the model itself never saw it"
+    for part, films in ((train, "training"), (val, "validation")):
+        others = part.targets[_not_of(part, source)]
+        for target, label in enumerate(CLASSES):
+            if target not in others:
+                return f"the {films} films of other sources have none of {label}"
+    return None
+
+
+def _trained(train: Seen, val: Seen, asked: Seen, settings: HeadSettings, progress: bool) -> Floats:
+    """Probabilities of PNEUMONIA, (N,), of the asked films by a head of these training films."""
+    head = train_head([train.features], train.targets, val.features, val.targets, settings, progress=progress)
+    weight, bias = head.weight.double().numpy(), head.bias.double().numpy()
+    return softmax(asked.features.astype(np.float64) @ weight.T + bias, 1.0)[:, 1]
+
+
+def _compared(films: Seen, without: Floats, everyone: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
+    targets = films.targets
+    readings = {"without": without, "with": everyone}
+    if 0 < targets.sum() < len(targets):
+        figures = auroc_figures(readings, targets, films.patients, bootstrap, "with")
+        name = "auroc"
+        values = {key: (figures[key]["auroc"], figures[key]["auroc_ci"]) for key in readings}
+        ci = figures["without"]["difference_ci"]
+    else:
+        name = "sensitivity" if targets.all() else "specificity"
+        patients, ci = len(set(films.patients)), None
+        shares = {key: float(((p >= THRESHOLD) == targets).mean()) for key, p in readings.items()}
+        values = {key: (share, exact_interval(share, patients)) for key, share in shares.items()}
+    found: dict[str, Any] = {"figure": name}
+    for key, (value, interval) in values.items():
+        found |= {key: value, f"{key}_ci": interval}
+    return {**found, "difference": values["without"][0] - values["with"][0], "difference_ci": ci}

@@ -1,0 +1,1 @@
+"""What was measured, to read: report, audit, comparison, model card and their figures."""

@@ -1,0 +1,175 @@
+"""A run folder: what one training left, and the files later steps add.
+
+run.json checkpoint.pth history.csv history.png augmentations.png    training.train
+unfinished.pth                                                       the same, while layers below the head are trained
+calibration.json drift.json                                          training.calibrate
+model.pth model.json                                                 training.export
+metrics.json predictions.csv report.md report.html *.png errors*     training.evaluate
+localisation*                                                        the same, where films have boxes
+audit*                                                               training.audit
+model-card.md model-card.html                                        training.model_card
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import cxr
+from cxr.errors import ModelError
+from cxr.films.frontal import Screen
+from cxr.model.network import build, load_strictly, read_state_dict
+from cxr.model.parity import Parity
+from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
+from cxr.predict import Predictor, resolve_device
+from cxr.serving.card import AUDIT_FILE, METRICS_FILE
+from cxr.serving.drift import DRIFT_FILE
+from cxr_training.errors import TrainingError
+
+RUN_FILE: Final = "run.json"
+CHECKPOINT: Final = "checkpoint.pth"
+CALIBRATION: Final = "calibration.json"
+CARD_FILES: Final = ("model-card.md", "model-card.html")
+NAMING_WEIGHTS: Final = (
+    *(RUN_FILE, CHECKPOINT, CALIBRATION, DRIFT_FILE, SPEC_FILE, METRICS_FILE, AUDIT_FILE),
+    *CARD_FILES,
+)
+CALIBRATED: Final = (
+    "temperature",
+    "operating_points",
+    "operating_point",
+    "indeterminate",
+    "cam_scale",
+    "screen",
+    "parity",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What made a checkpoint.
+
+    Parameters
+    ----------
+    settings
+        Everything that was asked for; a run with the same settings on the same data gives the same checkpoint.
+    result
+        What came out: best epoch, losses, elapsed time.
+    versions
+        Of Python, torch and torchvision.
+    """
+
+    arch: str
+    pretrained: str
+    preprocessing: Preprocessing
+    data_sha256: str
+    settings: dict[str, Any]
+    result: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The record as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def load(cls, run: Path) -> RunRecord:
+        """The record of a run folder.
+
+        Raises
+        ------
+        TrainingError
+            If the folder is missing or holds no finished training.
+        """
+        path = run / RUN_FILE
+        if not path.is_file():
+            raise TrainingError(
+                f"{run} holds no run ({RUN_FILE} is missing): train one with training.train --run {run}"
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(preprocessing=Preprocessing.from_values(values.pop("preprocessing")), **values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{path} is not a run record of this version ({error}): train again") from error
+
+
+def spec_of(run: Path) -> ModelSpec:
+    """The spec of a run's checkpoint, with its calibration where there is one.
+
+    Raises
+    ------
+    TrainingError
+        If the run has no checkpoint.
+    """
+    record = RunRecord.load(run)
+    checkpoint = run / CHECKPOINT
+    if not checkpoint.is_file():
+        raise TrainingError(f"{run} has no weights ({CHECKPOINT} is missing): train again with training.train --force")
+    spec = ModelSpec(
+        arch=record.arch,
+        pretrained=record.pretrained,
+        weights_file=CHECKPOINT,
+        weights_sha256=sha256_of(checkpoint),
+        preprocessing=record.preprocessing,
+        code_version=cxr.__version__,
+        data_sha256=record.data_sha256,
+        training={**record.settings, **record.result, "versions": record.versions},
+    )
+    path = run / CALIBRATION
+    if not path.is_file():
+        return spec
+    calibration = json.loads(path.read_text(encoding="utf-8"))
+    if calibration.pop("weights_sha256") != spec.weights_sha256:
+        raise TrainingError(f"{path} belongs to another checkpoint: run training.calibrate --run {run} again")
+    calibration["indeterminate"] = tuple(calibration["indeterminate"])
+    calibration["parity"] = {name: Parity.from_values(one) for name, one in calibration.get("parity", {}).items()}
+    screen = calibration.get("screen")
+    calibration["screen"] = screen and Screen.from_values(screen)
+    return dataclasses.replace(spec, **{key: calibration[key] for key in CALIBRATED})
+
+
+def checkpoint_predictor(run: Path, device: str) -> Predictor:
+    """A predictor on a run's checkpoint, before it is calibrated and exported.
+
+    Raises
+    ------
+    TrainingError, ModelError
+        If the run has no checkpoint or it does not fit.
+    """
+    spec = spec_of(run)
+    network = build(spec.arch, len(spec.classes))
+    try:
+        load_strictly(network, read_state_dict(run / CHECKPOINT))
+    except ModelError as error:
+        raise TrainingError(f"{run}: {error}") from error
+    return Predictor(network, spec, resolve_device(device))
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under another name first, so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def clear_partials(folder: Path) -> None:
+    """Take away what a kill left of `write_whole` in a folder that no other process writes to."""
+    for left in folder.glob(".*.partial"):
+        left.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_whole(path, lambda partial: _write_utf8(partial, text))
+
+
+def _write_utf8(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

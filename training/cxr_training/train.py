@@ -1,0 +1,223 @@
+"""Fine-tune a ResNet on a data folder and keep the best epoch on validation.
+
+The head is trained on stored features of the frozen backbone; with --trainable layer4 or all, layers below it are then
+trained too. Started by torchrun, several processes share the work. The test split is not opened here. Everything the
+result depends on is in `run.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cxr.model.network import backbone_digest
+from cxr.model.spec import CLASSES
+from cxr_training.command import run_command
+from cxr_training.data.records import Films, load_films, provenance
+from cxr_training.errors import TrainingError
+from cxr_training.fit.head import Epoch, format_elapsed
+from cxr_training.fit.processes import joined, speaks
+from cxr_training.fit.resume import Unfinished, basis_of, clear, is_unfinished, start_together, versions
+from cxr_training.fit.settings import TrainSettings, holds_run, rows_digest
+from cxr_training.fit.stages import Fit, Fitted
+from cxr_training.fit.tracking import TENSORBOARD, tracked
+from cxr_training.fit.weights import NORMALISATIONS, StartingPoint
+from cxr_training.pages.figures import plot_history, plot_views
+from cxr_training.runs import CHECKPOINT, NAMING_WEIGHTS, RUN_FILE, RunRecord, write_text, write_whole
+from cxr_training.train_arguments import SAVE_EVERY_S, parser_of_train, settings_of
+
+
+def train(
+    films: Films,
+    run: Path,
+    settings: TrainSettings,
+    *,
+    cache: Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    save_every_s: float = SAVE_EVERY_S,
+    tracker: str = "none",
+    progress: bool = True,
+) -> RunRecord:
+    """Train and leave a run folder.
+
+    Parameters
+    ----------
+    films
+        Only the splits train and val are read.
+    run
+        The folder for the results; files of an earlier run in it are replaced.
+    cache
+        Where features are kept between runs; beside the run by default.
+    device
+        Where the network runs: ``auto``, ``cpu`` or ``cuda``.
+    resume
+        Go on from the state that an earlier try left in the run folder.
+    save_every_s
+        Seconds between two states while layers below the head are trained.
+    tracker
+        One of `cxr_training.fit.tracking.TRACKERS`.
+
+    Raises
+    ------
+    TrainingError
+        If a split lacks a class, a film cannot be read, the starting weights cannot be had, or the state is of another
+        training.
+    """
+    started = time.monotonic()
+    train_films, val_films = films.of("train"), films.of("val")
+    _check_place(run)
+    preprocessing = dataclasses.replace(
+        NORMALISATIONS[settings.normalisation], size=settings.size, decode=settings.decode
+    )
+    with joined(device) as processes:
+        progress = progress and processes.is_first
+        start = start_together(settings, train_films, preprocessing, processes, progress)
+        backbone = backbone_digest(start.network)
+        unfinished = Unfinished(run, basis_of(films, settings, backbone, processes))
+        state = unfinished.load() if resume else None
+        processes.wait()  # all have read what the first one may take away
+        if processes.is_first:
+            _make_room(run, anew=state is None)
+        with tracked(tracker if processes.is_first else "none", run, settings.as_json()) as on_epoch:
+            fit = Fit(
+                network=start.network,
+                train=train_films,
+                val=val_films,
+                preprocessing=preprocessing,
+                settings=settings,
+                cache=cache or run.parent / ".features",
+                processes=processes,
+                unfinished=unfinished,
+                save_every_s=save_every_s,
+                on_epoch=on_epoch,
+                progress=progress,
+            )
+            if processes.is_first:
+                shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
+                plot_views(run / "augmentations.png", shown, fit.views, preprocessing)
+            fitted = fit.run(state)
+        record = RunRecord(
+            arch=settings.arch,
+            pretrained=start.pretrained,
+            preprocessing=preprocessing,
+            data_sha256=films.digest(),
+            settings=settings.as_json(),
+            result={
+                "best_epoch": fitted.best_epoch,
+                "backbone_sha256": backbone,
+                "rows_sha256": rows_digest(films),
+                "films": {"train": len(train_films), "val": len(val_films)},
+                "data": provenance(films.records),
+                **{k: v for k, v in dataclasses.asdict(fitted.best).items() if k != "epoch"},
+                **_cost(fitted),
+                "processes": processes.count,
+                "elapsed_s": round(time.monotonic() - started + (fitted.tuned.earlier_s if fitted.tuned else 0.0), 1),
+            },
+            versions={"python": platform.python_version(), **versions()},
+        )
+        if processes.is_first:
+            _write(run, start, fitted, record)
+            clear(run)
+        processes.wait()
+    return record
+
+
+def _check_place(run: Path) -> None:
+    """Tell before any work where no folder can be made."""
+    nearest = next(path for path in (run, *run.parents) if path.exists())
+    if not nearest.is_dir():
+        raise TrainingError(f"{run} cannot be a run folder: {nearest} is not a directory. Choose another --run")
+
+
+def _make_room(run: Path, *, anew: bool) -> None:
+    """Take out what names older weights, and what an older try left where none is gone on from."""
+    run.mkdir(parents=True, exist_ok=True)
+    for stale in NAMING_WEIGHTS:
+        (run / stale).unlink(missing_ok=True)
+    if anew:
+        clear(run)
+        shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
+
+
+def _cost(fitted: Fitted) -> dict[str, Any]:
+    """What fine-tuning cost, as `run.json` notes it; nothing for a head alone."""
+    if fitted.tuned is None:
+        return {}
+    return {
+        "images_per_s": round(fitted.tuned.images_per_s, 2),
+        "peak_memory_bytes": fitted.tuned.peak_memory_bytes,
+    }
+
+
+def _write(run: Path, start: StartingPoint, fitted: Fitted, record: RunRecord) -> None:
+    """The checkpoint first, `run.json` last: a run folder with a record is whole."""
+    state = {name: tensor.cpu().contiguous() for name, tensor in start.network.state_dict().items()}
+    write_whole(run / CHECKPOINT, lambda path: _save(path, state))
+    write_whole(run / "history.csv", lambda path: _write_history(path, fitted.history))
+    plot_history(run / "history.png", fitted.history, fitted.best_epoch)
+    write_text(run / RUN_FILE, record.to_json())
+
+
+def _save(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Through a stream: torch would note the name of a file inside it, and the same weights give the same bytes."""
+    with path.open("wb") as stream:
+        torch.save(state, stream)
+
+
+def _write_history(path: Path, history: Sequence[Epoch]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in dataclasses.fields(Epoch)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(epoch) for epoch in history)
+
+
+def _command(arguments: argparse.Namespace) -> None:
+    settings = settings_of(arguments)
+    films = load_films(arguments.data)
+    if (arguments.run / RUN_FILE).is_file() and not arguments.force:
+        if arguments.resume and holds_run(arguments.run, settings, films):
+            if speaks():
+                clear(arguments.run)  # a kill between the record and the clearing leaves a state
+                print(f"{arguments.run} already holds this run.")
+            return
+        raise TrainingError(f"{arguments.run} already holds a run: choose another --run, or replace it with --force")
+    if is_unfinished(arguments.run) and not (arguments.resume or arguments.force):
+        raise TrainingError(f"{arguments.run} holds an unfinished run: go on with --resume, or give it up with --force")
+    record = train(
+        films,
+        arguments.run,
+        settings,
+        cache=arguments.cache,
+        device=arguments.device,
+        resume=arguments.resume,
+        save_every_s=SAVE_EVERY_S if arguments.save_every is None else arguments.save_every,
+        tracker=arguments.log,
+    )
+    if not speaks():
+        return
+    result, epochs = record.result, record.settings["head" if settings.trainable == "head" else "tuning"]["epochs"]
+    print(
+        f"{arguments.run}: {record.arch} from {record.pretrained} weights, best epoch {result['best_epoch']} of "
+        f"{epochs}, validation loss {result['val_loss']:.4f}, accuracy {result['val_accuracy']:.3f}, "
+        f"in {format_elapsed(result['elapsed_s'])}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    return run_command(parser_of_train(__doc__), _command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""Does a map point at the boxes readers drew?"""
