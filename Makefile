@@ -10,7 +10,7 @@ ARCH    ?= resnet152
 DEVICE  ?= auto
 PORT    ?= 8080
 STORE   := model_store
-EXAMPLES := webapp/static/webapp/examples/clear.dcm
+EXAMPLES := webapp/cxr_webapp/static/webapp/examples/clear.dcm
 ARCHIVE := $(STORE)/pneumonia-$(VERSION).mar
 
 # The first Python that is new enough; PYTHON= takes another.
@@ -130,7 +130,7 @@ e2e: $(VENV)/.ready  ## the tests with a real TorchServe
 lint: $(VENV)/.ready  ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy handler training cxr_client scripts webapp
+	$(PY) -m mypy handler training cxr_client pneumoscan scripts benchmarks webapp
 
 clean:  ## remove what was made here but the environment, films, runs and archives
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -21,13 +21,13 @@ from cxr_training.data.toy.files import dicom_bytes, png_bytes
 from cxr_training.data.toy.films import ToyFilm, draw_film
 from cxr_training.runs import write_whole
 
-FOLDER: Final = Path(__file__).resolve().parents[1] / "webapp" / "static" / "webapp" / "examples"
+FOLDER: Final = Path(__file__).resolve().parents[1] / "webapp" / "cxr_webapp" / "static" / "webapp" / "examples"
 _SEED: Final = 2027
 _THUMB: Final = 104  # pixels, for screens of any density
 
 
 def write_examples(folder: Path = FOLDER) -> None:
-    """Write the films of `webapp.examples` and their small pictures; the same bytes every time."""
+    """Write the films of `cxr_webapp.examples` and their small pictures; the same bytes every time."""
     opacity, clear = _drawn(1, "PNEUMONIA", (512, 480)), _drawn(2, "NORMAL", (512, 470))
     faint, dicom = _drawn(3, "PNEUMONIA", (320, 300)), _drawn(4, "NORMAL", (320, 300))
     films = {

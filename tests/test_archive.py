@@ -24,11 +24,11 @@ from cxr.predict import Predictor
 from cxr.serving.self_check import check_digests, check_golden
 from cxr_training import evaluate
 from cxr_training.data.records import load_films
-from scripts.model_store import Archive, StoreError, Version, check_archive
-from scripts.package_mar import main, package
+from pneumoscan.archive import main, package
+from pneumoscan.model_store import Archive, StoreError, Version, check_archive
 from tests.cxr.networks import predictor, save_model, small_network
+from tests.cxr_training.folders import write_manifest
 from tests.films import dicom, encoded, film
-from tests.training.folders import write_manifest
 
 HANDLER = Path(__file__).parents[1] / "handler"
 

@@ -90,7 +90,7 @@ def test_the_demo_models_card_is_one_that_this_code_writes() -> None:
 
 
 def test_every_setting_of_the_page_is_documented() -> None:
-    settings = (ROOT / "webapp" / "settings.py").read_text(encoding="utf-8")
+    settings = (ROOT / "webapp" / "cxr_webapp" / "settings.py").read_text(encoding="utf-8")
     names = set(re.findall(r'_ENVIRONMENT\.\w+\(\s*"([A-Z_]+)"', settings)) | {"SECRET_KEY"}
     page = (ROOT / "docs" / "webapp.md").read_text(encoding="utf-8")
     assert {name for name in names if f"`PNEUMOSCAN_{name}`" not in page} == set()

@@ -16,10 +16,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from scripts import edge, serve
-from scripts.proxy import key_file
-from scripts.proxy.control import read_state
-from scripts.server.run_dir import RunDir
+from pneumoscan.commands import edge, serve
+from pneumoscan.edge import keys as key_file
+from pneumoscan.edge.control import read_state
+from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import NEEDS_NGINX, Edge
 from tests.e2e.servers import NEEDS_JAVA, clean_environment, free_ports
 from tests.e2e.test_server_life import HANDLER, pack

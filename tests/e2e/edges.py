@@ -20,12 +20,12 @@ import pytest
 import requests
 
 from cxr_client import InferenceClient
-from scripts.proxy import key_file
-from scripts.proxy.config import EdgeError
-from scripts.proxy.control import read_state
-from scripts.proxy.process import find_nginx
-from scripts.server.config import REPOSITORY
-from scripts.server.run_dir import RunDir
+from pneumoscan.edge import keys as key_file
+from pneumoscan.edge.control import read_state
+from pneumoscan.edge.nginx import find_nginx
+from pneumoscan.edge.settings import EdgeError
+from pneumoscan.server.run_folder import RunDir
+from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import clean_environment, free_ports
 
 try:

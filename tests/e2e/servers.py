@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.server.config import REPOSITORY
-from scripts.server.java import NoJava, find_java
-from scripts.server.run_dir import RunDir
+from pneumoscan.server.run_folder import RunDir
+from pneumoscan.server.torchserve import REPOSITORY, NoJava, find_java
 
 try:
     JAVA: str | None = str(find_java())

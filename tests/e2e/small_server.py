@@ -14,7 +14,7 @@ import pytest
 
 from cxr.model.spec import Preprocessing
 from cxr.predict import Predictor
-from scripts.package_mar import package
+from pneumoscan.archive import package
 from tests.cxr.networks import save_model
 from tests.e2e.servers import Server, fresh_server
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import requests
 
 from cxr_client import ClientError, ManagementClient
-from scripts.server.config import REPOSITORY
+from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.edges import Edge
 from tests.e2e.servers import Server, clean_environment
 from tests.films import encoded, film

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cxr_client import ManagementClient
-from scripts.package_mar import package
+from pneumoscan.archive import package
 from tests.cxr.networks import save_model
 from tests.e2e.servers import NEEDS_JAVA, Server, fresh_server
 

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import requests
 
-from scripts.proxy import key_file
-from scripts.server.config import REPOSITORY
+from pneumoscan.edge import keys as key_file
+from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.edges import NEEDS_NGINX, Edge, fresh_edge
 from tests.e2e.servers import NEEDS_JAVA, clean_environment
 from tests.e2e.small_server import SmallServer, small_server

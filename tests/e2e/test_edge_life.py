@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from scripts.proxy import key_file
-from scripts.proxy.control import read_state
-from scripts.proxy.tls import link_certificate
-from scripts.server.config import REPOSITORY
-from scripts.server.run_dir import RunDir
+from pneumoscan.edge import keys as key_file
+from pneumoscan.edge.control import read_state
+from pneumoscan.edge.tls import link_certificate
+from pneumoscan.server.run_folder import RunDir
+from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.edges import NEEDS_NGINX, Edge, fresh_edge
 from tests.e2e.servers import NEEDS_JAVA, Server, clean_environment, free_ports, fresh_server
 from tests.e2e.test_server_life import HANDLER, pack

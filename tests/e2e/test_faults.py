@@ -23,9 +23,9 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from scripts.package_mar import package
-from scripts.server.config import REPOSITORY
-from scripts.server.run_dir import SOCKET_PATH_LIMIT, WORKER_SOCKET_NAME
+from pneumoscan.archive import package
+from pneumoscan.server.run_folder import SOCKET_PATH_LIMIT, WORKER_SOCKET_NAME
+from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.deploy.prometheus import ALERTS, NEEDS_PROMTOOL, promtool
 from tests.e2e.edges import NEEDS_NGINX, Edge, fresh_edge

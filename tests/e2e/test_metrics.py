@@ -20,8 +20,8 @@ from cxr.predict import Predictor
 from cxr.serving.drift import DRIFT_FILE, FEWEST
 from cxr.serving.metrics import SERIES, SIGNALS
 from cxr_client.metrics import MetricsClient, Snapshot
-from scripts.package_mar import package
-from scripts.server.config import REPOSITORY
+from pneumoscan.archive import package
+from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.cxr.references import reference_for
 from tests.deploy.prometheus import ALERTS, NEEDS_PROMTOOL, dashboard_queries, promtool

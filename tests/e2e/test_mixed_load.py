@@ -22,8 +22,8 @@ from cxr.errors import CODES
 from cxr.films.decode import decode
 from cxr_client import ManagementClient
 from tests.bad_requests import BadRequest, bad_requests
+from tests.cxr.films.test_mutated_files import SETTINGS, mutated
 from tests.cxr.networks import SMALL
-from tests.cxr.test_mutated_files import SETTINGS, mutated
 from tests.e2e.servers import NEEDS_JAVA
 from tests.e2e.small_server import BATCH_SIZE, SmallServer, serving, small_server  # noqa: F401
 from tests.films import compressed, dicom, encoded, film

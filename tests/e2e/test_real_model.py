@@ -20,7 +20,7 @@ from cxr.model.spec import Preprocessing
 from cxr.predict import Prediction, Predictor
 from cxr.serving.render import overlay, png
 from cxr_client import ManagementClient
-from scripts.package_mar import package
+from pneumoscan.archive import package
 from tests.cxr.networks import lively, save_model
 from tests.e2e.servers import NEEDS_JAVA, Server, fresh_server
 from tests.e2e.small_server import BATCHES

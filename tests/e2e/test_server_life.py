@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from cxr_client import InferenceClient, ManagementClient
-from scripts.server.config import REPOSITORY
-from scripts.server.readiness import canary_film
-from scripts.server.run_dir import RunDir
+from pneumoscan.server.readiness import canary_film
+from pneumoscan.server.run_folder import RunDir
+from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import NEEDS_JAVA, Server, clean_environment, fresh_server
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]

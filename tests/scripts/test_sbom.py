@@ -10,7 +10,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from scripts import audit, sbom
-from scripts.jar_parts import JarPart, parts_of
+from scripts.sbom import JarPart, parts_of
 
 
 def test_a_jar_tells_its_libraries_in_every_way_it_can(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def set_up() -> None:
         return
     folder = tempfile.mkdtemp(prefix="cxr-history-")
     ours = {
-        "DJANGO_SETTINGS_MODULE": "webapp.settings",
+        "DJANGO_SETTINGS_MODULE": "cxr_webapp.settings",
         "PNEUMOSCAN_SECRET_KEY": SECRET,
         "PNEUMOSCAN_HTTPS": "no",
         "PNEUMOSCAN_HOSTS": "testserver",
@@ -56,8 +56,8 @@ def set_up() -> None:
 
 set_up()
 
-from webapp import card, inference  # noqa: E402 - models can be imported only now
-from webapp.models import Result  # noqa: E402
+from cxr_webapp import card, inference  # noqa: E402 - models can be imported only now
+from cxr_webapp.models import Result  # noqa: E402
 
 
 def reply_to(body: bytes, **changes: Any) -> dict[str, Any]:

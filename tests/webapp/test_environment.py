@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from webapp.environment import Environment, database
+from cxr_webapp.environment import Environment, database
 
 ROOT = Path(__file__).parents[2]
 SECRET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -16,7 +16,7 @@ SECRET = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PNEUMOSCAN_", "DJANGO_"))}
-    command = [sys.executable, "-m", "webapp.manage", *arguments]
+    command = [sys.executable, "-m", "cxr_webapp.manage", *arguments]
     return subprocess.run(command, cwd=ROOT, env=clean | variables, capture_output=True, text=True, check=False)
 
 
@@ -99,7 +99,8 @@ def test_a_setting_that_makes_no_sense_is_refused_with_its_name(name: str, value
 
 
 def test_the_page_needs_no_torch_and_nothing_of_the_model() -> None:
-    heavy = ("torch", "numpy", "ts", "cxr", "training", "pydicom")
-    code = f"import sys, webapp.wsgi, webapp.urls;sys.exit(any(name.split('.')[0] in {heavy} for name in sys.modules))"
-    environment = os.environ | {"PNEUMOSCAN_SECRET_KEY": SECRET, "DJANGO_SETTINGS_MODULE": "webapp.settings"}
+    heavy = ("torch", "numpy", "ts", "cxr", "cxr_training", "pydicom")
+    loaded = "import sys, cxr_webapp.wsgi, cxr_webapp.urls"
+    code = f"{loaded}; sys.exit(any(name.split('.')[0] in {heavy} for name in sys.modules))"
+    environment = os.environ | {"PNEUMOSCAN_SECRET_KEY": SECRET, "DJANGO_SETTINGS_MODULE": "cxr_webapp.settings"}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=False).returncode == 0

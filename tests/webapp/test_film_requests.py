@@ -14,9 +14,9 @@ import pytest
 from django.core.handlers.wsgi import WSGIRequest
 from django.test import Client, override_settings
 
+from cxr_webapp.uploads import CutOff, TooManyBytes, read_film
 from tests.film_server import Answer, Asked, FilmServer, problem
 from tests.webapp.pages import CARD, fresh, page_before, post_film, reader, scored
-from webapp.uploads import CutOff, TooManyBytes, read_film
 
 
 def test_a_film_is_answered_with_the_servers_reply_and_what_its_map_is_drawn_by(tmp_path: Path) -> None:

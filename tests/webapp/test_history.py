@@ -12,11 +12,11 @@ from django.utils import timezone
 from PIL import Image
 
 from cxr.serving.render import overlay
+from cxr_webapp.history import THUMBNAIL_SIDE, bar_width
+from cxr_webapp.models import Result
 from tests.film_server import FilmServer
 from tests.films import film
 from tests.webapp.pages import page_before, post_film, reader, scored
-from webapp.history import THUMBNAIL_SIDE, bar_width
-from webapp.models import Result
 
 
 def test_only_what_a_reader_asked_to_keep_is_kept_and_only_what_the_server_said(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_history_that_cannot_be_written_costs_nobody_an_answer(tmp_path: Path)
     with page_before(FilmServer(scored), tmp_path):
         client = reader()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("webapp.history.thumbnail_of", lambda _: (_ for _ in ()).throw(OSError("full")))
+            patch.setattr("cxr_webapp.history.thumbnail_of", lambda _: (_ for _ in ()).throw(OSError("full")))
             answer = post_film(client, b"\xccfilm", "?keep=1")
     assert answer.status_code == 200
     assert answer.json()["kept"] is None

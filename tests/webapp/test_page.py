@@ -10,13 +10,13 @@ from django.test import Client, override_settings
 
 from cxr.errors import CODES
 from cxr.films.film import FLAGS, MAX_BYTES
+from cxr_webapp.examples import EXAMPLES
+from cxr_webapp.settings import PNEUMOSCAN_MAX_BYTES
 from scripts.example_films import write_examples
 from tests.film_server import FilmServer
 from tests.webapp.pages import fresh, page_before, reader, scored
-from webapp.examples import EXAMPLES
-from webapp.settings import PNEUMOSCAN_MAX_BYTES
 
-STATIC = Path(__file__).parents[2] / "webapp" / "static" / "webapp"
+STATIC = Path(__file__).parents[2] / "webapp" / "cxr_webapp" / "static" / "webapp"
 NOTICE = "Research use only. Not a diagnosis."
 
 
@@ -101,7 +101,7 @@ def test_the_examples_are_the_same_films_every_time(tmp_path: Path) -> None:
 
 
 def test_without_drawn_examples_the_page_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.examples.finders.find", lambda _: None)
+    monkeypatch.setattr("cxr_webapp.examples.finders.find", lambda _: None)
     assert "data-example" not in Client().get("/").content.decode()
 
 

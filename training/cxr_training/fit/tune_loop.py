@@ -1,4 +1,4 @@
-"""The loop that `cxr_training.fit.tune` describes: steps, measures, the best epoch, and a state to go on from after a kill.
+"""The loop that `cxr_training.fit.tune` describes: steps, measures, the best epoch, and a state to resume from.
 
 Everything that is drawn at random is drawn from the seed, the epoch and the film, so a state needs no generator: the
 loop goes on at the step after the one that was saved and ends in the weights it would have ended in.

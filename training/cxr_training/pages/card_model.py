@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.serving.card import INTENDED_USE, OUT_OF_SCOPE, views
-from cxr_training.calibrate import POINTS
 from cxr_training.data.records import SPLITS
+from cxr_training.measure.calibration import POINTS
 from cxr_training.pages.card_facts import Facts, called
 from cxr_training.pages.page import Block, Bullets, Code, Heading, Strong, Table, Words, text
 from cxr_training.pages.report import number, origin_of

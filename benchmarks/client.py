@@ -1,0 +1,250 @@
+"""A light HTTP client for measuring: one thread, many kept connections, requests prepared as bytes.
+
+Latency counts from the moment a request was due, not from the moment it could be sent: a server that stalls is charged
+for those who would have come meanwhile as well.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.http import CHUNK, Address, Reply, code_of
+
+_TICK_S: Final = 0.25  # between two looks for requests past their deadline
+NO_REPLY: Final = "NO_REPLY"
+TIMED_OUT: Final = "TIMED_OUT"
+NOT_SENT: Final = "NOT_SENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When requests are sent.
+
+    Parameters
+    ----------
+    times
+        Seconds from the start at which a request is due, ascending.
+    repeat_until
+        Until then each reply is followed by the next request at once (closed loop); 0 for arrivals alone (open loop).
+    deadline_s
+        What a client waits for a reply, from when its request was due.
+    connections
+        At most; an arrival beyond is counted as `NOT_SENT`.
+    """
+
+    times: tuple[float, ...]
+    repeat_until: float = 0.0
+    deadline_s: float = 120.0
+    connections: int = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request.
+
+    Parameters
+    ----------
+    due, sent, done
+        Seconds from the start.
+    status
+        Of the reply; 0 where none came.
+    code
+        Empty for 2xx, else what the reply calls its error, or why there is none.
+    """
+
+    due: float
+    sent: float
+    done: float
+    status: int
+    code: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was answered."""
+        return not self.code
+
+    @property
+    def latency_s(self) -> float:
+        """From when it was due."""
+        return self.done - self.due
+
+
+def drive(address: Address, requests: Sequence[bytes], plan: Plan) -> list[Answer]:
+    """One answer for each request that was due, in the order they ended; `requests` are sent in turn.
+
+    Raises
+    ------
+    ValueError
+        There are no requests.
+    """
+    if not requests:
+        raise ValueError("there is no request to send: give at least one film")
+    loop = _Loop(address, requests, plan)
+    try:
+        return loop.run()
+    finally:
+        loop.close()
+
+
+class _Connection:
+    """One connection, idle or with one request on it."""
+
+    def __init__(self, address: Address) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.socket.connect_ex(address)
+        self.used = 0  # requests it has carried
+        self.busy = False
+
+    def begin(self, request: bytes, due: float, sent: float) -> None:
+        self._left = memoryview(request)
+        self.request, self.due, self.sent = request, due, sent
+        self.reply = Reply()
+        self.busy = True
+        self.used += 1
+
+    @property
+    def is_sending(self) -> bool:
+        return bool(self._left)
+
+    def write(self) -> bool:
+        """Send what the socket takes; whether all is sent."""
+        while self._left:
+            try:
+                self._left = self._left[self.socket.send(self._left[:CHUNK]) :]
+            except BlockingIOError:
+                return False
+        return True
+
+
+class _Loop:
+    def __init__(self, address: Address, requests: Sequence[bytes], plan: Plan) -> None:
+        self._address, self._requests, self._plan = address, requests, plan
+        self._selector = selectors.DefaultSelector()
+        self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
+        self._answers: list[Answer] = []
+        self._next = self._busy = 0
+
+    def run(self) -> list[Answer]:
+        times, at = self._plan.times, 0
+        self._start = time.perf_counter()
+        tick = _TICK_S
+        while True:
+            now = self._now()
+            while at < len(times) and times[at] <= now:
+                self._send(times[at])
+                at += 1
+            if at == len(times) and not self._busy:
+                return self._answers
+            wait = min(times[at] if at < len(times) else tick, tick) - self._now()
+            for key, events in self._selector.select(max(wait, 0.0)):
+                self._advance(key.data, events)
+            if self._now() >= tick:
+                tick = self._now() + _TICK_S
+                self._expire()
+
+    def close(self) -> None:
+        for connection in list(self._open):
+            self._drop(connection)
+        self._selector.close()
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._start
+
+    def _send(self, due: float) -> None:
+        request = self._requests[self._next % len(self._requests)]
+        self._next += 1
+        if not self._idle and len(self._open) >= self._plan.connections:
+            self._answers.append(Answer(due, self._now(), self._now(), 0, NOT_SENT))
+            return
+        self._put(request, due)
+
+    def _put(self, request: bytes, due: float) -> None:
+        connection = self._idle.pop() if self._idle else self._connect()
+        connection.begin(request, due, self._now())
+        self._busy += 1
+        try:
+            done = connection.write()
+        except OSError:  # the loop will find out what is wrong with it
+            done = False
+        if not done:
+            self._selector.modify(connection.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+
+    def _connect(self) -> _Connection:
+        connection = _Connection(self._address)
+        self._open.add(connection)
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+        return connection
+
+    def _drop(self, connection: _Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+
+    def _advance(self, connection: _Connection, events: int) -> None:
+        if connection not in self._open:  # dropped since the selector saw it
+            return
+        try:
+            if events & selectors.EVENT_WRITE and connection.busy and connection.write():
+                self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
+            if events & selectors.EVENT_READ:
+                self._read(connection)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lost(connection)
+
+    def _read(self, connection: _Connection) -> None:
+        data = connection.socket.recv(CHUNK)
+        if not connection.busy:  # an idle one that the server closed
+            self._drop(connection)
+            return
+        reply = connection.reply
+        reply.feed(data)
+        if reply.complete:
+            code = "" if 200 <= reply.status < 300 else code_of(reply.status, reply.body)
+            # A reply that came before all was sent leaves the connection in the middle of a request.
+            self._end(
+                connection, reply.status, code, keep=bool(data) and not reply.closes and not connection.is_sending
+            )
+        elif not data:
+            self._lost(connection)
+
+    def _lost(self, connection: _Connection) -> None:
+        if not connection.busy:
+            self._drop(connection)
+        elif connection.used > 1 and not connection.reply.started:
+            # The server closed a kept connection just as it was used again: any client sends that request once more.
+            self._busy -= 1
+            self._drop(connection)
+            for idle in list(self._idle):
+                self._drop(idle)
+            self._put(connection.request, connection.due)
+        else:
+            self._end(connection, 0, NO_REPLY, keep=False)
+
+    def _end(self, connection: _Connection, status: int, code: str, *, keep: bool) -> None:
+        now = self._now()
+        self._answers.append(Answer(connection.due, connection.sent, now, status, code))
+        self._busy -= 1
+        connection.busy = False
+        if keep:
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
+        if now < self._plan.repeat_until:
+            self._send(now)
+
+    def _expire(self) -> None:
+        limit = self._now() - self._plan.deadline_s
+        for connection in [one for one in self._open if one.busy and one.due < limit]:
+            self._end(connection, 0, TIMED_OUT, keep=False)

@@ -1,0 +1,70 @@
+"""LitServe with one of the services that are compared; `scripts.benchmark peers` starts it.
+
+As LitServe's documentation shows it: a `LitAPI` with `decode_request`, `predict` and `encode_response`, films as base64
+in JSON, one worker for each core, as many processes for HTTP as workers (its default).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peer_handler import answerer
+
+_litserve: Any = importlib.import_module("litserve")
+_Response: Any = importlib.import_module("fastapi").Response
+
+
+class Api(_litserve.LitAPI):  # type: ignore[misc]  # it brings no types, and is not installed where these are checked
+    """The service as LitServe makes it in each worker; it reaches there pickled."""
+
+    service: str
+    folder: Path
+
+    def setup(self, device: str) -> None:  # noqa: ARG002
+        """Load what answers, in each worker."""
+        self._answer = answerer(self.service, self.folder)
+
+    def decode_request(self, request):  # type: ignore[no-untyped-def]  # LitServe reads the annotations
+        """The film's bytes."""
+        return base64.b64decode(request["film"])
+
+    def predict(self, film: bytes) -> bytes:
+        """The reply's bytes."""
+        return self._answer(film)
+
+    def encode_response(self, output):  # type: ignore[no-untyped-def]  # likewise
+        """The reply as it is sent."""
+        return _Response(output, media_type="application/json")
+
+
+def _end(number: int, frame: object) -> None:  # noqa: ARG001
+    """End at once with all processes: LitServe 0.2.19 waits for its workers for ever if it is stopped as it starts."""
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes."""
+    parser = argparse.ArgumentParser(prog="benchmarks.peer_litserve", description=__doc__)
+    parser.add_argument("--service", required=True, choices=("null", "ours", "eager", "map"))
+    parser.add_argument("--folder", type=Path, required=True, help="an unpacked archive")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _end)
+    api = Api()
+    api.service, api.folder = arguments.service, arguments.folder
+    server = _litserve.LitServer(api, accelerator="cpu", workers_per_device=arguments.workers, timeout=120)
+    server.run(host="127.0.0.1", port=arguments.port, generate_client_file=False, log_level="warning")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

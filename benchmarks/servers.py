@@ -1,0 +1,181 @@
+"""Servers that a benchmark starts, and that are gone when it ends, however it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks.http import Address, ask
+from benchmarks.processes import Tree
+from pneumoscan.server.supervisor import die_with_parent
+from pneumoscan.server.torchserve import HOST, REPOSITORY
+
+START_S: Final = 300.0
+_GRACE_S: Final = 40.0  # scripts.serve gives TorchServe 30 s
+_POLL_S: Final = 0.2
+
+
+class BenchmarkError(Exception):
+    """Something could not be measured; the message says what and why."""
+
+
+class WrongUsage(BenchmarkError):
+    """What was asked for cannot be measured at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers.
+
+    Parameters
+    ----------
+    address, path
+        Where films are sent.
+    tree
+        Its processes; None where they are not known.
+    run_dir
+        Its run folder, where `scripts.serve` started it.
+    """
+
+    address: Address
+    path: str
+    tree: Tree | None
+    run_dir: Path | None = None
+
+
+def short_temp() -> str | None:
+    """Where temporary folders with unix sockets go; None for the system's own place."""
+    # The path of a worker's unix socket is limited to 107 bytes.
+    return "/tmp" if len(tempfile.gettempdir()) > 40 else None
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on now."""
+    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a server's processes see: the caller's environment without a PYTHONPATH, and what is added."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return kept | more
+
+
+@contextmanager
+def process(
+    command: Sequence[str], log: Path, variables: Mapping[str, str], folder: Path = REPOSITORY
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes to a log; it and all its descendants are ended with the block.
+
+    If this program is killed, the kernel ends the process.
+    """
+    with log.open("wb") as output:
+        started = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(variables),
+            cwd=folder,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end it
+            preexec_fn=die_with_parent(),
+        )
+    try:
+        yield started
+    finally:
+        _end(started)
+
+
+def _end(started: subprocess.Popen[bytes]) -> None:
+    family = Tree(started.pid).processes()
+    with suppress(ProcessLookupError):
+        started.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        started.wait(_GRACE_S)
+    for one in family:
+        with suppress(psutil.NoSuchProcess):  # psutil tells a process from another that got its number
+            one.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    psutil.wait_procs(family, timeout=5)
+
+
+def wait_until(ready: Callable[[], bool], started: subprocess.Popen[bytes], log: Path, name: str) -> None:
+    """Wait until a server answers.
+
+    Raises
+    ------
+    BenchmarkError
+        It ended, or did not answer in time; with the end of its log.
+    """
+    deadline = time.monotonic() + START_S
+    while not ready():
+        ended = started.poll()
+        if ended is not None or time.monotonic() > deadline:
+            why = f"ended with {ended}" if ended is not None else f"did not answer within {START_S:g} s"
+            raise BenchmarkError(f"{name} {why}:\n{tail(log)}")
+        time.sleep(_POLL_S)
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """The end of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def answers(address: Address, request: bytes) -> bool:
+    """Whether a request gets a 2xx."""
+    return 200 <= ask(address, request)[0] < 300
+
+
+@contextmanager
+def served_archive(archive: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Running]:
+    """Our own server with one archive, as `scripts.serve` starts it.
+
+    Parameters
+    ----------
+    folder
+        Empty, with a short path; takes the store, the run folder and the log.
+    options
+        Further ones of `scripts.serve`.
+
+    Raises
+    ------
+    BenchmarkError
+        The archive is missing, or the server does not become ready.
+    """
+    if not archive.is_file():
+        raise WrongUsage(f"{archive} is not a file: give an archive made by scripts.package_mar")
+    store = folder / "store"
+    store.mkdir(parents=True)
+    try:
+        os.link(archive.resolve(), store / archive.name)
+    except OSError:  # another file system
+        shutil.copyfile(archive, store / archive.name)
+    port, metrics_port = free_ports(2)
+    run_dir, log = folder / "run", folder / "serve.log"
+    command = [sys.executable, "-m", "scripts.serve", "--store", str(store), "--run-dir", str(run_dir)]
+    command += ["--port", str(port), "--metrics-port", str(metrics_port), "--timeout", str(START_S), *options]
+    with process(command, log, environment()) as started:
+        wait_until(lambda: any(line.startswith(b"ready:") for line in _lines(log)), started, log, "scripts.serve")
+        yield Running((HOST, port), "/predictions/pneumonia", Tree(started.pid), run_dir)
+
+
+def _lines(log: Path) -> list[bytes]:
+    return log.read_bytes().splitlines()

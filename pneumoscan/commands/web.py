@@ -1,0 +1,219 @@
+"""Show the reading page in a browser: ``python -m scripts.web``.
+
+It asks the inference server that is there; where none is on this machine, it starts one and stops it at the end. Exit
+codes: 0 stopped as asked, 1 a server failed or none could be reached, 2 it cannot be started as asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+from urllib.parse import urlsplit
+
+from cxr_client.inference import without_password
+from pneumoscan.server.supervisor import die_with_parent
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+_THREADS: Final = 16  # films on their way at once; the server batches them
+_SHM: Final = Path("/dev/shm")
+_MINE: Final = 0o077  # a history is for nobody else on this machine
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _serve(*arguments: str) -> int:
+    # As a command and not by an import: the page's environment has nothing of what a server needs.
+    command = [sys.executable, "-m", "scripts.serve", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, check=False, start_new_session=True).returncode
+
+
+class WebError(Exception):
+    """The page cannot be shown; the message says why and what to do."""
+
+
+class Stopped(Exception):
+    """A signal to stop came."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Give the parser of this command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.web",
+        description="Show the reading page on the loopback interface, in front of an inference server. Where none "
+        "answers at --url, and that is this machine, one is started on the archives of --store and stopped at the end.",
+        epilog="Settings of the page come from the environment, see docs/webapp.md. Exit codes: 0 stopped as asked, "
+        "1 a server failed or none could be reached, 2 it cannot be started as asked.",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port of the page (default: %(default)s)")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("PNEUMOSCAN_URL") or "http://127.0.0.1:8080",
+        help="inference server (default: PNEUMOSCAN_URL, else http://127.0.0.1:8080)",
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path("model_store"),
+        metavar="DIR",
+        help="archives of a server that has to be started (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=Path("run"),
+        metavar="DIR",
+        help="folder of the inference server; its management.sock tells the model card (default: %(default)s)",
+    )
+    parser.add_argument("--metrics-port", default="8082", metavar="PORT", help="of a server that has to be started")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="likewise")
+    return parser
+
+
+def answers(url: str) -> bool:
+    """Whether anybody listens at an address."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "", port), timeout=3):
+            return True
+    except (OSError, ValueError):  # a port such as 99999 is no number of a port
+        return False
+
+
+@contextmanager
+def inference_server(args: argparse.Namespace) -> Iterator[None]:
+    """The server at ``--url``, started and stopped here where there was none.
+
+    Raises
+    ------
+    WebError
+        If there is none and none can be started.
+    """
+    if answers(args.url):
+        yield
+        return
+    parts = urlsplit(args.url)
+    if parts.hostname not in _LOOPBACK:
+        raise WebError(
+            f"nobody answers at {without_password(args.url)}, which is not this machine: start the server there"
+        )
+    run_dir = ("--run-dir", str(args.run_dir.absolute()))
+    here = ["--store", str(args.store.absolute()), *run_dir]
+    ports = ["--port", str(parts.port or 80), "--metrics-port", args.metrics_port]
+    print(
+        f"Starting an inference server on {without_password(args.url)} (some seconds) ...", file=sys.stderr, flush=True
+    )
+    try:
+        if _serve(*here, *ports, "--device", args.device, "--detach"):
+            raise WebError("the inference server did not start, see above")
+    except (KeyboardInterrupt, Stopped):
+        _hear_no_more()
+        _serve(*run_dir, "--stop")
+        raise
+    try:
+        yield
+    finally:
+        _hear_no_more()
+        _serve(*run_dir, "--stop")
+
+
+def environment(args: argparse.Namespace) -> dict[str, str]:
+    """The page's environment: what the caller set, and for what is left what suits a page on this machine alone."""
+    here = {
+        "PNEUMOSCAN_SECRET_KEY": secrets.token_urlsafe(48),  # sessions end with this process
+        "PNEUMOSCAN_HTTPS": "no",
+        "PNEUMOSCAN_SOCKET": str((args.run_dir / "management.sock").absolute()),
+    }
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if "PNEUMOSCAN_SECRET_KEY_FILE" in ours:
+        del here["PNEUMOSCAN_SECRET_KEY"]
+    ours.pop("PNEUMOSCAN_URL_FILE", None)  # --url is what was looked for
+    return here | ours | {"PNEUMOSCAN_URL": args.url}
+
+
+def page_command(port: int) -> list[str]:
+    """Give the command line of the page's server: one process, so that its memory of the model card is one."""
+    settings = ["--worker-class", "gthread", "--workers", "1", "--threads", str(_THREADS), "--timeout", "120"]
+    quiet = ["--no-control-socket", "--log-level", "warning"]
+    # Its heartbeat is a file; on a disk that stalls it would kill a worker that is well.
+    beat = ["--worker-tmp-dir", str(_SHM)] if _SHM.is_dir() else []
+    bind = ["--bind", f"127.0.0.1:{port}"]
+    return [sys.executable, "-m", "gunicorn", "cxr_webapp.wsgi", *bind, *settings, *beat, *quiet]
+
+
+def show(args: argparse.Namespace) -> int:
+    """Serve the page until it is stopped; the exit code.
+
+    Raises
+    ------
+    WebError
+        If the port is taken, or the history cannot be made.
+    """
+    ours = environment(args)
+    if answers(f"http://127.0.0.1:{args.port}"):
+        raise WebError(f"port {args.port} cannot be used: something listens there. Give another: make web PORT=8001")
+    if ours.get("PNEUMOSCAN_HISTORY") or ours.get("PNEUMOSCAN_HISTORY_FILE"):
+        migrate = [sys.executable, "-m", "cxr_webapp.manage", "migrate", "--verbosity", "0"]
+        if subprocess.run(migrate, cwd=REPOSITORY, env=ours, umask=_MINE, check=False).returncode:
+            raise WebError("the history's tables could not be made, see above")
+    # In a session of its own: what a terminal sends to all comes here alone. A closed one means "reload" to gunicorn.
+    page = subprocess.Popen(
+        page_command(args.port),
+        cwd=REPOSITORY,
+        env=ours,
+        umask=_MINE,
+        start_new_session=True,
+        preexec_fn=die_with_parent(),
+    )
+    try:
+        print(f"The reading page: http://127.0.0.1:{args.port}/   (Ctrl-C stops it)", flush=True)
+        code = page.wait()
+    except (KeyboardInterrupt, Stopped):
+        return 0
+    finally:
+        _hear_no_more()
+        page.terminate()
+        page.wait()
+    return 1 if code else 0
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Stopped
+
+
+def _hear_no_more() -> None:
+    """A second signal must not end the tidying up."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; give the exit code."""
+    args = build_parser().parse_args(argv)
+    if not 1 <= args.port <= 65535:
+        print(f"scripts.web: --port {args.port} is not between 1 and 65535", file=sys.stderr)
+        return 2
+    for number in _STOPPING:
+        signal.signal(number, _stop)
+    try:
+        with inference_server(args):
+            return show(args)
+    except WebError as error:
+        print(f"scripts.web: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, Stopped):
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""The run folder of one server: its lock, its pid file, its socket, its logs and its temporary files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from pneumoscan.server.capacity import Capacity
+
+# sockaddr_un.sun_path: 108 bytes on Linux with the closing zero.
+SOCKET_PATH_LIMIT = 107
+# TorchServe puts ".ts.sock.<port>" into its temporary folder, one for each worker.
+WORKER_SOCKET_NAME = "/.ts.sock.65535"
+_TEMP_PREFIX = "pneumoscan-"
+# Where the reason is when a server does not become ready: first what the workers wrote, then what TorchServe did.
+_TELLING_LOGS = ("model_log.log", "ts_log.log")
+
+
+class RunDirError(Exception):
+    """The run folder cannot be used; the message says why and what to do."""
+
+
+class AlreadyRunning(RunDirError):
+    """Another server holds this run folder."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the pid file says about the server that holds a run folder.
+
+    Attributes
+    ----------
+    pid : int
+        The supervisor, `scripts.serve`: the one to signal.
+    jvm_pid : int
+        TorchServe's front end; also the id of the process group that holds its workers. 0 until it is started.
+    url, metrics_url : str
+        Inference and metrics addresses.
+    temp : str
+        Temporary folder of the server.
+    versions : list of str
+        Versions it was started with, the default one first.
+    digests : dict of str to str
+        SHA-256 of the archive of each of them, as it was when the server started.
+    store : str
+        Model store of the server.
+    capacity : Capacity or None
+        What each version got; None in a file of an older server.
+    """
+
+    pid: int
+    jvm_pid: int
+    url: str
+    metrics_url: str
+    temp: str
+    versions: list[str]
+    digests: dict[str, str] = field(default_factory=dict)
+    store: str = ""
+    capacity: Capacity | None = None
+
+    def with_jvm(self, jvm_pid: int) -> ServerState:
+        """Give the same state with the JVM's process id."""
+        return replace(self, jvm_pid=jvm_pid)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths under one run folder. Two servers with different run folders and ports do not touch each other."""
+
+    path: Path
+
+    @property
+    def socket(self) -> Path:
+        """Unix socket of the management API."""
+        return self.path / "management.sock"
+
+    @property
+    def token(self) -> Path:
+        """Token of the management port, while there is one."""
+        return self.path / "management.token"
+
+    @property
+    def config(self) -> Path:
+        """TorchServe's configuration, as it was started with."""
+        return self.path / "config.properties"
+
+    @property
+    def logs(self) -> Path:
+        """TorchServe's log files, and serve.log of a detached server."""
+        return self.path / "logs"
+
+    @property
+    def serve_log(self) -> Path:
+        """What a detached server has to say."""
+        return self.logs / "serve.log"
+
+    @property
+    def pid_file(self) -> Path:
+        """`ServerState` of the running server, as JSON."""
+        return self.path / "server.json"
+
+    @property
+    def _temp(self) -> Path:
+        return self.path / "tmp"
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "server.lock"
+
+    def create(self) -> None:
+        """Make the folder and its logs, for this user only.
+
+        Raises
+        ------
+        RunDirError
+            The folder cannot be made, the management socket's path would not fit, or a start would wipe somebody's tmp.
+        """
+        if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
+            raise RunDirError(
+                f"{self.socket} is longer than the {SOCKET_PATH_LIMIT} bytes of a unix socket: give a shorter --run-dir"
+            )
+        try:
+            if self._temp.exists() and not self._lock.exists():
+                raise RunDirError(f"{self._temp} is not ours, and a start would wipe it: give another --run-dir")
+            self.logs.mkdir(parents=True, exist_ok=True)
+            # An open folder would give the management API to every user of the machine.
+            self.path.chmod(0o700)
+        except OSError as error:
+            raise RunDirError(f"cannot use {self.path} as run folder: {error}") from error
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Hold the folder; give the lock's file descriptor. The kernel lets go when its last holder ends, in any way.
+
+        Raises
+        ------
+        AlreadyRunning
+            Another process holds it.
+        """
+        with self._lock.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyRunning(
+                    f"a server already runs from {self.path}: stop it with --stop, or give another --run-dir"
+                ) from None
+            yield lock.fileno()
+
+    def is_locked(self) -> bool:
+        """Whether a server holds the folder."""
+        if not self.path.is_dir():
+            return False
+        try:
+            with self.locked():
+                return False
+        except AlreadyRunning:
+            return True
+
+    def read_state(self) -> ServerState | None:
+        """Give what the pid file says, or None when there is none that can be read."""
+        try:
+            read = json.loads(self.pid_file.read_text())
+            capacity = read.pop("capacity", None)
+            return ServerState(**read, capacity=None if capacity is None else Capacity(**capacity))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    def write_state(self, state: ServerState) -> None:
+        """Write the pid file, whole or not at all."""
+        draft = self.pid_file.with_suffix(".new")
+        draft.write_text(json.dumps(asdict(state), indent=2) + "\n")
+        draft.replace(self.pid_file)
+
+    def create_temp(self) -> Path:
+        """Make an empty temporary folder whose path leaves room for the workers' sockets.
+
+        Returns
+        -------
+        Path
+            ``tmp`` in the run folder, or a private folder under the system's when that path is too long.
+
+        Raises
+        ------
+        RunDirError
+            Both are too long.
+        """
+        temp = self._temp
+        shutil.rmtree(temp, ignore_errors=True)  # what a killed server left
+        if _fits(temp):
+            temp.mkdir(mode=0o700)
+            return temp
+        elsewhere = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX))
+        if not _fits(elsewhere):
+            elsewhere.rmdir()
+            raise RunDirError(
+                f"{temp} and {elsewhere} are too long for unix sockets: give a shorter --run-dir or TMPDIR"
+            )
+        return elsewhere
+
+    def clean_leftovers(self) -> None:
+        """Remove what a server that was killed could not; only while the folder is `locked`."""
+        state = self.read_state()
+        # A pid file is only a file: nothing else than a temporary folder of ours is removed on its word.
+        if state is not None and Path(state.temp).name.startswith(_TEMP_PREFIX):
+            shutil.rmtree(state.temp, ignore_errors=True)
+        self.clean(self._temp)
+
+    def log_marks(self) -> dict[str, int]:
+        """Give the present length of each log file that `last_lines` reads."""
+        return {name: _size(self.logs / name) for name in _TELLING_LOGS}
+
+    def last_lines(self, marks: dict[str, int], count: int = 25, version: str | None = None) -> str:
+        """Give the last lines that workers, or else TorchServe, wrote to their logs after `log_marks`.
+
+        Parameters
+        ----------
+        version : str, optional
+            Only this version's workers: those of the others go on answering, and write more.
+        """
+        for name in _TELLING_LOGS:
+            path = self.logs / name
+            # A file that is shorter than it was has been rotated: all of it is new.
+            begin = marks[name] if marks[name] <= _size(path) else 0
+            if _size(path) <= begin:
+                continue
+            with path.open("rb") as log:
+                log.seek(begin)
+                lines = log.read().decode(errors="replace").splitlines()
+            if version is not None:
+                lines = [line for line in lines if f"_{version}-std" in line.partition(" MODEL_LOG - ")[0]]
+            lines = lines[-count:]
+            if not lines:
+                continue
+            # Without "date [INFO ] W-9000-pneumonia_1.0.0-stdout MODEL_LOG - ", wider than what it stands before.
+            return "".join([f"--- {path}\n", *(line.split(" MODEL_LOG - ", 1)[-1] + "\n" for line in lines)])
+        return ""
+
+    def clean(self, temp: Path) -> None:
+        """Remove what only a running server needs; logs and configuration stay to be read."""
+        shutil.rmtree(temp, ignore_errors=True)
+        for path in (self.socket, self.token, self.pid_file, self.path / "key_file.json"):
+            path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _fits(temp: Path) -> bool:
+    return len(os.fsencode(temp)) + len(WORKER_SOCKET_NAME) <= SOCKET_PATH_LIMIT

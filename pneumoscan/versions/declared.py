@@ -1,0 +1,266 @@
+"""The versions that a model store's servers serve, and which is the default: ``versions.json`` in the store.
+
+Without that file all archives are served and the newest is the default. `scripts.models` writes it, `scripts.serve`
+applies it at every start.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pneumoscan.model_store import (
+    MODEL_NAME,
+    Archive,
+    StoreError,
+    Version,
+    archive_digest,
+    check_archive,
+    list_archives,
+)
+
+FILE_NAME: Final = "versions.json"
+_LOCK_NAME: Final = ".versions.lock"
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `scripts.models verify` found when it compared a version with the default one."""
+
+    against: str
+    against_sha256: str
+    films: int
+    flips: int
+    mean_shift: float
+    max_shift: float
+    errors: int
+    passed: bool
+    at: str
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One declared version: the archive it is, when it came, what its verification found."""
+
+    sha256: str
+    at: str
+    verified: Verified | None = None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The declared state of a store.
+
+    Attributes
+    ----------
+    default : str
+        The version that a request without a version gets.
+    previous : tuple of str
+        Earlier defaults that are still registered, the latest last: where a rollback goes to.
+    versions : dict of str to Registered
+        All of them, the default among them.
+    """
+
+    default: str
+    previous: tuple[str, ...]
+    versions: dict[str, Registered]
+
+    @classmethod
+    def first(cls, default: str, digests: dict[str, str]) -> Declared:
+        """Give the state of a server that was started without a file."""
+        return cls(default, (), {version: Registered(sha256, now()) for version, sha256 in digests.items()})
+
+    def registered(self, version: str, sha256: str) -> Declared:
+        """Give the state with one more version, or another archive of one; nothing is known about it."""
+        return replace(self, versions={**self.versions, version: Registered(sha256, now())})
+
+    def verified(self, version: str, verified: Verified) -> Declared:
+        """Give the state with what a comparison found about a version."""
+        return replace(self, versions={**self.versions, version: replace(self.versions[version], verified=verified)})
+
+    def promoted(self, version: str) -> Declared:
+        """Give the state with another default; the old one is where a rollback goes to."""
+        previous = tuple(each for each in self.previous if each != version)
+        return replace(self, default=version, previous=(*previous, self.default))
+
+    def rolled_back(self) -> Declared:
+        """Give the state with the previous default, which a second rollback goes behind."""
+        return replace(self, default=self.previous[-1], previous=self.previous[:-1])
+
+    def retired(self, version: str) -> Declared:
+        """Give the state without a version."""
+        previous = tuple(each for each in self.previous if each != version)
+        versions = {each: found for each, found in self.versions.items() if each != version}
+        return replace(self, previous=previous, versions=versions)
+
+    def why_unverified(self, version: str) -> str | None:
+        """Give why a version may not become the default yet; None once it was compared and found good enough."""
+        found, default = self.versions[version].verified, self.default
+        if found is None:
+            return f"was not verified against {default}"
+        if (found.against, found.against_sha256) != (default, self.versions[default].sha256):
+            return f"was verified against {found.against} and not against {default}"
+        if found.passed:
+            return None
+        return (
+            f"did not pass its verification against {default} ({found.flips} of {found.films} labels flipped, mean "
+            f"shift {found.mean_shift:.3g}, {found.errors} errors)"
+        )
+
+    def in_order(self) -> list[str]:
+        """Give the versions, the default first and then from the newest to the oldest."""
+        newest = sorted(self.versions, key=lambda text: Version(text), reverse=True)
+        return sorted(newest, key=lambda text: text != self.default)
+
+    def to_json(self) -> str:
+        """Give the file's text."""
+        return json.dumps({"format": _FORMAT, "model": MODEL_NAME, **asdict(self)}, indent=2) + "\n"
+
+
+def now() -> str:
+    """Give the time as it stands in the file: UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_declared(store: Path) -> Declared | None:
+    """Give the declared state of a store, or None where it has none.
+
+    Raises
+    ------
+    StoreError
+        There is a file and it is not one of ours.
+    """
+    path = store / FILE_NAME
+    try:
+        return _parsed(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): put a copy of it back, or move it away; without "
+            "it all archives are served and the newest is the default"
+        ) from error
+
+
+def write_declared(store: Path, declared: Declared | None) -> None:
+    """Write the declared state, whole or not at all; None takes the file away. Only while the store is `locked`.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be written.
+    """
+    path = store / FILE_NAME
+    draft = path.with_name(f".{FILE_NAME}.new")
+    try:
+        if declared is None:
+            path.unlink(missing_ok=True)
+            return
+        with draft.open("w", encoding="utf-8") as stream:
+            stream.write(declared.to_json())
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}): make {store} writable") from error
+
+
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold the store against another `scripts.models`; reading needs no lock.
+
+    Raises
+    ------
+    StoreError
+        Another process holds it, or it cannot be written.
+    """
+    try:
+        lock = (store / _LOCK_NAME).open("a")
+    except OSError as error:
+        raise StoreError(f"{store} cannot be written ({error.strerror}): its versions cannot be changed") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"another scripts.models changes the versions of {store}: wait until it is done") from None
+        yield
+
+
+def _parsed(value: dict[str, Any]) -> Declared:
+    if value["format"] != _FORMAT or value["model"] != MODEL_NAME:
+        raise ValueError(f"format {value['format']!r} of model {value['model']!r}, not {_FORMAT} of {MODEL_NAME!r}")
+    versions: dict[str, Registered] = {}
+    for text, entry in value["versions"].items():
+        if Version.parse(text) is None:
+            raise ValueError(f"{text!r} is no version")
+        verified = None if entry["verified"] is None else Verified(**entry["verified"])
+        versions[text] = Registered(str(entry["sha256"]), str(entry["at"]), verified)
+    previous = tuple(value["previous"])
+    if missing := {value["default"], *previous} - set(versions):
+        raise ValueError(f"{', '.join(map(str, missing))} is named, but not among the versions")
+    return Declared(value["default"], previous, versions)
+
+
+@dataclass(frozen=True)
+class ServingSet:
+    """What a server starts with.
+
+    Attributes
+    ----------
+    archives : tuple of Archive
+        The default version's first.
+    digests : dict of str to str
+        SHA-256 of each archive by version.
+    remarks : tuple of str
+        What else lies in the store, a line for each.
+    """
+
+    archives: tuple[Archive, ...]
+    digests: dict[str, str]
+    remarks: tuple[str, ...]
+
+
+def serving_set(store: Path) -> ServingSet:
+    """Give the archives that a store's server starts with.
+
+    Raises
+    ------
+    StoreError
+        There is none, or one of them is damaged or is not the one that was registered.
+    """
+    found, ignored = list_archives(store)
+    remarks = [f"{store / name} is not named {MODEL_NAME}-<version>.mar" for name in ignored]
+    declared = read_declared(store)
+    if declared is None:
+        archives = found
+    else:
+        by_version = {archive.version.text: archive for archive in found}
+        if missing := [version for version in declared.in_order() if version not in by_version]:
+            raise StoreError(
+                f"{store / FILE_NAME} declares {missing[0]}, but {MODEL_NAME}-{missing[0]}.mar is not there: "
+                f"put it back, or run scripts.models retire {missing[0]}"
+            )
+        archives = [by_version[version] for version in declared.in_order()]
+        remarks += [
+            f"{archive.path} is not registered: run scripts.models register {version}"
+            for version, archive in by_version.items()
+            if version not in declared.versions
+        ]
+    digests = {}
+    for archive in archives:
+        check_archive(archive)
+        digests[archive.version.text] = digest = archive_digest(archive)
+        if declared is not None and digest != (expected := declared.versions[archive.version.text].sha256):
+            raise StoreError(
+                f"{archive.path} is not the archive that was registered (sha256 {digest[:12]}…, registered "
+                f"{expected[:12]}…): put that one back, or pack this one under another version and register it"
+            )
+    return ServingSet(tuple(archives), digests, tuple(remarks))

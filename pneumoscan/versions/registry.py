@@ -1,0 +1,127 @@
+"""Archives to and from an MLflow model registry, by MLflow's own client: a version's file with its digest.
+
+The registry numbers what it is given by itself; which version a file is stands in the tag ``version``, and its SHA-256
+in the tag ``sha256``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pneumoscan.model_store import MODEL_NAME, Archive, StoreError, Version, archive_digest, check_archive
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_EXPERIMENT: Final = "pneumoscan-archives"
+# A registry that is not there is told within seconds rather than after MLflow's own seven attempts in minutes.
+_PATIENCE: Final = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+
+
+class RegistryError(Exception):
+    """The registry does not do what was asked; the message says why and what to do."""
+
+
+def export_archive(archive: Archive, uri: str) -> str:
+    """Put an archive into a registry; gives the number it has there. The same bytes are put there once.
+
+    Parameters
+    ----------
+    uri : str
+        Of an MLflow tracking server with a registry, ``http://host:5000``.
+
+    Raises
+    ------
+    RegistryError
+        It cannot be reached, or has other bytes under this version.
+    StoreError
+        The archive is damaged.
+    """
+    check_archive(archive)
+    digest, version = archive_digest(archive), archive.version.text
+    client, failure = _client(uri)
+    try:
+        if (there := _find(client, version)) is not None:
+            if there.tags.get("sha256") != digest:
+                raise RegistryError(
+                    f"{uri} has another archive as {MODEL_NAME} {version}: pack this one under another version"
+                )
+            return str(there.version)
+        run = client.create_run(_experiment(client), run_name=f"{MODEL_NAME} {version}").info.run_id
+        client.log_artifact(run, str(archive.path))
+        client.set_terminated(run)
+        if not client.search_registered_models(f"name='{MODEL_NAME}'"):
+            client.create_registered_model(MODEL_NAME)
+        tags = {"version": version, "sha256": digest}
+        made = client.create_model_version(MODEL_NAME, f"runs:/{run}/{archive.path.name}", run_id=run, tags=tags)
+    except failure as error:
+        raise RegistryError(f"{uri}: {_first_line(error)}") from error
+    return str(made.version)
+
+
+def import_archive(version: str, store: Path, uri: str, *, force: bool = False) -> Path:
+    """Put a version of a registry into a store, after its digest was found right; gives the archive's path.
+
+    Raises
+    ------
+    RegistryError
+        The registry cannot be reached, does not have it, or its file has other bytes than when it was put there.
+    StoreError
+        The archive is damaged, or the store has another one of this version and `force` is not given.
+    """
+    client, failure = _client(uri)
+    store.mkdir(parents=True, exist_ok=True)
+    target = Archive(store / f"{MODEL_NAME}-{version}.mar", Version(version))
+    # In the store, so that the last step is a rename; the name is none that a server looks for.
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=store) as folder:
+        try:
+            there = _find(client, version)
+            if there is None or there.run_id is None:
+                raise RegistryError(f"{uri} has no {MODEL_NAME} {version} that scripts.models export put there")
+            got = Path(client.download_artifacts(there.run_id, target.path.name, folder))
+        except failure as error:
+            raise RegistryError(f"{uri}: {_first_line(error)}") from error
+        fetched = Archive(got, target.version)
+        digest = archive_digest(fetched)
+        if digest != there.tags.get("sha256"):
+            raise RegistryError(
+                f"{uri}: the archive of {version} has other bytes than when it was exported: export it anew"
+            )
+        check_archive(fetched)
+        if target.path.exists() and archive_digest(target) != digest and not force:
+            raise StoreError(f"{target.path} exists and is another archive: give --force, or move it away")
+        got.replace(target.path)
+    return target.path
+
+
+def _client(uri: str) -> tuple[MlflowClient, type[Exception]]:
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise RegistryError("mlflow is not installed: pip install 'pneumoscan[tracking]'") from error
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri), MlflowException
+    except MlflowException as error:
+        raise RegistryError(f"{uri}: {_first_line(error)}") from error
+
+
+def _find(client: MlflowClient, version: str) -> Any:
+    """The newest entry of a version; None if there is none."""
+    every = client.search_model_versions(f"name='{MODEL_NAME}'")
+    found = [entry for entry in every if entry.tags.get("version") == version]
+    return max(found, key=lambda entry: int(entry.version), default=None)
+
+
+def _experiment(client: MlflowClient) -> str:
+    found = client.get_experiment_by_name(_EXPERIMENT)
+    return str(found.experiment_id if found is not None else client.create_experiment(_EXPERIMENT))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,158 @@
+"""The benchmark measures what it says, on a small network; no figure is judged here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.command import main
+from benchmarks.train_result import chosen
+from benchmarks.tutorial_recipe import TutorialRecipe, rate_of
+from cxr_training.data.records import load_films
+from cxr_training.fit.processes import Processes
+from tests.cxr.networks import SMALL, small_network
+from tests.cxr_training.folders import write_manifest
+
+CPU = Processes(torch.device("cpu"))
+
+
+def test_the_network_alone_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "2", "--repeats", "3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images_per_s"] == pytest.approx(2 / result["forward_ms"] * 1000, rel=0.01)
+    assert result["cam_share"] > 0
+    assert (result["arch"], result["batch"], result["repeats"]) == ("resnet10", 2, 3)
+
+
+def test_the_table_names_the_network_and_the_share(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "1", "--repeats", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "resnet10, batch 1" in shown
+    assert "median of 1 rounds" in shown
+    assert "heat maps / reference's pass" in shown
+
+
+def test_every_engine_that_runs_here_is_timed_in_turn_and_others_say_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "1", "--repeats", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"torch-float32", "openvino-float32"} <= set(result["engines"])
+    assert result["engines"]["torch-float32"]["speedup"] == 1.0
+    assert "training.quantise" in result["not_timed"]["openvino-int8"]
+
+
+def test_a_batch_of_none_is_wrong_usage() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["raw", "--batch", "0"])
+    assert ended.value.code == 2
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_manifest(tmp_path_factory.mktemp("data"), 8)
+
+
+def test_training_is_compared_with_the_tutorials_loop_on_the_same_films(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = [
+        "train",
+        "--data",
+        str(data),
+        "--weights",
+        "random",
+        "--arch",
+        "resnet10",
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+    ]
+    assert main([*base, "--rounds", "3", "--epochs", "2", "--films", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    cost, result = found["cost"], found["result"]
+    low, high = cost["ratio_range"]
+    assert low <= cost["ratio"] <= high
+    ms = cost["ms_per_film"]
+    assert cost["tutorial_s"] == pytest.approx(
+        100 * (16 * ms["tutorial_train"] + 16 * ms["tutorial_test"]) / 1000, rel=0.5
+    )
+    assert result["films"] == {"train": 12, "val": 12, "test": 12}  # three of two sources and two classes
+    assert result["tutorial"]["kept_epoch"] in (1, 2)
+    assert set(result["groups"]) == {"all", "source=one", "source=two"}
+    for row in result["groups"].values():
+        assert row["auroc"]["difference"] == pytest.approx(row["ours"]["auroc"] - row["tutorial"]["auroc"])
+
+
+def test_without_epochs_only_costs_are_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = [
+        "train",
+        "--data",
+        str(data),
+        "--weights",
+        "random",
+        "--arch",
+        "resnet10",
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+    ]
+    assert main([*base, "--rounds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "times as fast" in shown
+    assert "AUROC" not in shown
+
+
+def test_a_folder_that_is_missing_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", "lost-folder"]) == 2
+    assert capsys.readouterr().err.startswith("scripts.benchmark: lost-folder is not a folder")
+
+
+def test_the_tutorials_rate_is_a_tenth_already_in_the_fourth_epoch() -> None:
+    """As its scheduler does that is stepped first: torch's own, asked."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4)
+    optimizer.step()
+    rates = []
+    for _ in range(12):
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert [rate_of(epoch) for epoch in range(1, 13)] == pytest.approx(rates)
+    assert rates[2:4] == pytest.approx([1e-3, 1e-4])
+
+
+def test_the_tutorials_loop_moves_the_head_and_the_statistics_of_the_frozen_part(data: Path) -> None:
+    start = small_network()
+    recipe = TutorialRecipe(start, SMALL, CPU)
+    before = {name: tensor.clone() for name, tensor in recipe.network.state_dict().items()}
+    recipe.learn(load_films(data).of("train"))
+    after = recipe.network.state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {"fc.0.weight", "fc.0.bias", "bn1.running_mean", "layer4.0.bn2.running_var"} <= changed
+    assert not any(name.endswith("weight") and not name.startswith("fc.") for name in changed)
+    assert all(torch.equal(tensor, start.state_dict()[name]) for name, tensor in small_network().state_dict().items())
+
+
+def test_a_source_of_normal_films_alone_is_shown_by_its_specificity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_manifest(tmp_path / "data", 4)
+    text = (folder / "manifest.csv").read_text(encoding="utf-8")
+    rows = [line.replace("two", "healthy") if "NORMAL" in line else line.replace("two", "one") for line in text.split()]
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    base = ["train", "--data", str(folder), "--weights", "random", "--arch", "resnet10", "--size", "64"]
+    assert main([*base, "--device", "cpu", "--rounds", "1", "--epochs", "1"]) == 0
+    assert "source=healthy (specificity)" in capsys.readouterr().out
+
+
+def test_at_most_so_many_films_of_each_source_and_label_are_taken(data: Path) -> None:
+    records = load_films(data).of("train")
+    few = chosen(records, 2, seed=0)
+    keys = [(record.extra["source"], record.label) for record in few]
+    assert sorted(keys.count(key) for key in set(keys)) == [2, 2, 2, 2]
+    assert few == chosen(records, 2, seed=0)
+    assert [records.index(one) for one in few] == sorted(records.index(one) for one in few)
+    assert len(chosen(records, 99, seed=0)) == len(records)

@@ -1,0 +1,62 @@
+"""Temperature, thresholds and the scale of the map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cxr.predict import Prediction, softmax
+from cxr_training.measure.calibration import fit_cam_scale, fit_operating_points, fit_temperature
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_logits_overconfident_is_found(true_temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.normal(scale=2.0, size=(20000, 2))
+    targets = (rng.random(20000) < softmax(honest, 1.0)[:, 1]).astype(int)
+    assert fit_temperature(honest * true_temperature, targets) == pytest.approx(true_temperature, rel=0.05)
+
+
+def test_thresholds_reach_what_their_names_say() -> None:
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 2, 2000)
+    probabilities = 1 / (1 + np.exp(-rng.normal(loc=2.0 * targets - 1)))
+    points = fit_operating_points(probabilities, targets)
+    sensitivity = (probabilities >= points["sensitivity_95"])[targets == 1].mean()
+    specificity = (probabilities < points["specificity_95"])[targets == 0].mean()
+    assert 0.95 <= sensitivity < 0.952
+    assert 0.95 <= specificity < 0.952
+    best = max(
+        (probabilities >= t)[targets == 1].mean() + (probabilities < t)[targets == 0].mean() for t in probabilities
+    )
+    at = points["youden"]
+    reached = (probabilities >= at)[targets == 1].mean() + (probabilities < at)[targets == 0].mean()
+    assert reached == pytest.approx(best)
+
+
+def test_thresholds_of_a_perfect_model_separate_the_classes() -> None:
+    points = fit_operating_points(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
+    assert points["youden"] == points["sensitivity_95"] == pytest.approx(0.5)
+    assert points["specificity_95"] == pytest.approx(0.5)
+
+
+def test_no_threshold_lies_on_a_film() -> None:
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, 2, 100)
+    probabilities = np.clip(rng.normal(0.3 + 0.4 * targets, 0.2), 0.01, 0.99)
+    for point in fit_operating_points(probabilities, targets).values():
+        assert np.abs(probabilities - point).min() > 1e-5
+
+
+def test_without_any_signal_the_thresholds_are_still_probabilities() -> None:
+    points = fit_operating_points(np.array([0.9, 0.8, 0.2, 0.1]), np.array([0, 0, 1, 1]))
+    assert all(0 <= point <= 1 for point in points.values())
+
+
+def test_the_scale_is_the_99th_percentile_of_the_contrast() -> None:
+    rng = np.random.default_rng(2)
+    maps = rng.normal(size=(50, 2, 7, 7)).astype(np.float32)
+    zero = np.zeros(2)
+    predictions = [Prediction(zero, zero, one, zero, "NORMAL", False) for one in maps]
+    expected = np.percentile(np.abs(maps[:, 1] - maps[:, 0]), 99)
+    assert fit_cam_scale(predictions) == pytest.approx(expected)

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from pneumoscan.commands.predict import main
+from pneumoscan.film_files import find_films, picture_names
+from tests.film_server import PNG, Answer, Asked, FilmServer, prediction, serving
+
+NORMAL, PNEUMONIA, DOUBTFUL, BAD = b"\x00 film", b"\xff film", b"\x80 film", b"bad film"
+
+
+@pytest.fixture
+def server() -> Iterator[FilmServer]:
+    with serving(FilmServer()) as server:
+        yield server
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    put(folder / "a.png", NORMAL)
+    put(folder / "b.jpg", PNEUMONIA)
+    put(folder / "c.dcm", BAD)
+    put(folder / "d.jpeg", DOUBTFUL)
+    return folder
+
+
+# --- which files are films ----------------------------------------------------------------------------------------
+
+
+def test_folders_are_searched_for_films_by_suffix_or_first_bytes(tmp_path: Path) -> None:
+    dicom = b"\x00" * 128 + b"DICM"
+    wanted = [
+        put(tmp_path / "1.2.840.10008.5", dicom),
+        put(tmp_path / "IM000001", dicom),
+        put(tmp_path / "a" / "b" / "deep.DCM", b""),
+        put(tmp_path / "film.JPEG", b""),
+        put(tmp_path / "noname", b"\xff\xd8\xff\xe0"),
+        put(tmp_path / "photo", b"\x89PNG\r\n\x1a\n"),
+        put(tmp_path / "x.dicom", b""),
+    ]
+    for path, content in (
+        ("DICOMDIR", dicom),
+        (".hidden.png", PNG),
+        (".git/x.png", PNG),
+        ("notes.txt", dicom),
+        ("README", b"DICM"),
+    ):
+        put(tmp_path / path, content)
+    assert find_films([tmp_path]) == sorted(wanted)
+
+
+def test_a_named_file_is_taken_whatever_it_is_called_and_only_once(tmp_path: Path) -> None:
+    text = put(tmp_path / "notes.txt", b"")
+    png = put(tmp_path / "a.png", b"")
+    assert find_films([text, png, tmp_path, text]) == [text, png]
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        find_films([tmp_path / "nowhere"])
+
+
+def test_pictures_are_named_by_stem_and_never_alike(tmp_path: Path) -> None:
+    films = [
+        tmp_path / "one" / "x.png",
+        tmp_path / "two" / "x.png",
+        tmp_path / "two" / "X.dcm",
+        tmp_path / "two" / "y.png",
+        tmp_path / "one__x.png.png",
+    ]
+    assert picture_names(films, "overlay") == [
+        "one__x.png.overlay.png",
+        "two__x.png.overlay.png",
+        "two__X.dcm.overlay.png",
+        "y.overlay.png",
+        "one__x.png-2.overlay.png",
+    ]
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def test_a_table_has_one_line_for_each_film_and_a_refused_one_does_not_stop_the_rest(
+    server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(films), "--url", server.url]) == 1
+    captured = capsys.readouterr()
+    lines = [line.split() for line in captured.out.splitlines()]
+    assert [line[1:3] for line in lines] == [
+        ["NORMAL", "0.000"],
+        ["PNEUMONIA", "1.000"],
+        ["-", "-"],
+        ["PNEUMONIA", "0.502"],
+    ]
+    assert lines[2][3] == "TOO_SMALL:"
+    assert lines[3][-1] == "indeterminate"
+    assert captured.err == "scripts.predict: 1 of 4 films were not answered\n"
+
+
+def test_all_answered_exits_0_and_says_nothing_on_stderr(
+    server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(films / "a.png"), "--url", server.url]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_csv_has_the_columns_that_are_promised(
+    server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(films), "--url", server.url, "--csv"]) == 1
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == [
+        "file",
+        "label",
+        "probability_NORMAL",
+        "probability_PNEUMONIA",
+        "indeterminate",
+        "flags",
+        "error_code",
+        "error",
+    ]
+    assert rows[0] == {
+        "file": str(films / "a.png"),
+        "label": "NORMAL",
+        "probability_NORMAL": "1.0",
+        "probability_PNEUMONIA": "0.0",
+        "indeterminate": "false",
+        "flags": "",
+        "error_code": "",
+        "error": "",
+    }
+    assert (rows[2]["label"], rows[2]["error_code"]) == ("", "TOO_SMALL")
+    assert rows[2]["error"].startswith("The film is 10 x 10 pixels")
+
+
+def test_json_is_one_array_of_replies_and_errors(
+    server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(films), "--url", server.url, "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [Path(each["file"]).name for each in said] == ["a.png", "b.jpg", "c.dcm", "d.jpeg"]
+    assert said[1]["probabilities"] == {"NORMAL": 0.0, "PNEUMONIA": 1.0}
+    assert said[1]["cam"]["grid"][6][6] == 0.0
+    assert said[2]["error"] == {
+        "code": "TOO_SMALL",
+        "detail": "The film is 10 x 10 pixels; 64 is the least. Send the original.",
+        "status": 422,
+        "title": "Too small",
+        "request_id": "request-7",
+        "retryable": False,
+    }
+
+
+def test_options_reach_the_server(server: FilmServer, films: Path) -> None:
+    options = ["--cam", "heatmap", "--target", "contrast", "--model-version", "1.2.0"]
+    assert main([str(films / "a.png"), "--url", server.url, *options]) == 0
+    (asked,) = server.asked
+    assert asked.path == "/predictions/pneumonia/1.2.0"
+    assert asked.query == {"cam": ["heatmap"], "target": ["contrast"]}
+
+
+def test_overlays_are_written_beside_each_other_and_leave_the_reply(
+    server: FilmServer, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(films / "more" / "a.png", PNEUMONIA)
+    out = tmp_path / "out"
+    assert main([str(films), "--url", server.url, "--out", str(out), "--json"]) == 1
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a.png.overlay.png",
+        "b.overlay.png",
+        "d.overlay.png",
+        "more__a.png.overlay.png",
+    ]
+    assert (out / "a.png.overlay.png").read_bytes() == PNG + NORMAL
+    assert (out / "more__a.png.overlay.png").read_bytes() == PNG + PNEUMONIA
+    first = json.loads(capsys.readouterr().out)[0]
+    assert first["cam"]["file"] == str(out / "a.png.overlay.png")
+    assert "png" not in first["cam"]
+
+
+def test_a_picture_that_is_there_is_kept_unless_forced(
+    server: FilmServer, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = put(tmp_path / "out" / "a.overlay.png", b"mine")
+    arguments = [str(films / "a.png"), "--url", server.url, "--cam", "overlay", "--out", str(there.parent)]
+    assert main(arguments) == 2
+    assert "a.overlay.png exists" in capsys.readouterr().err
+    assert there.read_bytes() == b"mine"
+    assert server.asked == []
+    assert main([*arguments, "--force"]) == 0
+    assert there.read_bytes() == PNG + NORMAL
+
+
+def test_a_reply_without_its_picture_is_an_error_of_that_film(
+    server: FilmServer, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = lambda _: Answer(body=b'{"label": "NORMAL", "cam": {"png": "%%%"}}')
+    assert main([str(films / "a.png"), "--url", server.url, "--out", str(tmp_path / "out")]) == 1
+    assert "BAD_REPLY" in capsys.readouterr().out
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_films_are_asked_about_at_once_and_answered_in_order(
+    server: FilmServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    films = [put(tmp_path / f"{at}.png", bytes([at])) for at in range(8)]
+    # Nobody is answered before four are asked: with fewer at once, the barrier breaks and the film fails.
+    barrier = Barrier(4, timeout=10)
+
+    def answer_together(asked: Asked) -> Answer:
+        barrier.wait()
+        return prediction(asked)
+
+    server.answer = answer_together
+    assert main([*map(str, films), "--url", server.url, "--jobs", "4", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [float(row["probability_PNEUMONIA"]) for row in rows] == [at / 255 for at in range(8)]
+
+
+def test_a_server_that_is_not_there_is_one_line_and_exit_1(films: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    assert main([str(films), "--url", url]) == 1
+    assert capsys.readouterr().err == f"scripts.predict: cannot reach {url}: [Errno 111] Connection refused\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_film_that_cannot_be_read_is_an_error_of_that_film(
+    server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (films / "a.png").chmod(0)
+    assert main([str(films), "--url", server.url]) == 1
+    assert "UNREADABLE" in capsys.readouterr().out
+
+
+def test_wrong_usage_is_one_line_and_exit_2(
+    server: FilmServer, tmp_path: Path, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, says in (
+        ([str(tmp_path / "nowhere")], "does not exist"),
+        ([str(empty)], "no film in"),
+        ([str(films), "--cam", "grid", "--out", str(empty)], "a grid is no picture"),
+        ([str(films), "--out", str(films / "a.png")], "File exists"),
+    ):
+        assert main([*arguments, "--url", server.url]) == 2
+        line = capsys.readouterr().err
+        assert says in line
+        assert line.count("\n") == 1
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["x", "--jobs", "0"], ["x", "--json", "--csv"], ["x", "--cam", "all"]])
+def test_what_argparse_refuses_is_exit_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2

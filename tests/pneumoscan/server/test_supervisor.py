@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pneumoscan.server import supervisor as process
+from pneumoscan.server.supervisor import (
+    NeverReady,
+    ServerProcess,
+    StopRequest,
+    adopt_orphans,
+    wait_until_asked,
+    wait_until_ready,
+)
+from pneumoscan.server.torchserve import REPOSITORY
+
+# Stands in for the JVM: starts a worker in its process group, says so, and ends on SIGTERM as the JVM does, or not.
+JVM = """
+import signal, subprocess, sys
+if "stubborn" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+worker = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+print("worker", worker.pid, flush=True)
+if "crash" in sys.argv:
+    sys.exit(3)
+signal.pause()
+"""
+
+Start = Callable[..., ServerProcess]
+
+
+class Lines(io.StringIO):
+    """A text stream on whose lines one can wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        self.written.set()
+        return count
+
+
+@pytest.fixture
+def output() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def start(tmp_path: Path, output: Lines) -> Iterator[Start]:
+    adopt_orphans()  # as the supervisor does; otherwise each test waits for process 1 to look after the worker
+    started: list[ServerProcess] = []
+
+    def start_one(*how: str) -> ServerProcess:
+        with (tmp_path / "lock").open("w") as lock:
+            server = ServerProcess([sys.executable, "-c", JVM, *how], dict(os.environ), tmp_path, lock.fileno(), output)
+        started.append(server)
+        assert output.written.wait(10)
+        return server
+
+    yield start_one
+    hurry = threading.Event()
+    hurry.set()
+    for server in started:
+        server.end(hurry)
+
+
+def worker_of(output: Lines) -> int:
+    return int(output.getvalue().split()[1])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie, whose parent has not looked yet, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def test_ending_the_server_ends_its_workers(start: Start, output: Lines) -> None:
+    server = start()
+    server.end(threading.Event())
+    assert server.exit_status == -signal.SIGTERM
+    wait_until_gone(worker_of(output))
+
+
+def test_a_server_that_does_not_listen_is_killed_after_its_grace(
+    start: Start, output: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_S", 0.1)
+    server = start("stubborn")
+    server.end(threading.Event())
+    assert server.exit_status == -signal.SIGKILL
+    wait_until_gone(worker_of(output))
+
+
+def test_a_second_signal_does_not_wait_for_the_grace(start: Start) -> None:
+    server = start("stubborn")
+    hurry = threading.Event()
+    hurry.set()
+    before = time.monotonic()
+    server.end(hurry)
+    assert time.monotonic() - before < process.GRACE_S / 2
+
+
+def test_a_server_that_crashed_leaves_no_worker_and_its_last_words(start: Start, output: Lines) -> None:
+    server = start("crash")
+    why = wait_until_asked(server, StopRequest())
+    assert why == "TorchServe ended by itself (exit status 3)"
+    server.end(threading.Event())
+    wait_until_gone(worker_of(output))
+    assert server.last_output() == output.getvalue() != ""
+
+
+def test_a_server_that_crashes_while_it_starts_is_not_waited_for(start: Start) -> None:
+    server = start("crash")
+    why = wait_until_ready(server, StopRequest(), lambda: "no worker yet", timeout_s=60)
+    assert why == "TorchServe ended while starting (exit status 3)"
+
+
+def test_a_server_is_asked_until_it_is_ready(start: Start) -> None:
+    answers = iter(["no socket", "0/1 READY", None])
+    assert wait_until_ready(start(), StopRequest(), lambda: next(answers), timeout_s=60) is None
+    assert next(answers, "asked no more") == "asked no more"
+
+
+def test_after_the_time_limit_the_last_reason_is_given(start: Start) -> None:
+    why = wait_until_ready(start(), StopRequest(), lambda: "0/1 READY", timeout_s=0.1)
+    assert why == "not ready within 0.1 s: 0/1 READY"
+
+
+def test_a_server_that_will_never_be_ready_is_not_waited_for(start: Start) -> None:
+    def refuse() -> str | None:
+        raise NeverReady("the canary film is refused")
+
+    assert wait_until_ready(start(), StopRequest(), refuse, timeout_s=60) == "the canary film is refused"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_asks_to_stop_and_a_second_one_to_hurry(start: Start, number: signal.Signals) -> None:
+    old = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    stop = StopRequest()
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        stop.listen()
+        os.kill(os.getpid(), number)
+        assert wait_until_asked(start(), stop) is None
+        assert not stop.hurry.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.hurry.wait(5)
+    finally:
+        for each, handler in old.items():
+            signal.signal(each, handler)
+
+
+def test_a_server_started_with_nohup_outlives_its_terminal() -> None:
+    code = (
+        "import os, signal; from pneumoscan.server.supervisor import StopRequest\n"
+        "stop = StopRequest(); stop.listen(); os.kill(os.getpid(), signal.SIGHUP); print(stop.asked.is_set())"
+    )
+    said = subprocess.run(
+        ["nohup", sys.executable, "-c", code], cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert (said.returncode, said.stdout) == (0, "False\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_killed_supervisor_takes_its_server_along(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from pneumoscan.server.supervisor import ServerProcess\n"
+        "command = [sys.executable, '-c', 'import signal; signal.pause()']\n"
+        "server = ServerProcess(command, dict(os.environ), pathlib.Path(sys.argv[1]), 0, sys.stderr)\n"
+        "print(server.pid, flush=True)\n"
+        "signal.pause()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        server = int(supervisor.stdout.readline())
+        assert is_alive(server)
+        supervisor.kill()
+        supervisor.wait()
+    wait_until_gone(server)

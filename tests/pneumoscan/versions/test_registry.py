@@ -1,0 +1,80 @@
+"""A registry of MLflow's own, in a folder: the same client as for a server, which a machine of its own would run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pneumoscan.commands.models import main
+from pneumoscan.versions.registry import RegistryError, import_archive
+from tests.pneumoscan.test_model_store import put_archive
+
+pytest.importorskip("mlflow")
+VERSION = "1.0.0"
+
+
+@pytest.fixture
+def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return (tmp_path / "registry").as_uri()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    (tmp_path / "store").mkdir()
+    put_archive(tmp_path / "store", VERSION)
+    return tmp_path / "store"
+
+
+def run(command: str, store: Path, uri: str, *more: str, version: str = VERSION) -> int:
+    here = ("--store", str(store), "--run-dir", str(store / "no-server"))
+    return main([command, version, "--registry", uri, *here, *more])
+
+
+def test_an_archive_goes_through_a_registry_byte_by_byte(
+    store: Path, tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", store, uri) == 0
+    assert run("export", store, uri) == 0  # it is there
+    assert capsys.readouterr().out.count(f"exported: {VERSION} is pneumonia version 1 of") == 2
+    other = tmp_path / "other"
+    assert run("import", other, uri) == 0
+    name = f"pneumonia-{VERSION}.mar"
+    assert (other / name).read_bytes() == (store / name).read_bytes()
+    assert [path.name for path in other.iterdir()] == [name]
+
+
+def test_another_archive_of_a_version_replaces_none(store: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("export", store, uri)
+    path = store / f"pneumonia-{VERSION}.mar"
+    mine = path.read_bytes()[:-2] + b"\x01\x00x"
+    path.write_bytes(mine)
+    assert run("export", store, uri) == 1
+    assert "has another archive as pneumonia 1.0.0" in capsys.readouterr().err
+    assert run("import", store, uri) == 1
+    assert "give --force" in capsys.readouterr().err
+    assert path.read_bytes() == mine
+    assert run("import", store, uri, "--force") == 0
+    assert path.read_bytes() != mine
+
+
+def test_bytes_that_changed_in_the_registry_are_not_taken(store: Path, tmp_path: Path, uri: str) -> None:
+    run("export", store, uri)
+    (kept,) = (tmp_path / "registry").rglob("*.mar")
+    kept.write_bytes(kept.read_bytes()[:-2] + b"\x01\x00x")
+    with pytest.raises(RegistryError, match="has other bytes than when it was exported"):
+        import_archive(VERSION, tmp_path / "other", uri)
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_what_is_not_there_is_told(store: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("import", store, uri, version="9.0.0") == 1
+    assert "has no pneumonia 9.0.0" in capsys.readouterr().err
+    assert run("export", store, uri, version="9.0.0") == 1
+    assert "no archive of 9.0.0" in capsys.readouterr().err
+
+
+def test_a_registry_that_is_none_is_told_in_one_line(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", store, "gopher://nowhere") == 1
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,103 @@
+"""One film to the inference server, and its answer or what went wrong in a form that the page can put into words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+
+from cxr_client import AnswerLost, ClientError, InferenceClient, PredictionFailed, ServerUnreachable
+from cxr_webapp.replies import is_reply
+
+CONNECTIONS = 32
+# The map that speaks for PNEUMONIA above 0 and for NORMAL below: it means the same whichever label a film got.
+TARGET = "contrast"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a film has no answer.
+
+    Attributes
+    ----------
+    kind : str
+        ``down`` nobody answers; ``slow`` no answer in time; ``overloaded`` busy, later; ``key`` the key is refused;
+        ``refused`` this film cannot be answered; ``failed`` a fault of the server; of the page itself ``size``,
+        ``cut`` and ``notice`` (the notice was not acknowledged).
+    status : int
+        HTTP status of the page's own answer.
+    code : str
+        The server's stable code, or one of the page's.
+    detail : str
+        In words, where the server gave some.
+    retryable : bool
+        Whether the same film can be answered later.
+    """
+
+    kind: str
+    status: int
+    code: str
+    detail: str = ""
+    retryable: bool = False
+    request_id: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of an error answer."""
+        return {"error": asdict(self)}
+
+
+@cache
+def client() -> InferenceClient:
+    """The one client of this process; threads share it."""
+    return InferenceClient(
+        settings.PNEUMOSCAN_URL,
+        timeout_s=settings.PNEUMOSCAN_TIMEOUT_S,
+        connections=CONNECTIONS,
+        key=settings.PNEUMOSCAN_KEY or None,
+    )
+
+
+def ask(film: bytes, view: str | None = None) -> dict[str, Any] | Trouble:
+    """Ask the server about one film.
+
+    Parameters
+    ----------
+    view : {"PA", "AP"}, optional
+        What the reader knows of the view, for a film that was refused as not frontal.
+
+    Returns
+    -------
+    The server's reply, the overlay with it, or why there is none. The overlay is how the film itself gets here: it is
+    the film as the server decoded it under a map that is known, so the browser takes the map off again. No second
+    decoder can then show another film than the one that was scored.
+    """
+    try:
+        answer = client().predict(film, cam="overlay", target=TARGET, view=view)
+    except ClientError as error:
+        return trouble_of(error)
+    if not is_reply(answer):
+        return Trouble("failed", HTTPStatus.BAD_GATEWAY, "BAD_REPLY", retryable=True)
+    return answer
+
+
+def trouble_of(error: ClientError) -> Trouble:
+    """What kind of trouble an exception of the client is. The server's address stays here: it is not the reader's."""
+    if isinstance(error, AnswerLost):
+        return Trouble("slow", HTTPStatus.GATEWAY_TIMEOUT, "SERVER_SLOW", retryable=True)
+    if isinstance(error, ServerUnreachable):
+        return Trouble("down", HTTPStatus.BAD_GATEWAY, "SERVER_DOWN", retryable=True)
+    if not isinstance(error, PredictionFailed):
+        return Trouble("failed", HTTPStatus.BAD_GATEWAY, "SERVER_FAILED", retryable=True)
+    if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return Trouble("key", HTTPStatus.BAD_GATEWAY, "WRONG_KEY", retryable=True, request_id=error.request_id)
+    code, detail, request_id = error.code, error.detail, error.request_id
+    if error.retryable:
+        return Trouble("overloaded", HTTPStatus.SERVICE_UNAVAILABLE, code, detail, True, request_id)
+    if error.status == HTTPStatus.NOT_FOUND:  # no such model there, or no such server
+        return Trouble("failed", HTTPStatus.BAD_GATEWAY, "NO_MODEL", retryable=True, request_id=error.request_id)
+    if 400 <= error.status < 500:
+        return Trouble("refused", HTTPStatus.UNPROCESSABLE_ENTITY, code, detail, False, request_id)
+    return Trouble("failed", HTTPStatus.BAD_GATEWAY, code, detail, True, request_id)

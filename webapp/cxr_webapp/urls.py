@@ -1,0 +1,23 @@
+"""Addresses of the page."""
+
+from __future__ import annotations
+
+from django.urls import path
+from django.views.decorators.cache import cache_control
+from django.views.i18n import JavaScriptCatalog
+
+from cxr_webapp import history_views, views
+
+_catalogue = cache_control(max_age=300, private=True)(JavaScriptCatalog.as_view(packages=["cxr_webapp"]))
+
+urlpatterns = [
+    path("", views.read, name="read"),
+    path("about", views.about, name="about"),
+    path("acknowledge", views.acknowledge, name="acknowledge"),
+    path("films", views.film, name="film"),
+    path("server", views.server, name="server"),
+    path("history", history_views.entries, name="history"),
+    path("history/delete", history_views.delete, name="history-delete"),
+    path("history/<int:number>.jpg", history_views.thumbnail, name="history-thumbnail"),
+    path("words.js", _catalogue, name="words"),
+]
