@@ -12,7 +12,7 @@ from benchmarks.output import may_write, read_result
 from benchmarks.servers import WrongUsage
 from cxr.model.network import ARCHITECTURES
 from cxr.predict import resolve_device
-from cxr_training.runs import write_text, write_whole
+from pneumoscan.files import write_text, write_whole
 from pneumoscan.options import not_negative, positive
 
 Measured = tuple[dict[str, Any], str]

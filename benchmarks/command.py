@@ -29,8 +29,8 @@ from cxr.predict import resolve_device
 from cxr_training.data.records import load_films
 from cxr_training.fit.settings import TrainSettings
 from cxr_training.fit.weights import NORMALISATIONS, THREE_WAYS
+from pneumoscan.errors import NoJavaError
 from pneumoscan.options import not_negative, positive
-from pneumoscan.server.torchserve import NoJava
 
 
 def _raw(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CxrError, OSError, WrongUsage) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    except (BenchmarkError, NoJava) as error:
+    except (BenchmarkError, NoJavaError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

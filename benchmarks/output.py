@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.servers import WrongUsage
-from cxr_training.runs import write_text
+from pneumoscan.files import write_text
 
 
 def may_write(path: Path | None, *, force: bool) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import total_ordering
 from pathlib import Path
 
+from pneumoscan.errors import StoreError
+
 MODEL_NAME = "pneumonia"
 
 # Semantic Versioning 2.0.0 without the build part, which has no order and whose "+" means a space in a URL.
@@ -20,10 +22,6 @@ _ARCHIVE_NAME = re.compile(rf"{MODEL_NAME}-(?P<version>.+)\.mar")
 
 # What zipfile and json raise over damage, depending on where it is.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, struct.error, zlib.error)
-
-
-class StoreError(Exception):
-    """The model store holds nothing that can be served; the message says which file and why."""
 
 
 @total_ordering

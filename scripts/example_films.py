@@ -19,7 +19,7 @@ from PIL import Image
 from cxr_training.data.toy.anatomy import draw_anatomy
 from cxr_training.data.toy.files import dicom_bytes, png_bytes
 from cxr_training.data.toy.films import ToyFilm, draw_film
-from cxr_training.runs import write_whole
+from pneumoscan.files import write_whole
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "webapp" / "cxr_webapp" / "static" / "webapp" / "examples"
 _SEED: Final = 2027

@@ -29,7 +29,7 @@ WINGS: Final = {
     "cxr": ["errors", "films", "model", "engines", "predict", "serving"],
     "cxr_training": ["errors", "command", "data", "runs", "fit", "measure", "pages"],
     "pneumoscan": [
-        *("options", "model_store", "film_files", "outcomes", "metrics_report"),
+        *("errors", "files", "options", "model_store", "film_files", "outcomes", "metrics_report"),
         *("server", "versions", "edge", "archive", "commands"),
     ],
 }
@@ -86,6 +86,13 @@ def graph(package: str) -> dict[str, set[str]]:
 def test_nobody_imports_what_its_package_may_not(package: str, banned: set[str]) -> None:
     found = {name: {first.split(".")[0] for first in imports(path)} for name, path in modules(package).items()}
     assert {name: names & banned for name, names in found.items() if names & banned} == {}
+
+
+def test_training_knows_the_ground_floor_of_the_commands_alone() -> None:
+    """Errors, files and options stand below everything and import nothing heavy; a server is no matter of training."""
+    found = {other for path in modules("cxr_training").values() for other in imports(path)}
+    wings = {name.split(".")[1] for name in found if name.startswith("pneumoscan.")}
+    assert wings <= {"errors", "files", "options"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -25,7 +25,8 @@ from cxr.serving.self_check import check_digests, check_golden
 from cxr_training import evaluate
 from cxr_training.data.records import load_films
 from pneumoscan.archive import main, package
-from pneumoscan.model_store import Archive, StoreError, Version, check_archive
+from pneumoscan.errors import StoreError
+from pneumoscan.model_store import Archive, Version, check_archive
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.cxr_training.folders import write_manifest
 from tests.films import dicom, encoded, film

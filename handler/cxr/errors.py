@@ -8,7 +8,7 @@ CxrError
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,15 @@ CODES: Final[dict[str, Code]] = {
 
 
 class CxrError(Exception):
-    """Anything this package raises on purpose."""
+    """Anything PneumoScan raises on purpose.
+
+    Attributes
+    ----------
+    exit_status
+        What a command ends with after this error: 1 it failed, 2 what was asked for cannot be done.
+    """
+
+    exit_status: ClassVar[int] = 1
 
 
 class InputError(CxrError):
@@ -86,3 +94,5 @@ class InputError(CxrError):
 
 class ModelError(CxrError):
     """A run, a spec or an archive is not what it claims to be."""
+
+    exit_status = 2

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from pneumoscan.edge import control
-from pneumoscan.edge.keys import KeyFileError, add, read
+from pneumoscan.edge.keys import add, read
 from pneumoscan.edge.nginx import find_nginx
 from pneumoscan.edge.run import EdgePlan, check_listen, run
-from pneumoscan.edge.settings import DEFAULT_UPSTREAM, EdgeError, EdgeSettings, host_and_port, network
+from pneumoscan.edge.settings import DEFAULT_UPSTREAM, EdgeSettings, host_and_port, network
 from pneumoscan.edge.tls import link_certificate
+from pneumoscan.errors import AlreadyRunning, EdgeError, KeyFileError, RunFolderError
 from pneumoscan.server import options
 from pneumoscan.server.capacity import cores
-from pneumoscan.server.run_folder import AlreadyRunning, RunDir, RunDirError
+from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.torchserve import Addresses
 
 _MOST_WORKERS: Final = 8
@@ -101,7 +102,7 @@ def make_plan(args: argparse.Namespace) -> EdgePlan:
 
     Raises
     ------
-    EdgeError, RunDirError, KeyFileError
+    EdgeError, RunFolderError, KeyFileError
         Something is wrong; the message is one line with the remedy.
     """
     if args.server and not args.serve:
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.detach:
             return control.detach(run_dir, arguments_of_child(args, argv, plan.server))
         return run(plan)
-    except (EdgeError, RunDirError, KeyFileError) as error:
+    except (EdgeError, RunFolderError, KeyFileError) as error:
         print(f"scripts.edge: {error}", file=sys.stderr)
         return 2
 

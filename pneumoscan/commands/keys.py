@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pneumoscan.edge import keys as key_file
-from pneumoscan.edge.keys import Key, KeyFileError
+from pneumoscan.edge.keys import Key
+from pneumoscan.errors import KeyFileError
 
 
 def build_parser() -> argparse.ArgumentParser:

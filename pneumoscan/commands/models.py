@@ -16,16 +16,16 @@ from types import FrameType
 from typing import Final
 
 from cxr_client import ClientError
+from pneumoscan.errors import RegistryError, StillBusy, StoreError, VersionError
 from pneumoscan.film_files import find_films
-from pneumoscan.model_store import MODEL_NAME, StoreError
-from pneumoscan.server.readiness import StillBusy
+from pneumoscan.model_store import MODEL_NAME
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.versions import changes
 from pneumoscan.versions.compare import Limits, compare
 from pneumoscan.versions.declared import read_declared
-from pneumoscan.versions.live_server import LiveServer, VersionError, live_server
+from pneumoscan.versions.live_server import LiveServer, live_server
 from pneumoscan.versions.options import build_parser
-from pneumoscan.versions.registry import RegistryError, export_archive, import_archive
+from pneumoscan.versions.registry import export_archive, import_archive
 from pneumoscan.versions.tables import comparison_table, overview, overview_table
 
 

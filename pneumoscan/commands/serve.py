@@ -13,19 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumoscan.model_store import MODEL_NAME, StoreError
+from pneumoscan.errors import AlreadyRunning, ConfigError, NoJavaError, RunFolderError, StoreError
+from pneumoscan.model_store import MODEL_NAME
 from pneumoscan.server import control
 from pneumoscan.server.capacity import Asked, Capacity, machine, plan, workers_in_memory
 from pneumoscan.server.management_port import management_port
 from pneumoscan.server.options import arguments_of_child, build_parser
 from pneumoscan.server.readiness import Start
-from pneumoscan.server.run_folder import AlreadyRunning, RunDir, RunDirError, ServerState
+from pneumoscan.server.run_folder import RunDir, ServerState
 from pneumoscan.server.supervisor import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
 from pneumoscan.server.torchserve import (
     REPOSITORY,
     Addresses,
-    ConfigError,
-    NoJava,
     check_caller,
     choose_device,
     effective_config,
@@ -55,7 +54,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
     Raises
     ------
-    ConfigError, StoreError, RunDirError, NoJava
+    ConfigError, StoreError, RunFolderError, NoJavaError
         Something is wrong; the message is one line with the remedy.
     """
     check_caller(os.environ)
@@ -176,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.detach:
             return control.detach(plan.run_dir, arguments_of_child(args))
         return serve(plan, Teller(args.notify_fd))
-    except (ConfigError, StoreError, RunDirError, NoJava) as error:
+    except (ConfigError, StoreError, RunFolderError, NoJavaError) as error:
         print(f"scripts.serve: {error}", file=sys.stderr)
         return 2
 

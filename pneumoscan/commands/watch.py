@@ -16,12 +16,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pneumoscan.errors import ExportError
 from pneumoscan.options import positive
 
 try:
     from cxr_client.metrics import MetricsClient, Snapshot
     from pneumoscan.metrics_report import lines_of, report_of
-    from pneumoscan.server.worker_metrics import ExportError, export_forever
+    from pneumoscan.server.worker_metrics import export_forever
 except ModuleNotFoundError as missing:
     if missing.name is None or not missing.name.startswith("prometheus_client"):
         raise

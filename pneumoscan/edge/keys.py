@@ -18,15 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from pneumoscan.errors import KeyFileError
+
 MOST_KEYS: Final = 64
 LONGEST_KEY: Final = 256
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LINE: Final = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,32}) (?P<sha256>[0-9a-f]{64}) (?P<expires>never|\S+)")
 _HEAD: Final = "# Keys of the edge: name, SHA-256 of the key, when it ends. Written by scripts.edge_keys.\n"
-
-
-class KeyFileError(Exception):
-    """The file of keys cannot be used or changed as asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

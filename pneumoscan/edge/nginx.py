@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pneumoscan.edge.settings import EdgeError
+from pneumoscan.errors import EdgeError
 from pneumoscan.server.supervisor import die_with_parent
 
 LOG_BYTES: Final = 10 * 1024 * 1024

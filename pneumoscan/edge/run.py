@@ -22,7 +22,8 @@ from typing import Final
 from pneumoscan.edge.checker import Checker, Readiness
 from pneumoscan.edge.keys import KeyRing
 from pneumoscan.edge.nginx import ErrorLog, Nginx, rotate
-from pneumoscan.edge.settings import EdgeError, EdgeSettings, render_adapter, render_edge
+from pneumoscan.edge.settings import EdgeSettings, render_adapter, render_edge
+from pneumoscan.errors import EdgeError
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.supervisor import StopRequest, die_with_parent
 from pneumoscan.server.torchserve import REPOSITORY

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pneumoscan.edge.problems import locations
+from pneumoscan.errors import EdgeError
 
 DEPLOY: Final = Path(__file__).resolve().parents[2] / "deploy"
 DEFAULT_UPSTREAM: Final = "http://127.0.0.1:8080"
@@ -19,10 +20,6 @@ DEFAULT_UPSTREAM: Final = "http://127.0.0.1:8080"
 BODY_MIB: Final = 64
 _PLACE: Final = re.compile(r"@@([A-Z_]+)@@")
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
-
-
-class EdgeError(Exception):
-    """The edge cannot be started as asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pneumoscan.edge.settings import EdgeError
+from pneumoscan.errors import EdgeError
 
 _DAYS: Final = 397  # the most that browsers take: CA/Browser Forum ballot SC31
 

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Sequence
 
+from pneumoscan.errors import NeverReady
 from pneumoscan.server.readiness import why_not_ready
 from pneumoscan.server.run_folder import RunDir, ServerState
-from pneumoscan.server.supervisor import GRACE_S, NeverReady, kill_group
+from pneumoscan.server.supervisor import GRACE_S, kill_group
 from pneumoscan.server.torchserve import REPOSITORY
 
 # After its grace TorchServe is killed at once; the rest is time to clear up.

@@ -14,9 +14,9 @@ from PIL import Image
 
 from cxr_client import ClientError, InferenceClient, ManagementClient, PredictionRefused
 from cxr_client.management import Readiness, VersionState
+from pneumoscan.errors import NeverReady, StillBusy
 from pneumoscan.model_store import MODEL_NAME
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.supervisor import NeverReady
 
 # A CPU worker that is busy with a full batch of eight needs its seconds too.
 CANARY_TIMEOUT_S = 30.0
@@ -168,10 +168,6 @@ def _ellipse(
 QUIET_S: Final = 1.5
 _POLL_S: Final = 0.25
 _PROC: Final = Path("/proc")
-
-
-class StillBusy(Exception):
-    """A version was asked again and again until the time was over."""
 
 
 def wait_until_idle(management: ManagementClient, version: str, timeout_s: float) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pneumoscan.errors import AlreadyRunning, RunFolderError
 from pneumoscan.server.capacity import Capacity
 
 # sockaddr_un.sun_path: 108 bytes on Linux with the closing zero.
@@ -21,14 +22,6 @@ WORKER_SOCKET_NAME = "/.ts.sock.65535"
 _TEMP_PREFIX = "pneumoscan-"
 # Where the reason is when a server does not become ready: first what the workers wrote, then what TorchServe did.
 _TELLING_LOGS = ("model_log.log", "ts_log.log")
-
-
-class RunDirError(Exception):
-    """The run folder cannot be used; the message says why and what to do."""
-
-
-class AlreadyRunning(RunDirError):
-    """Another server holds this run folder."""
 
 
 @dataclass(frozen=True)
@@ -119,21 +112,21 @@ class RunDir:
 
         Raises
         ------
-        RunDirError
+        RunFolderError
             The folder cannot be made, the management socket's path would not fit, or a start would wipe somebody's tmp.
         """
         if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
-            raise RunDirError(
+            raise RunFolderError(
                 f"{self.socket} is longer than the {SOCKET_PATH_LIMIT} bytes of a unix socket: give a shorter --run-dir"
             )
         try:
             if self._temp.exists() and not self._lock.exists():
-                raise RunDirError(f"{self._temp} is not ours, and a start would wipe it: give another --run-dir")
+                raise RunFolderError(f"{self._temp} is not ours, and a start would wipe it: give another --run-dir")
             self.logs.mkdir(parents=True, exist_ok=True)
             # An open folder would give the management API to every user of the machine.
             self.path.chmod(0o700)
         except OSError as error:
-            raise RunDirError(f"cannot use {self.path} as run folder: {error}") from error
+            raise RunFolderError(f"cannot use {self.path} as run folder: {error}") from error
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -188,7 +181,7 @@ class RunDir:
 
         Raises
         ------
-        RunDirError
+        RunFolderError
             Both are too long.
         """
         temp = self._temp
@@ -199,7 +192,7 @@ class RunDir:
         elsewhere = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX))
         if not _fits(elsewhere):
             elsewhere.rmdir()
-            raise RunDirError(
+            raise RunFolderError(
                 f"{temp} and {elsewhere} are too long for unix sockets: give a shorter --run-dir or TMPDIR"
             )
         return elsewhere

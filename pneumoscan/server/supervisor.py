@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from pneumoscan.errors import NeverReady
+
 # How long TorchServe may take to finish what it is answering before it is killed.
 GRACE_S = 30.0
 _POLL_S = 0.2
@@ -24,10 +26,6 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 Check = Callable[[], str | None]
-
-
-class NeverReady(Exception):
-    """The server will not become ready, however long one waits."""
 
 
 class StopRequest:

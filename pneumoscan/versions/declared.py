@@ -16,15 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pneumoscan.model_store import (
-    MODEL_NAME,
-    Archive,
-    StoreError,
-    Version,
-    archive_digest,
-    check_archive,
-    list_archives,
-)
+from pneumoscan.errors import StoreError
+from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, check_archive, list_archives
 
 FILE_NAME: Final = "versions.json"
 _LOCK_NAME: Final = ".versions.lock"

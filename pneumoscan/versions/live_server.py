@@ -11,19 +11,15 @@ from typing import Final
 
 from cxr_client import ClientError, ManagementClient, ManagementFailed
 from cxr_client.management import Readiness, VersionState
+from pneumoscan.errors import NeverReady, VersionError
 from pneumoscan.model_store import MODEL_NAME, Archive
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.readiness import Deaths, ask_canary
 from pneumoscan.server.run_folder import RunDir, ServerState
-from pneumoscan.server.supervisor import NeverReady
 
 # Registering unpacks the archive before it answers, unregistering waits for the workers' end.
 _PATIENCE_S: Final = 300.0
 _POLL_S: Final = 0.2
-
-
-class VersionError(Exception):
-    """Something with a version did not work or may not be done; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pneumoscan.model_store import MODEL_NAME, Archive, StoreError, Version, archive_digest, check_archive
+from pneumoscan.errors import RegistryError, StoreError
+from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, check_archive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 _EXPERIMENT: Final = "pneumoscan-archives"
 # A registry that is not there is told within seconds rather than after MLflow's own seven attempts in minutes.
 _PATIENCE: Final = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-
-
-class RegistryError(Exception):
-    """The registry does not do what was asked; the message says why and what to do."""
 
 
 def export_archive(archive: Archive, uri: str) -> str:

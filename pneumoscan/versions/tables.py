@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr_client.management import Readiness
-from pneumoscan.model_store import StoreError, Version, list_archives
+from pneumoscan.errors import StoreError
+from pneumoscan.model_store import Version, list_archives
 from pneumoscan.versions.compare import Comparison, Pair
 from pneumoscan.versions.declared import Declared, read_declared
 

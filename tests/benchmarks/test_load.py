@@ -16,7 +16,7 @@ from benchmarks.output import read_result, write_result
 from benchmarks.plot import plot_load
 from benchmarks.servers import WrongUsage
 from benchmarks.tables import page_with, table_of
-from cxr_training.runs import write_whole
+from pneumoscan.files import write_whole
 
 
 def answered(done: float, *, due: float = 0.0, code: str = "") -> Answer:

@@ -23,7 +23,7 @@ from cxr_client import InferenceClient
 from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.control import read_state
 from pneumoscan.edge.nginx import find_nginx
-from pneumoscan.edge.settings import EdgeError
+from pneumoscan.errors import EdgeError
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import clean_environment, free_ports

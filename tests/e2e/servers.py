@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from pneumoscan.errors import NoJavaError
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY, NoJava, find_java
+from pneumoscan.server.torchserve import REPOSITORY, find_java
 
 try:
     JAVA: str | None = str(find_java())
-except NoJava as error:
+except NoJavaError as error:
     JAVA, WHY = None, str(error)
 else:
     WHY = ""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscan.model_store import Archive, StoreError, Version, check_archive, list_archives
+from pneumoscan.errors import StoreError
+from pneumoscan.model_store import Archive, Version, check_archive, list_archives
 
 # Semantic Versioning 2.0.0, section 11: its own example, with the releases around it.
 IN_ORDER = [

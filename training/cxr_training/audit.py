@@ -47,7 +47,8 @@ from cxr_training.measure.shortcuts import measure
 from cxr_training.pages.audit_page import AUROCS, VIEWS, audit_page, plot_aurocs, plot_seen
 from cxr_training.pages.audit_words import plain_words
 from cxr_training.pages.page import to_html, to_markdown
-from cxr_training.runs import checkpoint_predictor, write_text, write_whole
+from cxr_training.runs import checkpoint_predictor
+from pneumoscan.files import write_text, write_whole
 
 Parts = Mapping[str, tuple[Record, ...]]  # the films by train, val and split
 

@@ -28,7 +28,8 @@ from cxr_training.fit.screen import FEWEST, screen_of
 from cxr_training.measure.calibration import Calibration, calibrate
 from cxr_training.measure.parity import default_engines, parity_of, processor_name, with_engine
 from cxr_training.measure.predictions import score
-from cxr_training.runs import CALIBRATION, checkpoint_predictor, write_text
+from cxr_training.runs import CALIBRATION, checkpoint_predictor
+from pneumoscan.files import write_text
 
 
 def _command(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from cxr_training.measure.paired import FIGURES, delong, figures_of, mcnemar, pa
 from cxr_training.measure.predictions import PREDICTIONS, Scored, read_predictions, same_films
 from cxr_training.pages.page import Block, Bullets, Code, Heading, Table, Text, text, to_markdown
 from cxr_training.pages.report import NOTICE, SYNTHETIC, TITLES, between, number
-from cxr_training.runs import write_text
+from pneumoscan.files import write_text
 
 
 def compare(

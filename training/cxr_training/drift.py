@@ -28,7 +28,8 @@ from cxr_training.data.records import SPLITS, Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats
 from cxr_training.measure.predictions import score
-from cxr_training.runs import checkpoint_predictor, spec_of, write_text
+from cxr_training.runs import checkpoint_predictor, spec_of
+from pneumoscan.files import write_text
 
 FEWEST: Final = 30  # films; with fewer there is no reference, and with few only a large shift is one
 _BINS: Final = 10

@@ -43,7 +43,7 @@ from cxr_training.pages.figures import plot_confusion, plot_precision, plot_reli
 from cxr_training.pages.localisation import localisation_part
 from cxr_training.pages.most_confident import errors_page
 from cxr_training.pages.report import TITLES, Part, cell, write_report
-from cxr_training.runs import write_text, write_whole
+from pneumoscan.files import write_text, write_whole
 
 _ARCHIVE_CODE: Final = "PNEUMOSCAN_ARCHIVE_CODE"  # set for the process that runs an archive's own code
 

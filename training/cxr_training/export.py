@@ -20,7 +20,8 @@ from cxr.model.parity import DEVICES, ENGINES, REFERENCE
 from cxr.model.spec import SPEC_FILE, ModelSpec, sha256_of
 from cxr_training.command import run_command
 from cxr_training.drift import carry_reference
-from cxr_training.runs import CHECKPOINT, spec_of, write_text, write_whole
+from cxr_training.runs import CHECKPOINT, spec_of
+from pneumoscan.files import write_text, write_whole
 
 _FLOAT32: Final = {"cpu": "openvino-float32", "cuda": "cuda-float32"}
 WEIGHTS_FILES: Final = {"pth": "model.pth", "safetensors": "model.safetensors"}

@@ -33,7 +33,8 @@ from cxr_training.pages.card_results import (
 )
 from cxr_training.pages.page import Block, Heading, Strong, Text, text, to_html, to_markdown
 from cxr_training.pages.report import SYNTHETIC, origin_of
-from cxr_training.runs import CARD_FILES, write_text
+from cxr_training.runs import CARD_FILES
+from pneumoscan.files import write_text
 
 SECTIONS: Final[dict[str, Callable[[Facts], list[Block]]]] = {
     "Model details": details,

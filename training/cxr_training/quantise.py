@@ -37,7 +37,8 @@ from cxr_training.command import run_command
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.equalise import equalise, ranges_of
-from cxr_training.runs import checkpoint_predictor, write_whole
+from cxr_training.runs import checkpoint_predictor
+from pneumoscan.files import write_whole
 
 FILMS: Final = 300
 KEPT: Final = ("conv1", "layer1")

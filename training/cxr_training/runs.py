@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -147,29 +145,3 @@ def checkpoint_predictor(run: Path, device: str) -> Predictor:
     except ModelError as error:
         raise TrainingError(f"{run}: {error}") from error
     return Predictor(network, spec, resolve_device(device))
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under another name first, so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def clear_partials(folder: Path) -> None:
-    """Take away what a kill left of `write_whole` in a folder that no other process writes to."""
-    for left in folder.glob(".*.partial"):
-        left.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_whole(path, lambda partial: _write_utf8(partial, text))
-
-
-def _write_utf8(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

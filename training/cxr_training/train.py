@@ -33,8 +33,9 @@ from cxr_training.fit.stages import Fit, Fitted
 from cxr_training.fit.tracking import TENSORBOARD, tracked
 from cxr_training.fit.weights import NORMALISATIONS, StartingPoint
 from cxr_training.pages.figures import plot_history, plot_views
-from cxr_training.runs import CHECKPOINT, NAMING_WEIGHTS, RUN_FILE, RunRecord, write_text, write_whole
+from cxr_training.runs import CHECKPOINT, NAMING_WEIGHTS, RUN_FILE, RunRecord
 from cxr_training.train_arguments import SAVE_EVERY_S, parser_of_train, settings_of
+from pneumoscan.files import write_text, write_whole
 
 
 def train(

@@ -18,11 +18,12 @@ from pneumoscan.commands import keys as edge_keys
 from pneumoscan.edge import control
 from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.checker import key_of
-from pneumoscan.edge.keys import KeyFileError, KeyRing, add, match, read, revoke
+from pneumoscan.edge.keys import KeyRing, add, match, read, revoke
 from pneumoscan.edge.nginx import LOGS_KEPT, rotate, without_quotes
 from pneumoscan.edge.problems import PROBLEMS
-from pneumoscan.edge.settings import EdgeError, EdgeSettings, host_and_port, network, render_adapter, render_edge
+from pneumoscan.edge.settings import EdgeSettings, host_and_port, network, render_adapter, render_edge
 from pneumoscan.edge.tls import link_certificate
+from pneumoscan.errors import EdgeError, KeyFileError
 from pneumoscan.server import options
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import NEEDS_NGINX

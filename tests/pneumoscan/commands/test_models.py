@@ -14,7 +14,8 @@ import pytest
 
 from pneumoscan.commands import models
 from pneumoscan.commands.models import COMMANDS, main
-from pneumoscan.model_store import Archive, StoreError, Version, archive_digest
+from pneumoscan.errors import StoreError
+from pneumoscan.model_store import Archive, Version, archive_digest
 from pneumoscan.server import readiness as drain
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.run_folder import RunDir, ServerState

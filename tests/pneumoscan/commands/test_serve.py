@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from pneumoscan.commands.serve import main
+from pneumoscan.errors import AlreadyRunning, RunFolderError
 from pneumoscan.model_store import Archive, Version
 from pneumoscan.server import torchserve as server_config
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.options import arguments_of_child, build_parser
-from pneumoscan.server.run_folder import AlreadyRunning, RunDir, RunDirError, ServerState
+from pneumoscan.server.run_folder import RunDir, ServerState
 from pneumoscan.server.torchserve import REPOSITORY, Addresses, effective_config, server_command, server_environment
 from tests.pneumoscan.test_model_store import put_archive
 
@@ -249,7 +250,7 @@ def test_only_the_owner_may_enter_the_run_folder(short_path: Path) -> None:
 
 def test_a_folder_whose_tmp_is_somebody_elses_is_no_run_folder(short_path: Path) -> None:
     (short_path / "tmp").mkdir()
-    with pytest.raises(RunDirError, match="is not ours"):
+    with pytest.raises(RunFolderError, match="is not ours"):
         RunDir(short_path).create()
     ours = RunDir(short_path / "run")
     ours.create()
@@ -302,7 +303,7 @@ def test_a_path_too_long_everywhere_is_refused(short_path: Path, monkeypatch: py
     deep = short_path / ("d" * 60) / ("e" * 60)
     deep.mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    with pytest.raises(RunDirError, match="too long for unix sockets"):
+    with pytest.raises(RunFolderError, match="too long for unix sockets"):
         RunDir(deep).create_temp()
     assert list(deep.iterdir()) == []
 

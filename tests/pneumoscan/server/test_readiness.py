@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pneumoscan.errors import NeverReady
 from pneumoscan.server.readiness import Start, canary_film, why_not_ready
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.supervisor import NeverReady
 from tests.film_server import FilmServer, Management, described, problem, serving, serving_socket
 
 

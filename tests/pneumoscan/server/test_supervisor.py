@@ -12,15 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pneumoscan.errors import NeverReady
 from pneumoscan.server import supervisor as process
-from pneumoscan.server.supervisor import (
-    NeverReady,
-    ServerProcess,
-    StopRequest,
-    adopt_orphans,
-    wait_until_asked,
-    wait_until_ready,
-)
+from pneumoscan.server.supervisor import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
 from pneumoscan.server.torchserve import REPOSITORY
 
 # Stands in for the JVM: starts a worker in its process group, says so, and ends on SIGTERM as the JVM does, or not.

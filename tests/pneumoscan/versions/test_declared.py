@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscan.model_store import Archive, StoreError, Version, archive_digest
+from pneumoscan.errors import StoreError
+from pneumoscan.model_store import Archive, Version, archive_digest
 from pneumoscan.versions.declared import (
     FILE_NAME,
     Declared,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pneumoscan.commands.models import main
-from pneumoscan.versions.registry import RegistryError, import_archive
+from pneumoscan.errors import RegistryError
+from pneumoscan.versions.registry import import_archive
 from tests.pneumoscan.test_model_store import put_archive
 
 pytest.importorskip("mlflow")

@@ -21,7 +21,7 @@ from cxr_training.fit.processes import Processes
 from cxr_training.fit.settings import TrainSettings, rows_digest
 from cxr_training.fit.tune import resolve_precision
 from cxr_training.fit.weights import StartingPoint, ready_to_train, starting_point
-from cxr_training.runs import clear_partials, write_whole
+from pneumoscan.files import clear_drafts, write_whole
 
 STATE_FILE: Final = "unfinished.pth"
 
@@ -81,7 +81,7 @@ def is_unfinished(run: Path) -> bool:
 def clear(run: Path) -> None:
     """Take the state away, and what a kill left of writing any file of the run."""
     (run / STATE_FILE).unlink(missing_ok=True)
-    clear_partials(run)
+    clear_drafts(run)
 
 
 def start_together(

@@ -19,7 +19,7 @@ from cxr_training.fit.features import View
 from cxr_training.fit.head import Epoch
 from cxr_training.measure.curves import Band, Bin
 from cxr_training.measure.metrics import Floats, Targets
-from cxr_training.runs import write_whole
+from pneumoscan.files import write_whole
 
 _SQUARE: Final = (4.8, 4.6)  # inches
 

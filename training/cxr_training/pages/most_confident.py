@@ -17,7 +17,7 @@ from cxr_training.data.groups import COLUMNS
 from cxr_training.data.records import Record
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.pages.page import Block, Code, Heading, Picture, Pictures, text
-from cxr_training.runs import write_whole
+from pneumoscan.files import write_whole
 
 MOST: Final = 12  # of each kind
 FOLDER: Final = "errors"

@@ -24,7 +24,7 @@ from cxr_training.pages.page import (
     to_html,
     to_markdown,
 )
-from cxr_training.runs import write_text
+from pneumoscan.files import write_text
 
 NOTICE: Final = "Research use only. Not a diagnosis."
 SYNTHETIC: Final = (Strong("Every film is synthetic."), " These figures say nothing about patients.")
