@@ -76,7 +76,7 @@ def write_fixed_model(folder: Path) -> None:
         "temperature": 1.5,
         "operating_points": {"youden": 0.5, "sensitivity_95": 0.3},
         "operating_point": "youden",
-        "indeterminate": [0.4, 0.6],
+        "indeterminate": [0.31, 0.6],
         "cam_scale": 4.0,
     }
     (folder / "model.json").write_text(json.dumps(spec, indent=2, sort_keys=True) + "\n", encoding="utf-8")

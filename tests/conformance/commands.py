@@ -34,7 +34,6 @@ scripts.make_toy_data {work}/new --sizes 100
 scripts.make_toy_data {work}/there
 scripts.make_toy_data {work}/file
 scripts.make_toy_data {work}/file/films
-scripts.make_toy_data .  --force
 scripts.prepare_data {work}/new
 scripts.prepare_data {work}/new --rsna {work}/there
 scripts.prepare_data {work}/new --covid {work}/none
@@ -83,7 +82,6 @@ scripts.models promote {version} --run-dir {work}/never --store {work}/store
 scripts.models rollback --run-dir {work}/never --store {work}/store
 scripts.models retire {version} --run-dir {work}/never --store {work}/store
 scripts.models export {version} --registry gopher://nowhere --run-dir {work}/never --store {work}/store
-scripts.models import 9.0.0 --registry sqlite:///{work}/registry.db --run-dir {work}/never --store {work}/store
 scripts.watch_metrics --every 0
 scripts.watch_metrics --url 127.0.0.1:8082
 scripts.watch_metrics --export 9108 --once

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,14 +57,19 @@ class Masks:
 
 def run(module: str, arguments: Sequence[str], masks: Masks) -> dict[str, Any]:
     """Run ``python -m MODULE ARGUMENTS`` at the root of the repository: exit status, and the lines it wrote."""
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env=environment(),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
-    return {"exit": done.returncode, "stdout": masks.text(done.stdout), "stderr": masks.text(done.stderr)}
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return {"exit": f"none after {_SECONDS} s"}
+    return {"exit": process.returncode, "stdout": masks.text(stdout), "stderr": masks.text(stderr)}

@@ -64,7 +64,7 @@ class Recorder:
                 self._replies(worker, "fixed", self.films)
                 self._requests(worker, "fixed")
             with working(unpack(toy_run.archive_of(work), work / "toy-archive")) as worker:
-                self._replies(worker, "toy", self.films)
+                self._replies(worker, "toy", self.films, ("grid",))
                 toys = sorted((toy_run.data_of(work) / "films").iterdir())
                 self._ask(worker, "toy", "toy", {f"toy/{path.name}": path for path in toys[:_TOY_FILMS]})
                 self._requests(worker, "toy")
@@ -75,18 +75,19 @@ class Recorder:
         _write_json(self.out / SUMMARY, summary)
         print(f"{self.out}: {sum(counts.values())} entries in {len(counts)} sections")
 
-    def _replies(self, worker: Worker, archive: str, folders: Sequence[Path]) -> None:
+    def _replies(self, worker: Worker, archive: str, folders: Sequence[Path], ways: Sequence[str] = ()) -> None:
         self._write(f"metric_lines/{archive}/start", {"start": replies.metrics_of(worker.printed_at_start)})
         self._ask(worker, archive, "made", replies.made_films())
         for folder in folders:
-            self._ask(worker, archive, folder.name, dict(replies.films_of([folder])))
+            self._ask(worker, archive, folder.name, dict(replies.films_of([folder])), ways)
 
-    def _ask(self, worker: Worker, archive: str, group: str, films: dict[str, Any]) -> None:
+    def _ask(self, worker: Worker, archive: str, group: str, films: dict[str, Any], ways: Sequence[str] = ()) -> None:
         entries: dict[str, Any] = {}
         counted: dict[str, Any] = {}
         for name, film in films.items():
             data = film.read_bytes() if isinstance(film, Path) else film
-            got, lines = replies.ask_about(worker, name, replies.ways_to_ask(data))
+            asked = {way: one for way, one in replies.ways_to_ask(data).items() if not ways or way in ways}
+            got, lines = replies.ask_about(worker, name, asked)
             entries |= got
             counted |= lines
         self._write(f"replies/{archive}/{group}", entries)

@@ -51,7 +51,7 @@ def run_all(work: Path, masks: Masks) -> dict[str, dict[str, Any]]:
     steps: dict[str, tuple[str, list[str]]] = {
         "make_toy_data": (
             "scripts.make_toy_data",
-            [films, "--patients", "150", "--seed", "7", "--size", "256", "--json"],
+            [films, "--patients", "100", "--seed", "7", "--size", "256", "--json"],
         ),
         "prepare_data": ("scripts.prepare_data", [str(work / "prepared"), "--folder", films, "--json"]),
         "train": ("training.train", [*cpu, *_TRAINING]),
