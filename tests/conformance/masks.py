@@ -16,6 +16,8 @@ from tests.conformance.archives import ROOT, environment
 _PROGRESS: Final = re.compile(r"\d+%\||\d+/\d+ \[|^\s*\d+(film|batch|epoch)\S* \[")
 _PATTERNS: Final = (
     (re.compile(r"\bin \d+(\.\d+)? s\b"), "in <seconds> s"),
+    # The spec in the archive has the seconds of the training.
+    (re.compile(r"\.mar \([\d.]+ MB, sha256 \w+…\)"), ".mar (<size>, <digest>)"),
     (re.compile(r"pns_[A-Za-z0-9_-]{43}"), "<key>"),
     (re.compile(r"conformance-\w{8}"), "<work>"),
     (re.compile(r"\b20\d\d-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?\S*)?"), "<date>"),

@@ -31,6 +31,7 @@ from tests.conformance.archives import ROOT, Worker, pack, unpack, working, writ
 from tests.conformance.comparing import ALLOWED_FILE, SUMMARY, PatternError, compare, read_allowed, read_recording
 from tests.conformance.masks import Masks
 
+PARTS: Final = ("surfaces", "toy_run", "replies", "commands")
 _TOY_FILMS: Final = 24  # of the toy films, so many are asked about
 
 
@@ -43,37 +44,47 @@ class Recorder:
         The folder it goes to.
     films
         Folders of films that are asked about beside those made on the spot.
+    parts
+        Which of `PARTS` are made; of a recording that is there, the others stay.
     """
 
-    def __init__(self, out: Path, films: Sequence[Path]) -> None:
+    def __init__(self, out: Path, films: Sequence[Path], parts: Sequence[str]) -> None:
         self.out = out
         self.films = films
+        self.parts = parts
 
     def record(self) -> None:
         """All sections, one after the other, and a summary."""
         with tempfile.TemporaryDirectory(prefix="conformance-") as name:
             work = Path(name).resolve()
             masks = Masks({work: "<work>", ROOT: "<root>"})
-            self._write("surfaces/metrics", metric_names())
-            self._write("surfaces/openapi", api_paths())
-            for section, entries in toy_run.run_all(work, masks).items():
-                self._write(f"toy_run/{section}", entries)
+            if "surfaces" in self.parts:
+                self._write("surfaces/metrics", metric_names())
+                self._write("surfaces/openapi", api_paths())
+            toys = toy_run.run_all(work, masks)  # what comes after needs what it leaves
+            if "toy_run" in self.parts:
+                for section, entries in toys.items():
+                    self._write(f"toy_run/{section}", entries)
             write_fixed_model(work / "fixed")
-            fixed = unpack(pack(work / "fixed", work / "fixed-store"), work / "fixed-archive")
-            with working(fixed) as worker:
-                self._replies(worker, "fixed", self.films)
-                self._requests(worker, "fixed")
-            with working(unpack(toy_run.archive_of(work), work / "toy-archive")) as worker:
-                self._replies(worker, "toy", self.films, ("grid",))
-                toys = sorted((toy_run.data_of(work) / "films").iterdir())
-                self._ask(worker, "toy", "toy", {f"toy/{path.name}": path for path in toys[:_TOY_FILMS]})
-                self._requests(worker, "toy")
-            for section, entries in commands.run_all(work, masks).items():
-                self._write(f"commands/{section}", entries)
+            if "replies" in self.parts:
+                self._all_replies(work)
+            if "commands" in self.parts:
+                for section, entries in commands.run_all(work, masks).items():
+                    self._write(f"commands/{section}", entries)
         counts = {section: len(entries) for section, entries in read_recording(self.out).items()}
         summary = {"entries": counts, "total": sum(counts.values()), "python": platform.python_version()}
         _write_json(self.out / SUMMARY, summary)
         print(f"{self.out}: {sum(counts.values())} entries in {len(counts)} sections")
+
+    def _all_replies(self, work: Path) -> None:
+        with working(unpack(pack(work / "fixed", work / "fixed-store"), work / "fixed-archive")) as worker:
+            self._replies(worker, "fixed", self.films)
+            self._requests(worker, "fixed")
+        with working(unpack(toy_run.archive_of(work), work / "toy-archive")) as worker:
+            self._replies(worker, "toy", self.films, ("grid",))
+            toys = sorted((toy_run.data_of(work) / "films").iterdir())
+            self._ask(worker, "toy", "toy", {f"toy/{path.name}": path for path in toys[:_TOY_FILMS]})
+            self._requests(worker, "toy")
 
     def _replies(self, worker: Worker, archive: str, folders: Sequence[Path], ways: Sequence[str] = ()) -> None:
         self._write(f"metric_lines/{archive}/start", {"start": replies.metrics_of(worker.printed_at_start)})
@@ -150,6 +161,7 @@ def build_parser() -> argparse.ArgumentParser:
     record = what.add_parser("record", help="make a recording of this tree")
     record.add_argument("out", type=Path, help="folder to make")
     record.add_argument("--films", type=Path, action="append", default=[], metavar="DIR", help="ask about these too")
+    record.add_argument("--only", choices=PARTS, action="append", help="make this part of OUT anew, keep the others")
     record.add_argument("--force", action="store_true", help="replace OUT and all that it holds")
     both = what.add_parser("compare", help="compare two recordings; exit 1 if they differ")
     both.add_argument("before", type=Path)
@@ -175,7 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (PatternError, OSError) as error:
             parser.error(str(error))
         return 0 if compare(arguments.before, arguments.after, arguments.tolerance, allowed) else 1
-    if arguments.out.exists() and not arguments.force:
+    only = arguments.what == "record" and arguments.only
+    if arguments.out.exists() and not (arguments.force or only):
         parser.error(f"{arguments.out} exists: give --force to replace it")
     if arguments.what == "sample":
         write_sample(arguments.out)
@@ -183,8 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder in arguments.films:
         if not folder.is_dir():
             parser.error(f"--films {folder} is not a folder")
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    Recorder(arguments.out, arguments.films).record()
+    if not only:
+        shutil.rmtree(arguments.out, ignore_errors=True)
+    Recorder(arguments.out, arguments.films, only or PARTS).record()
     return 0
 
 
