@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,8 @@ class Facts:
             If it was not exported, or a file is damaged.
         """
         spec = ModelSpec.load(run)
-        found = {METRICS_FILE: read_metrics(run, spec), AUDIT_FILE: read_audit(run, spec)}
+        audit = read_audit(run, spec) and json.loads((run / AUDIT_FILE).read_bytes())
+        found: dict[str, Any] = {METRICS_FILE: read_metrics(run, spec), AUDIT_FILE: audit}
         others = frozenset(name for name, one in found.items() if one is None and (run / name).is_file())
         return cls(spec, found[METRICS_FILE], found[AUDIT_FILE], others)
 
