@@ -100,6 +100,75 @@ class RunRecord:
             raise TrainingError(f"{path} is not a run record of this version ({error}): train again") from error
 
 
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """The settings of one stage of a training, as far as a card tells them."""
+
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """How training films were augmented."""
+
+    flip: bool
+    max_degrees: float
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Films of one source, label source and licence, counted by split and label; what is not known is empty."""
+
+    source: str
+    label_source: str
+    licence: str
+    films: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What `model.json` says of the training, as far as pages tell it; the defaults where it says nothing."""
+
+    trainable: str = "head"
+    best_epoch: int | None = None
+    val_loss: float | None = None
+    head: Epochs | None = None
+    tuning: Epochs | None = None
+    augmentation: Turned | None = None
+    balance: str = "none"
+    views: int = 0
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    data: tuple[Collection, ...] = ()
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Training:
+        """What a spec says.
+
+        Raises
+        ------
+        TrainingError
+            If it is not as this version's `training.train` writes it.
+        """
+        try:
+            return read(cls, spec.training, ignore_unknown=True)
+        except FieldError as error:
+            raise TrainingError(
+                f"training in {SPEC_FILE} is not of this version ({error}): train and export again"
+            ) from error
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone stayed as it was."""
+        return self.trainable == "head"
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs the last stage could take; None where that is not known."""
+        stage = self.head if self.frozen else self.tuning
+        return None if stage is None else stage.epochs
+
+
 def spec_of(run: Path) -> ModelSpec:
     """The spec of a run's checkpoint, with its calibration where there is one.
 
