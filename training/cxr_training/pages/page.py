@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
 from cxr.serving.card import NOTICE
@@ -123,7 +124,11 @@ def _environment(html: bool) -> Environment:
         return _VALUE + special.sub(r"\\\1", re.sub(r"[\r\n]+", " ", str(value)))
 
     def code(value: str) -> Markup:
-        return Markup(f"`{' '.join(value.replace('`', chr(39)).split())}`")
+        name = " ".join(value.split())
+        if not html:
+            return Markup(f"`{name.replace('`', chr(39))}`")
+        fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
+        return Markup(f"{fence} {name} {fence}" if name else "")
 
     def table(one: Table) -> Markup:
         lines = [one.header, *one.rows]
@@ -160,13 +165,17 @@ _PARSER: Final = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).en
 
 
 class _Renderer(RendererHTML):
-    """HTML as the parser makes it, but for tables, which scroll by themselves where the page is narrow."""
+    """HTML as the parser makes it, but for tables, which scroll by themselves, and their headers."""
 
     def table_open(self, *_: object) -> str:
         return '<div class="wide"><table>\n'
 
     def table_close(self, *_: object) -> str:
         return "</table></div>\n"
+
+    def th_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        tokens[idx].attrSet("scope", "col")
+        return self.renderToken(tokens, idx, options, env)
 
 
 _RENDERER: Final = _Renderer()
