@@ -26,7 +26,7 @@ COMMANDS: Final = {"scripts", "benchmarks", "training", "webapp", "handler"}  # 
 
 # From the ground up: a wing imports those named before it, and of its package nothing else.
 WINGS: Final = {
-    "cxr": ["errors", "films", "model", "engines", "predict", "serving"],
+    "cxr": ["errors", "json_records", "films", "model", "engines", "predict", "serving"],
     "cxr_training": ["errors", "command", "data", "runs", "fit", "measure", "pages"],
     "pneumoscan": [
         *("errors", "files", "options", "model_store", "film_files", "outcomes", "metrics_report"),

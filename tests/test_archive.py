@@ -272,7 +272,7 @@ def test_the_archive_carries_what_was_measured_of_these_weights_and_tells_it(
     ("file", "old", "new", "message"),
     [
         ("model.json", '"temperature": 1.0', '"temperature": 1.9', "golden film"),
-        ("model.json", '"mean": [', '"mean": [0.1, ', "std"),
+        ("model.json", '"mean": [', '"mean": [0.1, ', "preprocessing.mean has 4 values"),
         ("model.json", "0.485", "0.085", "golden film"),
         ("model.json", '"arch"', '"brch"', "not a model spec"),
         ("golden/answers.json", "1", "7", "golden film"),

@@ -12,7 +12,7 @@ import pytest
 from cxr import __version__
 from cxr.errors import CODES
 from cxr.serving.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
-from cxr_training.model_card import SECTIONS
+from tests.cxr_training.test_model_card import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
+from cxr.json_records import to_json
 from cxr_training.compare import compare, main
 from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
@@ -214,8 +215,8 @@ def test_a_set_of_one_class_gives_what_it_can(data: Path) -> None:
     labels = {record.name: record.label for record in records}
     scored = Scored("m", labels, np.linspace(0, 1, len(labels)), np.linspace(0, 1, len(labels)) >= 0.5)
     found = compare(scored, scored, records, Bootstrap(100))
-    assert (found["first"]["auroc"], found["differences"]["auroc"]["difference"], found["delong"]) == (None, None, None)
-    assert found["first"]["sensitivity"] == 0.5
-    json.dumps(found, allow_nan=False)
+    assert (found.first.auroc, found.differences["auroc"].difference, found.delong) == (None, None, None)
+    assert found.first.sensitivity == 0.5
+    assert json.loads(to_json(found))["mcnemar"]["NORMAL"] == {"only_first_right": 0, "only_second_right": 0, "p": 1.0}
     with pytest.raises(TrainingError, match="different films"):
         compare(scored, Scored("m", {}, np.zeros(0), np.zeros(0, np.bool_)), records)

@@ -15,7 +15,7 @@ from PIL import Image
 from cxr.predict import Predictor
 from cxr_training import compare, evaluate
 from cxr_training.data.records import load_films
-from cxr_training.pages.most_confident import confident_errors, side_by_side
+from cxr_training.pages.films import confident_errors, side_by_side
 from pneumoscan.archive import package
 from tests.cxr.networks import save_model, small_network
 from tests.cxr_training.folders import write_manifest

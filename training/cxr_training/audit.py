@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,15 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from cxr.json_records import to_json
 from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.predict import Predictor
 from cxr_training.command import run_command
 from cxr_training.data.records import Films, Record, load_films
 from cxr_training.fit.features import FeatureCache, View
 from cxr_training.fit.head import HeadSettings
-from cxr_training.measure.intervals import LEVEL, STANDARD, Bootstrap
+from cxr_training.measure.intervals import STANDARD, Bootstrap
 from cxr_training.measure.metrics import Floats
 from cxr_training.measure.predictions import score
+from cxr_training.measure.records import Audit
 from cxr_training.measure.shortcut_readings import (
     border_blanked,
     border_values,
@@ -44,10 +45,9 @@ from cxr_training.measure.shortcut_sources import (
     sources_of,
 )
 from cxr_training.measure.shortcuts import measure
-from cxr_training.pages.audit_page import AUROCS, VIEWS, audit_page, plot_aurocs, plot_seen
+from cxr_training.pages.audit_page import write_audit_page
 from cxr_training.pages.audit_words import plain_words
-from cxr_training.pages.page import to_html, to_markdown
-from cxr_training.runs import checkpoint_predictor
+from cxr_training.runs import Training, checkpoint_predictor
 from pneumoscan.files import write_text, write_whole
 
 Parts = Mapping[str, tuple[Record, ...]]  # the films by train, val and split
@@ -62,7 +62,7 @@ def audit(
     split: str = "test",
     bootstrap: Bootstrap = STANDARD,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Audit:
     """Take all readings and write `audit.json`, the page, the readings of each film and the pictures.
 
     Parameters
@@ -88,22 +88,22 @@ def audit(
     readings |= _model_readings(predictor, records, progress)
     alone = source_alone(parts["train"], records)
     readings |= {} if alone is None else {"source_alone": alone}
-    found: dict[str, Any] = {
-        "split": split,
-        "arch": spec.arch,
-        "pretrained": spec.pretrained,
-        "weights_sha256": spec.weights_sha256,
-        "data_sha256": films.digest(),
-        "trained_on_sha256": spec.data_sha256,
-        "backbone_frozen": spec.training.get("trainable", "head") == "head",
-        "synthetic": all(record.extra.get("source") == "synthetic" for record in records),
-        "bootstrap": {"unit": "patient", "level": LEVEL, **dataclasses.asdict(bootstrap)},
-        "sources": sorted(set(sources_of(records).tolist()) - {""}),
-        "strengths": strengths,
-        "readings": measure(readings, records, bootstrap, progress=progress),
+    found = Audit(
+        split=split,
+        arch=spec.arch,
+        pretrained=spec.pretrained,
+        weights_sha256=spec.weights_sha256,
+        data_sha256=films.digest(),
+        trained_on_sha256=spec.data_sha256,
+        backbone_frozen=Training.of(spec).frozen,
+        synthetic=all(record.extra.get("source") == "synthetic" for record in records),
+        bootstrap=bootstrap.record,
+        sources=tuple(sorted(set(sources_of(records).tolist()) - {""})),
+        strengths=strengths,
+        readings=measure(readings, records, bootstrap, progress=progress),
         **_by_source(predictor, parts, cache, bootstrap, progress),
-    }
-    found["plain_words"] = plain_words(found)
+    )
+    found = dataclasses.replace(found, plain_words=plain_words(found))
     _write(out, found, records, readings)
     return found
 
@@ -159,16 +159,12 @@ def head_settings(spec: ModelSpec) -> HeadSettings:
     return dataclasses.replace(settings, seed=int(spec.training.get("seed", settings.seed)))
 
 
-def _write(out: Path, found: Mapping[str, Any], records: Sequence[Record], readings: Mapping[str, Floats]) -> None:
+def _write(out: Path, found: Audit, records: Sequence[Record], readings: Mapping[str, Floats]) -> None:
     """The pictures first, `audit.json` last: what stands there is whole."""
     shown = min((record for record in records if record.target), key=lambda record: record.name)
-    plot_seen(out / VIEWS, shown.read())
-    plot_aurocs(out / AUROCS, found["readings"], found["sources"])
     write_whole(out / "audit-readings.csv", lambda path: _write_readings(path, records, readings))
-    page = audit_page(found)
-    write_text(out / "audit.md", to_markdown(page))
-    write_text(out / "audit.html", to_html(page, out))
-    write_text(out / "audit.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
+    write_audit_page(out, found, shown.read())
+    write_text(out / "audit.json", to_json(found))
 
 
 def _write_readings(path: Path, records: Sequence[Record], readings: Mapping[str, Floats]) -> None:
@@ -193,8 +189,8 @@ def _command(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         bootstrap=bootstrap,
     )
-    print(f"{out / 'audit.html'}: {found['readings']['model']['overall']['films']} {arguments.split} films")
-    print("\n".join(found["plain_words"]))
+    print(f"{out / 'audit.html'}: {found.readings['model'].overall.films} {arguments.split} films")
+    print("\n".join(found.plain_words))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,10 +25,10 @@ from cxr_training.data.records import Record, load_films
 from cxr_training.drift import FEWEST as FEWEST_FOR_DRIFT
 from cxr_training.drift import reference_of, write_reference
 from cxr_training.fit.screen import FEWEST, screen_of
-from cxr_training.measure.calibration import Calibration, calibrate
+from cxr_training.measure.calibration import calibrate
 from cxr_training.measure.parity import default_engines, parity_of, processor_name, with_engine
 from cxr_training.measure.predictions import score
-from cxr_training.runs import CALIBRATION, checkpoint_predictor
+from cxr_training.runs import CALIBRATION, Calibration, checkpoint_predictor
 from pneumoscan.files import write_text
 
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 import cxr
+from cxr.json_records import to_json
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
 from cxr_training.command import run_command
@@ -35,14 +35,15 @@ from cxr_training.data.records import SPLITS, Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.screen import judge
 from cxr_training.measure.curves import bands, reliability
-from cxr_training.measure.intervals import LEVEL, PREVALENCES, STANDARD, Bootstrap, group_figures
+from cxr_training.measure.intervals import PREVALENCES, STANDARD, Bootstrap, group_figures
 from cxr_training.measure.localisation import localisation_figures, look, mark
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.predictions import score
+from cxr_training.measure.records import GroupFigures, Metrics, Screened
 from cxr_training.pages.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
-from cxr_training.pages.localisation import localisation_part
-from cxr_training.pages.most_confident import errors_page
-from cxr_training.pages.report import TITLES, Part, cell, write_report
+from cxr_training.pages.films import draw_errors, draw_looks
+from cxr_training.pages.page import figure
+from cxr_training.pages.report import TITLES, write_report
 from pneumoscan.files import write_text, write_whole
 
 _ARCHIVE_CODE: Final = "PNEUMOSCAN_ARCHIVE_CODE"  # set for the process that runs an archive's own code
@@ -57,7 +58,7 @@ def evaluate(
     bootstrap: Bootstrap = STANDARD,
     prevalences: Sequence[float] = PREVALENCES,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Metrics:
     """Score films and write `metrics.json`, `predictions.csv`, the report, the pages with films and figures.
 
     Parameters
@@ -67,9 +68,7 @@ def evaluate(
 
     Returns
     -------
-    The content of `metrics.json`: the model's identity, how the intervals were made, and the figures over all films and
-    for each group of films, as `cxr_training.measure.intervals.group_figures` gives them; ``screen``, and
-    ``localisation`` as `cxr_training.measure.localisation.localisation_figures` gives it.
+    The content of `metrics.json`.
 
     Raises
     ------
@@ -85,16 +84,19 @@ def evaluate(
     targets = np.array([record.target for record in records], dtype=np.int64)
     probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
     metrics = summarise(spec, records, targets, probabilities, bootstrap, prevalences)
-    metrics["screen"] = spec.screen and judge(spec.screen, records, progress=progress)
     looks = look(marked, predictions)
-    metrics["localisation"] = localisation_figures(looks, marked, records, boxes.kept_in, bootstrap)
+    metrics = replace(
+        metrics,
+        screen=Screened(**judge(spec.screen, records, progress=progress)) if spec.screen else None,
+        localisation=localisation_figures(looks, marked, records, boxes.kept_in, bootstrap),
+    )
     write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))
     patients = [record.patient_id for record in records]
-    _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics["overall"])
-    errors = errors_page(out, records, predictions, spec.threshold, spec.cam_scale)
-    parts = localisation_part(out, looks, metrics["localisation"], spec.cam_scale)
-    write_report(out, spec, metrics, [*parts, Part("The most confident errors", "errors.md", (), tuple(errors))])
-    write_text(out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics.overall)
+    errors = draw_errors(out, records, predictions, spec.threshold, spec.cam_scale)
+    constant = predictions[0].explain("contrast").bias
+    write_report(out, spec, metrics, constant, errors, draw_looks(out, looks, spec.cam_scale))
+    write_text(out / "metrics.json", to_json(metrics))
     return metrics
 
 
@@ -105,10 +107,10 @@ def _draw(
     patients: Sequence[str],
     threshold: float,
     bootstrap: Bootstrap,
-    overall: dict[str, Any],
+    overall: GroupFigures,
 ) -> None:
     roc, precision = bands(targets, probabilities, patients, bootstrap) or (None, None)
-    labels = {name: f"{TITLES[name]} {cell(overall, name)}" for name in ("auroc", "auprc")}
+    labels = {name: f"{TITLES[name]} {figure(overall.named(name))}" for name in ("auroc", "auprc")}
     plot_roc(out / "roc.png", targets, probabilities, threshold, labels["auroc"], roc)
     plot_precision(out / "pr.png", targets, probabilities, threshold, labels["auprc"], precision)
     bins = reliability(targets, probabilities, patients, bootstrap.weights(patients))
@@ -123,26 +125,26 @@ def summarise(
     probabilities: Floats,
     bootstrap: Bootstrap = STANDARD,
     prevalences: Sequence[float] = PREVALENCES,
-) -> dict[str, Any]:
+) -> Metrics:
     """The figures over all films and for each group the manifest's columns make, with their intervals."""
     patients = np.array([record.patient_id for record in records])
 
-    def figures(rows: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    def figures(rows: npt.NDArray[np.bool_]) -> GroupFigures:
         chosen = targets[rows], probabilities[rows], patients[rows].tolist()
         return group_figures(*chosen, spec.threshold, bootstrap, prevalences)
 
-    return {
-        "split": records[0].split,
-        "arch": spec.arch,
-        "pretrained": spec.pretrained,
-        "weights_sha256": spec.weights_sha256,
-        "threshold": spec.threshold,
-        "operating_point": spec.operating_point,
-        "synthetic": all(record.extra.get("source") == "synthetic" for record in records),
-        "bootstrap": {"unit": "patient", "level": LEVEL, **asdict(bootstrap)},
-        "overall": figures(np.ones(len(records), dtype=np.bool_)),
-        "groups": {name: figures(rows) for name, rows in groups_of(records).items()},
-    }
+    return Metrics(
+        split=records[0].split,
+        arch=spec.arch,
+        pretrained=spec.pretrained,
+        weights_sha256=spec.weights_sha256,
+        threshold=spec.threshold,
+        operating_point=spec.operating_point,
+        synthetic=all(record.extra.get("source") == "synthetic" for record in records),
+        bootstrap=bootstrap.record,
+        overall=figures(np.ones(len(records), dtype=np.bool_)),
+        groups={name: figures(rows) for name, rows in groups_of(records).items()},
+    )
 
 
 def _write_predictions(path: Path, records: Iterable[Record], predictions: Iterable[Prediction]) -> None:
@@ -185,9 +187,11 @@ def _command(arguments: argparse.Namespace) -> None:
     out = arguments.out or arguments.run
     bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
     metrics = evaluate(predictor, records, out, boxes=boxes, bootstrap=bootstrap, prevalences=arguments.prevalence)
-    overall = metrics["overall"]
-    said = ", ".join(f"{TITLES[name]} {cell(overall, name)}" for name in ("auroc", "sensitivity", "specificity"))
-    print(f"{out / 'report.html'}: {overall['films']} {arguments.split} films, {said}")
+    overall = metrics.overall
+    said = ", ".join(
+        f"{TITLES[name]} {figure(overall.named(name))}" for name in ("auroc", "sensitivity", "specificity")
+    )
+    print(f"{out / 'report.html'}: {overall.films} {arguments.split} films, {said}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from typing import Any, Final
 import cxr
 from cxr.errors import ModelError
 from cxr.films.frontal import Screen
+from cxr.json_records import FieldError, parse, read, read_file
 from cxr.model.network import build, load_strictly, read_state_dict
 from cxr.model.parity import Parity
 from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
@@ -37,15 +38,20 @@ NAMING_WEIGHTS: Final = (
     *(RUN_FILE, CHECKPOINT, CALIBRATION, DRIFT_FILE, SPEC_FILE, METRICS_FILE, AUDIT_FILE),
     *CARD_FILES,
 )
-CALIBRATED: Final = (
-    "temperature",
-    "operating_points",
-    "operating_point",
-    "indeterminate",
-    "cam_scale",
-    "screen",
-    "parity",
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What is fitted to a checkpoint; the fields are those of `cxr.model.spec.ModelSpec`."""
+
+    weights_sha256: str
+    temperature: float
+    operating_points: dict[str, float]
+    operating_point: str
+    indeterminate: tuple[float, float]
+    cam_scale: float
+    screen: Screen | None = None
+    parity: dict[str, Parity] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,78 @@ class RunRecord:
                 f"{run} holds no run ({RUN_FILE} is missing): train one with training.train --run {run}"
             )
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(preprocessing=Preprocessing.from_values(values.pop("preprocessing")), **values)
-        except (ValueError, KeyError, TypeError) as error:
+            return read(cls, parse(path.read_bytes()))
+        except FieldError as error:
             raise TrainingError(f"{path} is not a run record of this version ({error}): train again") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """The settings of one stage of a training, as far as a card tells them."""
+
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """How training films were augmented."""
+
+    flip: bool
+    max_degrees: float
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Films of one source, label source and licence, counted by split and label; what is not known is empty."""
+
+    source: str
+    label_source: str
+    licence: str
+    films: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What `model.json` says of the training, as far as pages tell it; the defaults where it says nothing."""
+
+    trainable: str = "head"
+    best_epoch: int | None = None
+    val_loss: float | None = None
+    head: Epochs | None = None
+    tuning: Epochs | None = None
+    augmentation: Turned | None = None
+    balance: str = "none"
+    views: int = 0
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    data: tuple[Collection, ...] = ()
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Training:
+        """What a spec says.
+
+        Raises
+        ------
+        TrainingError
+            If it is not as this version's `training.train` writes it.
+        """
+        try:
+            return read(cls, spec.training, ignore_unknown=True)
+        except FieldError as error:
+            raise TrainingError(
+                f"training in {SPEC_FILE} is not of this version ({error}): train and export again"
+            ) from error
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone stayed as it was."""
+        return self.trainable == "head"
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs the last stage could take; None where that is not known."""
+        stage = self.head if self.frozen else self.tuning
+        return None if stage is None else stage.epochs
 
 
 def spec_of(run: Path) -> ModelSpec:
@@ -120,14 +194,11 @@ def spec_of(run: Path) -> ModelSpec:
     path = run / CALIBRATION
     if not path.is_file():
         return spec
-    calibration = json.loads(path.read_text(encoding="utf-8"))
-    if calibration.pop("weights_sha256") != spec.weights_sha256:
+    calibration = read_file(path, Calibration, "training.calibrate")
+    if calibration.weights_sha256 != spec.weights_sha256:
         raise TrainingError(f"{path} belongs to another checkpoint: run training.calibrate --run {run} again")
-    calibration["indeterminate"] = tuple(calibration["indeterminate"])
-    calibration["parity"] = {name: Parity.from_values(one) for name, one in calibration.get("parity", {}).items()}
-    screen = calibration.get("screen")
-    calibration["screen"] = screen and Screen.from_values(screen)
-    return dataclasses.replace(spec, **{key: calibration[key] for key in CALIBRATED})
+    fitted = {one.name: getattr(calibration, one.name) for one in dataclasses.fields(calibration)}
+    return dataclasses.replace(spec, **fitted)
 
 
 def checkpoint_predictor(run: Path, device: str) -> Predictor:

@@ -9,7 +9,7 @@ score on a histogram of oriented gradients tells it from a lateral view, a turne
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -114,11 +114,6 @@ class Screen:
             raise ModelError(f"the screen has {len(self.weights)} weights: {FEATURES} are needed")
         if not np.isfinite([*self.weights, self.bias, self.threshold]).all():
             raise ModelError("the screen has a weight that is not finite: calibrate the run again")
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Screen:
-        """The screen as it comes out of JSON, where tuples are lists."""
-        return cls(**{**values, "weights": tuple(values["weights"])})
 
     def scores(self, histograms: Floats) -> npt.NDArray[np.float64]:
         """Log-odds of being frontal: (N, FEATURES) → (N,)."""

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -123,11 +123,6 @@ class Parity:
                 f"{LEAST_CORRELATION} is needed"
             )
         return tuple(missed)
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Parity:
-        """The figures as they come out of JSON."""
-        return cls(**values)
 
 
 def kind_of(name: str) -> EngineKind:

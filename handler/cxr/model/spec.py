@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from cxr.errors import ModelError
 from cxr.films.frontal import Screen
+from cxr.json_records import FieldError, parse, read
 from cxr.model.parity import DEVICES, REFERENCE, Parity, check_choice
 
 SPEC_FILE: Final = "model.json"
@@ -59,11 +60,6 @@ class Preprocessing:
             raise ModelError(f"decode is {self.decode!r}: known are {', '.join(DECODES)}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError(f"mean {self.mean} and std {self.std}: three numbers each, every std above 0")
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Preprocessing:
-        """The settings as they come out of JSON, where tuples are lists."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     @property
     def least_side(self) -> int | None:
@@ -167,17 +163,8 @@ class ModelSpec:
             If the text is not JSON, or a field is missing, unknown or out of range.
         """
         try:
-            values = json.loads(text, parse_constant=refuse_constant)
-            values["preprocessing"] = Preprocessing.from_values(values["preprocessing"])
-            values["classes"] = tuple(values["classes"])
-            if values.get("indeterminate") is not None:
-                low, high = values["indeterminate"]
-                values["indeterminate"] = (low, high)
-            if values.get("screen") is not None:
-                values["screen"] = Screen.from_values(values["screen"])
-            values["parity"] = {name: Parity.from_values(one) for name, one in values.get("parity", {}).items()}
-            return cls(**values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return read(cls, parse(text))
+        except FieldError as error:
             raise ModelError(f"{SPEC_FILE} is not a model spec of this version: {error}") from error
 
     @classmethod
@@ -193,11 +180,6 @@ class ModelSpec:
         if not path.is_file():
             raise ModelError(f"{path} is missing: run training.export, which writes it beside the weights")
         return cls.from_json(path.read_text(encoding="utf-8"))
-
-
-def refuse_constant(name: str) -> None:
-    """Keep NaN and infinities, which JSON has not, out of what is read: ``json.loads(…, parse_constant=…)``."""
-    raise ValueError(f"{name} is not JSON")
 
 
 def sha256_of(path: Path) -> str:

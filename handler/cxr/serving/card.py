@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from cxr.errors import ModelError
 from cxr.films.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
-from cxr.model.spec import ModelSpec, refuse_constant
+from cxr.json_records import read_file
+from cxr.model.spec import ModelSpec
 
 METRICS_FILE: Final = "metrics.json"
 AUDIT_FILE: Final = "audit.json"
@@ -28,8 +28,25 @@ LIMITS: Final = (
 )
 
 
-def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
-    """What `training.evaluate` found for this model, from a folder's `metrics.json`.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The model whose figures a `metrics.json` holds."""
+
+    weights_sha256: str
+    operating_point: str
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSummary:
+    """What the card tells of an `audit.json`, and the model it is of."""
+
+    weights_sha256: str
+    plain_words: tuple[str, ...]
+
+
+def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, object] | None:
+    """What `training.evaluate` found for this model: the values of a folder's `metrics.json`, as they stand there.
 
     Returns
     -------
@@ -43,15 +60,14 @@ def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
     path = folder / METRICS_FILE
     if not path.is_file():
         return None
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
-        measured = [metrics[name] for name in ("weights_sha256", "operating_point", "threshold")]
-        return dict(metrics) if measured == [spec.weights_sha256, spec.operating_point, spec.threshold] else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is damaged ({error}): run training.evaluate again") from error
+    measured = read_file(path, Measured, "training.evaluate")
+    if measured != Measured(spec.weights_sha256, spec.operating_point, spec.threshold):
+        return None
+    values: dict[str, object] = json.loads(path.read_bytes())
+    return values
 
 
-def read_audit(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
+def read_audit(folder: Path, spec: ModelSpec) -> AuditSummary | None:
     """What `training.audit` found for this model, from a folder's `audit.json`.
 
     Returns
@@ -66,22 +82,16 @@ def read_audit(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
     path = folder / AUDIT_FILE
     if not path.is_file():
         return None
-    try:
-        audit = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
-        words = audit["plain_words"]
-        if not (isinstance(words, list) and all(isinstance(sentence, str) for sentence in words)):
-            raise TypeError("plain_words is not a list of sentences")
-        return dict(audit) if audit["weights_sha256"] == spec.weights_sha256 else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is damaged ({error}): run training.audit again") from error
+    summary = read_file(path, AuditSummary, "training.audit")
+    return summary if summary.weights_sha256 == spec.weights_sha256 else None
 
 
 def model_card(
     spec: ModelSpec,
     identity: Mapping[str, str],
-    metrics: Mapping[str, Any] | None,
-    audit: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    metrics: Mapping[str, object] | None,
+    audit: AuditSummary | None = None,
+) -> dict[str, object]:
     """The card as JSON values.
 
     Parameters
@@ -115,7 +125,7 @@ def model_card(
         "data_sha256": spec.data_sha256,
         "code_version": spec.code_version,
         "evaluation": dict(metrics or {}),
-        "shortcuts": list(audit["plain_words"]) if audit else [],
+        "shortcuts": list(audit.plain_words) if audit else [],
     }
 
 

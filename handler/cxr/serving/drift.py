@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
-from cxr.model.spec import ModelSpec, refuse_constant
+from cxr.json_records import FieldError, parse, read
+from cxr.model.spec import ModelSpec
 from cxr.serving.metrics import SIGNALS, Measured
 
 WINDOW: Final = 500  # films
@@ -227,13 +228,8 @@ class Reference:
             If the text is not JSON, or a field is missing, unknown or out of range.
         """
         try:
-            values: dict[str, Any] = json.loads(text, parse_constant=refuse_constant)
-            values["signals"] = {
-                name: Histogram(tuple(map(float, one["edges"])), tuple(map(int, one["counts"])), one["chi_square"])
-                for name, one in values["signals"].items()
-            }
-            return cls(**values)
-        except (ModelError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return read(cls, parse(text))
+        except FieldError as error:
             raise ModelError(f"{DRIFT_FILE} is no drift reference of this version: {error}") from error
 
 

@@ -19,7 +19,7 @@ from cxr.films.film import Film, Pixels
 from cxr.films.frontal import check_frontal
 from cxr.model.preprocess import resize
 from cxr.predict import Prediction, Predictor
-from cxr.serving.card import model_card
+from cxr.serving.card import AuditSummary, model_card
 from cxr.serving.drift import DriftWindow, Reference
 from cxr.serving.faults import DeviceLostError, is_out_of_memory, predict_each, where
 from cxr.serving.metrics import OK, Measured
@@ -80,7 +80,7 @@ class BatchService:
         predictor: Predictor,
         identity: ModelIdentity,
         metrics: Mapping[str, Any] | None = None,
-        audit: Mapping[str, Any] | None = None,
+        audit: AuditSummary | None = None,
         reference: Reference | None = None,
     ) -> None:
         self.predictor = predictor

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxr.errors import ModelError
-from cxr.serving.card import read_audit, read_metrics
+from cxr.serving.card import AuditSummary, read_audit, read_metrics
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService, Incoming
 from tests.cxr.networks import predictor, save_model
@@ -19,7 +19,7 @@ from tests.films import encoded, film
 def service(tmp_path: Path) -> BatchService:
     spec = save_model(tmp_path)
     metrics = {"weights_sha256": spec.weights_sha256, "overall": {"auroc": 0.9}}
-    audit = {"weights_sha256": spec.weights_sha256, "plain_words": ["It goes by the border."], "readings": {}}
+    audit = AuditSummary(spec.weights_sha256, ("It goes by the border.",))
     return BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "2.0.0"), metrics, audit)
 
 

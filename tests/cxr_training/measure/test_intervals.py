@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, norm
 from sklearn.metrics import roc_auc_score
 
+from cxr.json_records import parse, read, to_json
 from cxr_training.errors import TrainingError
 from cxr_training.measure.intervals import Bootstrap, exact_interval, group_figures, percentiles, share_interval
 from cxr_training.measure.metrics import Floats, Targets
+from cxr_training.measure.records import GroupFigures, Interval
 
 NAMES = ("auroc", "auprc", "sensitivity", "specificity", "accuracy", "brier", "log_loss", "ece")
 
@@ -28,7 +28,8 @@ def ids(n: int) -> list[str]:
     return [f"{i:05}" for i in range(n)]
 
 
-def width(interval: list[float]) -> float:
+def width(interval: Interval | None) -> float:
+    assert interval is not None
     return interval[1] - interval[0]
 
 
@@ -37,9 +38,9 @@ def test_with_one_film_a_patient_it_is_the_plain_bootstrap_of_films() -> None:
     figures = group_figures(targets, probabilities, ids(80), 0.5, Bootstrap(400, seed=7))
     draws = np.random.default_rng(7).integers(0, 80, (400, 80))
     areas = [roc_auc_score(targets[draw], probabilities[draw]) for draw in draws]
-    np.testing.assert_allclose(figures["auroc_ci"], np.percentile(areas, [2.5, 97.5]), atol=1e-12)
+    np.testing.assert_allclose(figures.auroc_ci, np.percentile(areas, [2.5, 97.5]), atol=1e-12)
     right = [np.mean((probabilities[draw] >= 0.5) == targets[draw]) for draw in draws]
-    np.testing.assert_allclose(figures["accuracy_ci"], np.percentile(right, [2.5, 97.5]), atol=1e-12)
+    np.testing.assert_allclose(figures.accuracy_ci, np.percentile(right, [2.5, 97.5]), atol=1e-12)
 
 
 def test_it_agrees_with_the_bootstrap_of_scipy() -> None:
@@ -47,7 +48,7 @@ def test_it_agrees_with_the_bootstrap_of_scipy() -> None:
     figures = group_figures(targets, probabilities, ids(300), 0.5, Bootstrap(4000))
     sample = ((probabilities - targets) ** 2,)
     other = bootstrap(sample, np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(3))
-    np.testing.assert_allclose(figures["brier_ci"], list(other.confidence_interval), atol=0.002)
+    np.testing.assert_allclose(figures.brier_ci, list(other.confidence_interval), atol=0.002)
 
 
 def test_copies_of_a_patients_films_add_nothing() -> None:
@@ -56,11 +57,13 @@ def test_copies_of_a_patients_films_add_nothing() -> None:
     four = np.repeat(targets, 4), np.repeat(probabilities, 4)
     copied = group_figures(*four, np.repeat(ids(90), 4).tolist(), 0.5, Bootstrap(300))
     for name in NAMES:
-        np.testing.assert_allclose(copied[f"{name}_ci"], plain[f"{name}_ci"], atol=1e-12)
-    assert (copied["films"], copied["patients"]) == (360, 90)
+        np.testing.assert_allclose(copied.named(name).interval, plain.named(name).interval, atol=1e-12)
+    assert (copied.films, copied.patients) == (360, 90)
     taken_for_patients = group_figures(*four, ids(360), 0.5, Bootstrap(300))
     for name in ("auroc", "accuracy", "brier"):  # four times the patients, half the width
-        assert width(taken_for_patients[f"{name}_ci"]) == pytest.approx(width(plain[f"{name}_ci"]) / 2, rel=0.3)
+        assert width(taken_for_patients.named(name).interval) == pytest.approx(
+            width(plain.named(name).interval) / 2, rel=0.3
+        )
 
 
 def test_films_of_a_patient_that_resemble_each_other_widen_the_interval() -> None:
@@ -71,8 +74,8 @@ def test_films_of_a_patient_that_resemble_each_other_widen_the_interval() -> Non
     clustered = group_figures(targets, probabilities, np.repeat(ids(60), 5).tolist(), 0.5, Bootstrap(1000))
     apart = group_figures(targets, probabilities, ids(300), 0.5, Bootstrap(1000))
     for name in ("auroc", "sensitivity", "specificity", "accuracy", "brier"):
-        assert clustered[name] == apart[name]
-        assert width(clustered[f"{name}_ci"]) > 1.5 * width(apart[f"{name}_ci"]), name
+        assert clustered.named(name).value == apart.named(name).value
+        assert width(clustered.named(name).interval) > 1.5 * width(apart.named(name).interval), name
 
 
 def test_the_order_of_the_films_does_not_matter() -> None:
@@ -83,7 +86,7 @@ def test_the_order_of_the_films_does_not_matter() -> None:
     one = group_figures(targets, probabilities, patients.tolist(), 0.5, Bootstrap(200))
     two = group_figures(targets[order], probabilities[order], patients[order].tolist(), 0.5, Bootstrap(200))
     for name in NAMES:
-        np.testing.assert_allclose(one[f"{name}_ci"], two[f"{name}_ci"], atol=1e-12)
+        np.testing.assert_allclose(one.named(name).interval, two.named(name).interval, atol=1e-12)
 
 
 def test_many_films_are_resampled_in_blocks_of_the_same_size() -> None:
@@ -100,28 +103,28 @@ def test_resamples_without_a_class_are_left_out_and_counted() -> None:
     draws = np.random.default_rng(5).integers(0, 30, (1000, 30))
     both = [draw for draw in draws if 0 < targets[draw].sum() < 30]
     assert 0 < 1000 - len(both) <= 50
-    assert figures["undefined_resamples"]["auroc"] == 1000 - len(both)
+    assert figures.undefined_resamples["auroc"] == 1000 - len(both)
     areas = [roc_auc_score(targets[draw], probabilities[draw]) for draw in both]
-    np.testing.assert_allclose(figures["auroc_ci"], np.percentile(areas, [2.5, 97.5]), atol=1e-12)
+    np.testing.assert_allclose(figures.auroc_ci, np.percentile(areas, [2.5, 97.5]), atol=1e-12)
 
 
 def test_where_too_many_resamples_lack_a_class_there_is_no_interval() -> None:
     targets = np.array([1] + [0] * 29)  # the one patient is not drawn in a third of the resamples
     figures = group_figures(targets, films(30)[1], ids(30), 0.5, Bootstrap(300))
-    assert figures["auroc"] is not None
-    assert figures["auroc_ci"] is None
-    assert figures["undefined_resamples"]["auroc"] > 60
-    assert figures["brier_ci"] is not None
+    assert figures.auroc is not None
+    assert figures.auroc_ci is None
+    assert figures.undefined_resamples["auroc"] > 60
+    assert figures.brier_ci is not None
 
 
 def test_a_share_of_one_has_the_exact_interval_over_patients() -> None:
     targets = np.repeat([1, 0], 20)
     patients = np.repeat(ids(20), 2).tolist()  # two films each: ten patients of each class
     figures = group_figures(targets, np.repeat([0.9, 0.2], 20), patients, 0.5, Bootstrap(100))
-    assert figures["exact_ci"] == ["sensitivity", "specificity", "accuracy"]
-    np.testing.assert_allclose(figures["sensitivity_ci"], [0.025 ** (1 / 10), 1.0])
-    np.testing.assert_allclose(figures["accuracy_ci"], [0.025 ** (1 / 20), 1.0])
-    assert (figures["auroc"], figures["auroc_ci"]) == (1.0, None)  # every resample says 1, which is no interval
+    assert figures.exact_ci == ("sensitivity", "specificity", "accuracy")
+    np.testing.assert_allclose(figures.sensitivity_ci, [0.025 ** (1 / 10), 1.0])
+    np.testing.assert_allclose(figures.accuracy_ci, [0.025 ** (1 / 20), 1.0])
+    assert (figures.auroc, figures.auroc_ci) == (1.0, None)  # every resample says 1, which is no interval
 
 
 def test_the_exact_interval_is_the_one_of_clopper_and_pearson() -> None:
@@ -147,30 +150,30 @@ def test_other_figures_of_few_patients_have_no_interval() -> None:
 def test_predictive_values_stand_at_the_prevalences_asked_for() -> None:
     targets = np.repeat([1, 0], [20, 30])
     probabilities = np.r_[np.repeat([0.9, 0.1], [18, 2]), np.repeat([0.1, 0.9], [24, 6])]  # 0.9 found, 0.8 cleared
-    values = group_figures(targets, probabilities, ids(50), 0.5, Bootstrap(2000), [0.1])["predictive_values"]
-    assert [(one["prevalence"], one["own"]) for one in values] == [(0.4, True), (0.1, False)]
-    assert values[0]["ppv"] == pytest.approx(18 / 24)
-    assert values[0]["npv"] == pytest.approx(24 / 26)
-    assert values[1]["ppv"] == pytest.approx(90 / 270)
-    assert values[1]["npv"] == pytest.approx(720 / 730)
+    values = group_figures(targets, probabilities, ids(50), 0.5, Bootstrap(2000), [0.1]).predictive_values
+    assert [(one.prevalence, one.own) for one in values] == [(0.4, True), (0.1, False)]
+    assert values[0].ppv == pytest.approx(18 / 24)
+    assert values[0].npv == pytest.approx(24 / 26)
+    assert values[1].ppv == pytest.approx(90 / 270)
+    assert values[1].npv == pytest.approx(720 / 730)
     for one in values:
-        assert one["ppv_ci"][0] < one["ppv"] < one["ppv_ci"][1]
-        assert one["npv_ci"][0] < one["npv"] < one["npv_ci"][1]
+        assert one.ppv_ci[0] < one.ppv < one.ppv_ci[1]
+        assert one.npv_ci[0] < one.npv < one.npv_ci[1]
 
 
 def test_the_interval_at_the_own_prevalence_is_that_of_true_calls_among_calls() -> None:
     targets, probabilities = films(60)
-    own = group_figures(targets, probabilities, ids(60), 0.5, Bootstrap(300, 4), [])["predictive_values"][0]
+    own = group_figures(targets, probabilities, ids(60), 0.5, Bootstrap(300, 4), []).predictive_values[0]
     draws = np.random.default_rng(4).integers(0, 60, (300, 60))
     shares = [targets[draw][probabilities[draw] >= 0.5].mean() for draw in draws]
-    np.testing.assert_allclose(own["ppv_ci"], np.percentile(shares, [2.5, 97.5]), atol=1e-12)
+    np.testing.assert_allclose(own.ppv_ci, np.percentile(shares, [2.5, 97.5]), atol=1e-12)
 
 
 def test_figures_of_any_group_are_strict_json() -> None:
     for targets in ([1], [0], [1, 1, 1], [1, 0], [0] * 30):
         probabilities = np.linspace(0, 1, len(targets))
         figures = group_figures(np.array(targets), probabilities, ids(len(targets)), 0.5, Bootstrap(100))
-        assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+        assert read(GroupFigures, parse(to_json(figures))) == figures
 
 
 def test_too_few_resamples_and_a_negative_seed_are_refused() -> None:
@@ -203,7 +206,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         for counts, patients in ((held, owner), (too_sure, np.arange(len(owner)))):
             found = group_figures(targets, probabilities, [str(i) for i in patients], threshold, Bootstrap(400, seed))
             for name, value in truth.items():
-                low, high = found[f"{name}_ci"]
+                low, high = found.named(name).interval
                 counts[name] += low <= value <= high
     for name in truth:
         # Percentile intervals of 60 patients a class truly hold 93 to 95 % (long runs); 300 trials add 4 either way.

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import zoom
 
+from cxr.json_records import parse, read, to_json
 from cxr.predict import Prediction
 from cxr_training import evaluate
 from cxr_training.data.collections.candidates import Box
@@ -33,7 +34,8 @@ from cxr_training.measure.localisation import (
     peak,
     places,
 )
-from cxr_training.pages.localisation import extremes, with_boxes
+from cxr_training.measure.records import BoxFigures, Localisation
+from cxr_training.pages.films import extremes, with_boxes
 from tests.cxr.networks import save_model
 from tests.cxr_training.folders import write_manifest
 from tests.cxr_training.pages.test_page import Reader
@@ -78,7 +80,7 @@ def looks_of(films: Sequence[Marked | None], predictions: Sequence[Prediction]) 
     return looks
 
 
-def figures(films: Sequence[Marked | None], predictions: Sequence[Prediction]) -> dict[str, Any]:
+def figures(films: Sequence[Marked | None], predictions: Sequence[Prediction]) -> Localisation:
     records = [one.record for one in films if one]
     found = localisation_figures(look(films, predictions), films, records, "boxes.csv", FEW)
     assert found is not None
@@ -219,50 +221,50 @@ def test_figures_are_means_over_films_and_a_film_without_evidence_counts_as_zero
     right, wrong, cold = grid_of(r2c4=3.0), grid_of(r5c1=6.0), grid_of(r2c4=-1.0) - np.float32(1.0)
     films = [marked(CELL, patient=str(i)) for i in range(4)]
     found = figures(films, [says(right), says(right, called=False), says(wrong), says(cold, called=False)])
-    everything, called = found["all"], found["called"]
-    assert (everything["films"], everything["patients"], everything["boxes"]) == (4, 4, 4)
-    assert everything["without_evidence"] == 1
-    assert everything["energy"] == pytest.approx(0.5)
-    assert everything["pointing"] == 0.5  # of the cold map the first of the least cold cells counts; it is in no box
-    assert everything["area"] == pytest.approx(170**2 / 512**2)
-    assert (called["films"], called["pointing"], called["energy"]) == (2, 0.5, pytest.approx(0.5))
-    assert everything["exact_ci"] == ["pointing", "pointing_mean_map"]  # four patients
-    assert everything["pointing_ci"] == pytest.approx([0.0676, 0.9324], abs=1e-4)  # Clopper-Pearson of 2 in 4
-    assert everything["energy_ci"] is None
+    everything, called = found.all, found.called
+    assert (everything.films, everything.patients, everything.boxes) == (4, 4, 4)
+    assert everything.without_evidence == 1
+    assert everything.energy == pytest.approx(0.5)
+    assert everything.pointing == 0.5  # of the cold map the first of the least cold cells counts; it is in no box
+    assert everything.area == pytest.approx(170**2 / 512**2)
+    assert (called.films, called.pointing, called.energy) == (2, 0.5, pytest.approx(0.5))
+    assert everything.exact_ci == ("pointing", "pointing_mean_map")  # four patients
+    assert everything.pointing_ci == pytest.approx([0.0676, 0.9324], abs=1e-4)  # Clopper-Pearson of 2 in 4
+    assert everything.energy_ci is None
 
 
 def test_swapped_maps_are_those_of_other_patients_alone() -> None:
     films = [marked(LEFT, patient="1"), marked(LEFT, patient="1"), marked(RIGHT, patient="2")]
     grids = [grid_of(r3c1=6.0), grid_of(r3c1=2.0, r3c5=1.0), grid_of(r3c5=1.0)]
-    found = figures(films, [says(grid) for grid in grids])["all"]
-    assert found["pointing"] == 1.0
-    assert found["pointing_swapped"] == 0.0
-    assert found["energy"] == pytest.approx((1 + 2 / 3 + 1) / 3, abs=1e-3)
+    found = figures(films, [says(grid) for grid in grids]).all
+    assert found.pointing == 1.0
+    assert found.pointing_swapped == 0.0
+    assert found.energy == pytest.approx((1 + 2 / 3 + 1) / 3, abs=1e-3)
     # On both LEFT films the map of patient 2, all on the right; on the RIGHT film those of patient 1.
-    assert found["energy_swapped"] == pytest.approx((0 + 0 + (0 + 1 / 3) / 2) / 3, abs=1e-3)
-    assert found["energy_over_swapped"] == found["energy"] - found["energy_swapped"]
-    alone = figures(films[:2], [says(grid) for grid in grids[:2]])["all"]
-    assert (alone["pointing_swapped"], alone["energy_over_swapped"]) == (None, None)
+    assert found.energy_swapped == pytest.approx((0 + 0 + (0 + 1 / 3) / 2) / 3, abs=1e-3)
+    assert found.energy_over_swapped == found.energy - found.energy_swapped
+    alone = figures(films[:2], [says(grid) for grid in grids[:2]]).all
+    assert (alone.pointing_swapped, alone.energy_over_swapped) == (None, None)
 
 
 def test_the_mean_map_is_one_map_for_all_films() -> None:
     films = [marked(LEFT, patient="1"), marked(RIGHT, patient="2"), marked(RIGHT, patient="3")]
     grids = [grid_of(r3c1=6.0), grid_of(r3c5=2.0), grid_of(r3c5=1.0)]
-    found = figures(films, [says(grid) for grid in grids])["all"]
+    found = figures(films, [says(grid) for grid in grids]).all
     # The mean is 2 left and 1 right: it points left on every film, and two thirds of its evidence are there.
-    assert found["pointing_mean_map"] == pytest.approx(1 / 3)
-    assert found["energy_mean_map"] == pytest.approx((2 + 1 + 1) / 9, abs=1e-3)
+    assert found.pointing_mean_map == pytest.approx(1 / 3)
+    assert found.energy_mean_map == pytest.approx((2 + 1 + 1) / 9, abs=1e-3)
 
 
 def test_a_model_that_says_the_same_of_every_film_has_nothing_over_swapped_maps() -> None:
     rng = np.random.default_rng(1)
     grid = noise(rng)
     films = [marked(random_box(rng), patient=str(i // 2)) for i in range(24)]
-    found = figures(films, [says(grid)] * 24)["all"]
+    found = figures(films, [says(grid)] * 24).all
     for name in ("pointing", "energy"):
-        assert found[f"{name}_over_swapped"] == pytest.approx(0.0, abs=1e-12)
-        assert found[name] == pytest.approx(found[f"{name}_mean_map"])
-        assert found[f"{name}_over_swapped_ci"] is None  # no resample differs
+        assert found.named(f"{name}_over_swapped").value == pytest.approx(0.0, abs=1e-12)
+        assert found.named(name).value == pytest.approx(found.named(f"{name}_mean_map").value)
+        assert found.named(f"{name}_over_swapped").interval is None  # no resample differs
 
 
 def test_maps_that_have_nothing_to_do_with_the_films_are_rarely_said_to_see_something() -> None:
@@ -284,7 +286,7 @@ def test_maps_that_have_nothing_to_do_with_the_films_are_rarely_said_to_see_some
         )
         found = localisation_figures(looks, [], [], "", FEW)
         assert found is not None
-        claims += found["all"]["energy_over_swapped_ci"][0] > 0.0
+        claims += found.all.energy_over_swapped_ci[0] > 0.0
     assert claims <= 5  # 1.5 in the long run; more than 5 in fewer than 1 of 100 such tests
 
 
@@ -295,38 +297,39 @@ def test_maps_that_follow_the_boxes_are_said_to_see_something_that_no_fixed_map_
         row, column = rng.integers(1, 6, 2)
         boxes.append(Box(places(7)[column] - 60, places(7)[row] - 60, 120, 120))
         predictions.append(says(grid_of(**{f"r{row}c{column}": 2.0}) + noise(rng) / 4))
-    found = figures([marked(box, patient=str(i)) for i, box in enumerate(boxes)], predictions)["all"]
-    assert found["pointing"] == 1.0
+    found = figures([marked(box, patient=str(i)) for i, box in enumerate(boxes)], predictions).all
+    assert found.pointing == 1.0
     for name in ("pointing", "energy"):
-        assert found[f"{name}_over_swapped_ci"][0] > 0.2
-        assert found[name] > found[f"{name}_mean_map"] + 0.2
+        assert found.named(f"{name}_over_swapped").interval[0] > 0.2
+        assert found.named(name).value > found.named(f"{name}_mean_map").value + 0.2
 
 
 def test_a_mean_map_without_evidence_makes_no_figure_rather_than_an_easy_one() -> None:
     films = [marked(LEFT, patient=str(i)) for i in range(12)]
-    found = figures(films, [says(grid_of(r3c1=2.0), -1.0), *[says(grid_of(), -1.0)] * 11])["all"]
-    assert found["energy"] == pytest.approx(1 / 12)
-    assert (found["energy_mean_map"], found["energy_mean_map_ci"]) == (None, None)
-    json.dumps(found, allow_nan=False)
+    found = figures(films, [says(grid_of(r3c1=2.0), -1.0), *[says(grid_of(), -1.0)] * 11]).all
+    assert found.energy == pytest.approx(1 / 12)
+    assert (found.energy_mean_map, found.energy_mean_map_ci) == (None, None)
+    assert read(BoxFigures, parse(to_json(found))) == found
 
 
 def test_intervals_are_of_patients_not_of_films() -> None:
     rng = np.random.default_rng(2)
     predictions = [says(noise(rng)) for _ in range(12)]
     films = [marked(random_box(rng), patient=str(i)) for i in range(12)]
-    one, five = figures(films, predictions)["all"], figures(films * 5, predictions * 5)["all"]
-    assert (five["films"], five["patients"]) == (60, 12)
+    one, five = figures(films, predictions).all, figures(films * 5, predictions * 5).all
+    assert (five.films, five.patients) == (60, 12)
     for name in FIGURES:
-        assert five[name] == pytest.approx(one[name], abs=1e-6)
-        assert five[f"{name}_ci"] == pytest.approx(one[f"{name}_ci"], abs=1e-6)
-        assert one[f"{name}_ci"] is None or one[f"{name}_ci"][0] <= one[name] <= one[f"{name}_ci"][1]
+        assert five.named(name).value == pytest.approx(one.named(name).value, abs=1e-6)
+        assert five.named(name).interval == pytest.approx(one.named(name).interval, abs=1e-6)
+        figure = one.named(name)
+        assert figure.interval is None or figure.interval[0] <= figure.value <= figure.interval[1]
 
 
 def test_films_without_boxes_and_films_labelled_normal_are_left_out() -> None:
     films = [marked(LEFT), None, marked(LEFT, patient="n", label="NORMAL")]
     found = figures(films, [says(grid_of(r3c1=1.0), called=False)] * 3)
-    assert (found["all"]["films"], found["normal_with_boxes"], found["positive"]) == (1, 1, 1)
-    assert found["called"] is None
+    assert (found.all.films, found.normal_with_boxes, found.positive) == (1, 1, 1)
+    assert found.called is None
     assert look([None], [says(grid_of())]) is None
     assert localisation_figures(None, [None], [], "", FEW) is None
 

@@ -14,6 +14,7 @@ from cxr_training.fit.features import Features
 from cxr_training.fit.head import HeadSettings, TrainedHead, train_head
 from cxr_training.measure import shortcut_sources as audit_sources
 from cxr_training.measure.intervals import Bootstrap
+from cxr_training.measure.records import NoFigures, SourceFigures, SourceNotLeftOut
 from cxr_training.measure.shortcut_sources import Seen, leave_one_out, source_alone, source_from_features
 from cxr_training.measure.shortcuts import ABOVE, UNCLEAR
 
@@ -45,7 +46,7 @@ def both(count: int, *sources: str) -> dict[tuple[str, str], int]:
     return {(source, label): count for source in sources for label in CLASSES}
 
 
-def told(apart: float) -> dict[str, Any]:
+def told(apart: float) -> dict[str, SourceFigures | NoFigures]:
     parts = [seen(split, both(40, "one", "two"), apart=apart) for split in ("train", "val", "test")]
     return source_from_features(*parts, BOOTSTRAP, progress=False)
 
@@ -53,17 +54,17 @@ def told(apart: float) -> dict[str, Any]:
 def test_a_source_that_shows_in_the_features_is_told_within_each_class_too() -> None:
     found = told(8.0)
     for name in ("all", *CLASSES):
-        assert found[name]["balanced_accuracy"] > 0.98
-        assert found[name]["verdict"] == ABOVE
-        assert found[name]["sources"] == ["one", "two"]
-    assert found["all"]["films"] == 160
-    assert found["NORMAL"]["films"] == 80
+        assert found[name].balanced_accuracy > 0.98
+        assert found[name].verdict == ABOVE
+        assert found[name].sources == ("one", "two")
+    assert found["all"].films == 160
+    assert found["NORMAL"].films == 80
 
 
 def test_sources_alike_are_told_no_better_than_chance() -> None:
     found = told(0.0)
-    assert {found[name]["verdict"] for name in found} == {UNCLEAR}
-    assert found["all"]["balanced_accuracy"] == pytest.approx(0.5, abs=0.1)
+    assert {found[name].verdict for name in found} == {UNCLEAR}
+    assert found["all"].balanced_accuracy == pytest.approx(0.5, abs=0.1)
 
 
 def test_what_tells_sources_by_their_labels_alone_is_nothing_within_a_class() -> None:
@@ -71,26 +72,26 @@ def test_what_tells_sources_by_their_labels_alone_is_nothing_within_a_class() ->
     mixed = {("one", "NORMAL"): 80, ("one", "PNEUMONIA"): 20, ("two", "NORMAL"): 20, ("two", "PNEUMONIA"): 80}
     parts = [seen(split, mixed, signal=6.0) for split in ("train", "val", "test")]
     found = source_from_features(*parts, BOOTSTRAP, progress=False)
-    assert found["all"]["balanced_accuracy"] == pytest.approx(0.8, abs=0.06)
-    assert found["NORMAL"]["verdict"] == UNCLEAR
-    assert found["PNEUMONIA"]["verdict"] == UNCLEAR
+    assert found["all"].balanced_accuracy == pytest.approx(0.8, abs=0.06)
+    assert found["NORMAL"].verdict == UNCLEAR
+    assert found["PNEUMONIA"].verdict == UNCLEAR
 
 
 def test_a_class_of_one_source_has_a_reason_instead_of_a_figure() -> None:
     counts = both(20, "one") | {("two", "PNEUMONIA"): 20}
     parts = [seen(split, counts, apart=8.0) for split in ("train", "val", "test")]
     found = source_from_features(*parts, BOOTSTRAP, progress=False)
-    assert set(found["NORMAL"]) == {"reason"}
-    assert "two sources" in found["NORMAL"]["reason"]
-    assert found["PNEUMONIA"]["balanced_accuracy"] > 0.95
+    assert isinstance(found["NORMAL"], NoFigures)
+    assert "two sources" in found["NORMAL"].reason
+    assert found["PNEUMONIA"].balanced_accuracy > 0.95
 
 
 def test_a_source_that_only_the_measured_films_have_is_left_out() -> None:
     train, val = (seen(split, both(30, "one", "two"), apart=8.0) for split in ("train", "val"))
     split = seen("test", both(20, "one", "two", "three"), apart=8.0)
     found = source_from_features(train, val, split, BOOTSTRAP, progress=False)
-    assert found["all"]["sources"] == ["one", "two"]
-    assert found["all"]["films"] == 80
+    assert found["all"].sources == ("one", "two")
+    assert found["all"].films == 80
 
 
 class Spy:
@@ -115,16 +116,16 @@ def test_a_head_is_never_trained_or_chosen_on_the_source_that_is_left_out(monkey
     spy = Spy(films)
     monkeypatch.setattr(audit_sources, "train_head", spy)
     rows = leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)
-    assert [row["source"] for row in rows] == ["one", "three", "two"]
+    assert [row.source for row in rows] == ["one", "three", "two"]
     assert len(spy.trained) == 4  # one head on all films, then one without each source
     assert len(spy.trained[0]) == len(parts[0].records)
     for row, trained, chosen in zip(rows, spy.trained[1:], spy.chosen[1:], strict=True):
         for split, given in (("train", trained), ("val", chosen)):
             assert {one.split for one in given} == {split}
-            assert {one.extra.get("source") for one in given} == {"one", "two", "three"} - {row["source"]}
+            assert {one.extra.get("source") for one in given} == {"one", "two", "three"} - {row.source}
             assert len(given) == 60
-        assert (row["training_films_without"], row["training_films_with"]) == (60, 100)
-        assert row["trained_on"] == sorted({"one", "two", "three"} - {row["source"]})
+        assert (row.training_films_without, row.training_films_with) == (60, 100)
+        assert row.trained_on == tuple(sorted({"one", "two", "three"} - {row.source}))
     assert all(one.split != "test" for given in spy.trained + spy.chosen for one in given)
 
 
@@ -134,33 +135,33 @@ def test_a_head_that_goes_by_the_source_fails_on_a_source_with_the_opposite_habi
     for part in parts:
         turned = np.where(part.sources == "three", -1.0, 1.0)
         part.features[:, 1] += (6.0 * turned * (part.targets - 0.5)).astype(np.float32)
-    found = {row["source"]: row for row in leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)}
-    assert found["three"]["figure"] == "auroc"
-    assert found["three"]["without"] < 0.1
+    found = {row.source: row for row in leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)}
+    assert found["three"].figure == "auroc"
+    assert found["three"].without < 0.1
     row = found["three"]
-    assert row["difference"] == pytest.approx(row["without"] - row["with"])
+    assert row.difference == pytest.approx(row.without - row.with_)
 
 
 def test_a_source_of_one_class_has_its_sensitivity_with_the_exact_interval() -> None:
     counts = both(30, "one") | {("two", "PNEUMONIA"): 12}
     parts = [seen(split, counts, signal=20.0) for split in ("train", "val", "test")]
     one, two = leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)
-    assert one["reason"] == "the training films of other sources have none of NORMAL"
-    assert "figure" not in one
-    assert two["figure"] == "sensitivity"
-    assert two["without"] == 1.0
-    assert two["without_ci"] == pytest.approx([0.025 ** (1 / 12), 1.0])  # Clopper and Pearson, 12 of 12
-    assert two["difference"] == 0.0
+    assert one.reason == "the training films of other sources have none of NORMAL"
+    assert isinstance(one, SourceNotLeftOut)
+    assert two.figure == "sensitivity"
+    assert two.without == 1.0
+    assert two.without_ci == pytest.approx([0.025 ** (1 / 12), 1.0])  # Clopper and Pearson, 12 of 12
+    assert two.difference == 0.0
 
 
 def test_a_source_without_training_or_validation_films_to_do_without_says_so() -> None:
     train = seen("train", both(20, "one", "two"))
     val = seen("val", both(20, "one") | {("two", "NORMAL"): 20})
     split = seen("test", both(20, "one", "two", "new"))
-    found = {row["source"]: row for row in leave_one_out(train, val, split, SETTINGS, BOOTSTRAP, progress=False)}
-    assert "no training film is from it" in found["new"]["reason"]
-    assert found["one"]["reason"] == "the validation films of other sources have none of PNEUMONIA"
-    assert found["two"]["reason"] is None
+    found = {row.source: row for row in leave_one_out(train, val, split, SETTINGS, BOOTSTRAP, progress=False)}
+    assert "no training film is from it" in found["new"].reason
+    assert found["one"].reason == "the validation films of other sources have none of PNEUMONIA"
+    assert found["two"].reason is None
 
 
 def test_the_source_alone_says_the_share_of_its_training_films() -> None:

@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from cxr_training.measure.records import (
+    Audit,
+    NoFigures,
+    Reading,
+    ReadingFigures,
+    Resampling,
+    SourceFigures,
+    SourceLeftOut,
+    SourceNotLeftOut,
+)
 from cxr_training.measure.shortcuts import ABOVE, BELOW, NO_INTERVAL, UNCLEAR, verdict
 from cxr_training.pages.audit_words import plain_words
 
 Ci = tuple[float, float] | None
 
 
-def figures(auroc: float | None, ci: Ci, difference: float | None = None, difference_ci: Ci = None) -> dict[str, Any]:
-    return {
-        "auroc": auroc,
-        "auroc_ci": ci and list(ci),
-        "verdict": verdict(auroc, ci and list(ci), 0.5, 20),
-        "difference": difference,
-        "difference_ci": difference_ci and list(difference_ci),
-        "films": 100,
-    }
+def figures(auroc: float | None, ci: Ci, difference: float | None = None, difference_ci: Ci = None) -> ReadingFigures:
+    said = verdict(auroc, ci, 0.5, 20)
+    return ReadingFigures(100, 50, 90, auroc, ci, said, difference, difference_ci, undefined_resamples=0)
 
 
-def found(**changed: Any) -> dict[str, Any]:
+def found(**changed: Any) -> Audit:
     """An audit in which nothing can be told, but for what is changed: readings, or other parts by their name."""
-    dull = {"overall": figures(0.5, (0.4, 0.6)), "groups": {}}
+    dull = Reading({}, figures(0.5, (0.4, 0.6)))
     readings = dict.fromkeys(("pixels", "border", "model", "model_centre_blanked", "model_border_blanked"), dull)
-    values: dict[str, Any] = {
-        "sources": ["a", "b"],
-        "source_from_features": None,
-        "source_from_features_reason": "no reason",
-        "leave_one_source_out": None,
-        "backbone_frozen": True,
-    }
-    for name, value in changed.items():
-        if name in readings or name == "source_alone":
-            readings[name] = value
-        else:
-            values[name] = value
-    return {"readings": readings, **values}
+    audit = Audit(
+        split="test",
+        arch="resnet10",
+        pretrained="random",
+        weights_sha256="w",
+        data_sha256="d",
+        trained_on_sha256="d",
+        backbone_frozen=True,
+        synthetic=False,
+        bootstrap=Resampling("patient", 0.95, 100, 0),
+        sources=("a", "b"),
+        strengths={},
+        readings=readings | {name: one for name, one in changed.items() if isinstance(one, Reading)},
+        source_from_features=None,
+        source_from_features_reason="no reason",
+        leave_one_source_out=None,
+        leave_one_source_out_reason="no reason",
+    )
+    return replace(audit, **{name: one for name, one in changed.items() if not isinstance(one, Reading)})
 
 
-def sentence(audit: dict[str, Any], start: str) -> str:
+def sentence(audit: Audit, start: str) -> str:
     (one,) = [words for words in plain_words(audit) if words.startswith(start)]
     return one
 
 
-def reading(overall: dict[str, Any], **groups: dict[str, Any]) -> dict[str, Any]:
-    return {"overall": overall, "groups": {f"source={name}": one for name, one in groups.items()}}
+def reading(overall: ReadingFigures, **groups: ReadingFigures) -> Reading:
+    return Reading({f"source={name}": one for name, one in groups.items()}, overall)
 
 
 BORDER = "From the border alone"
@@ -86,8 +97,8 @@ def test_a_border_at_chance_is_no_sign_of_anything() -> None:
 
 def test_without_sources_a_good_border_may_be_no_more_than_the_source() -> None:
     border = reading(figures(0.93, (0.9, 0.95)))
-    assert "may be no more than that" in sentence(found(border=border, sources=[]), BORDER)
-    assert sentence(found(border=border, sources=["a"]), BORDER).endswith("All films are from one source, a.")
+    assert "may be no more than that" in sentence(found(border=border, sources=()), BORDER)
+    assert sentence(found(border=border, sources=("a",)), BORDER).endswith("All films are from one source, a.")
     each = found(border=reading(figures(0.93, (0.9, 0.95)), a=figures(None, None), b=figures(None, None)))
     assert "No source has films of both classes" in sentence(each, BORDER)
 
@@ -127,23 +138,21 @@ def test_a_loss_without_the_border_needs_an_interval_below_nothing() -> None:
     assert "no loss can be told" in sentence(found(model_border_blanked=same), start)
 
 
-def told(value: float, said: str) -> dict[str, Any]:
-    return {"balanced_accuracy": value, "balanced_accuracy_ci": [value - 0.05, value + 0.05], "chance": 0.5} | {
-        "verdict": said
-    }
+def told(value: float, said: str) -> SourceFigures:
+    return SourceFigures(("a", "b"), 1.0, 100, 90, value, (value - 0.05, value + 0.05), 0.5, said, 0)
 
 
 @pytest.mark.parametrize(
     ("normal", "pneumonia", "warned"),
     [
         (told(0.9, ABOVE), told(0.9, ABOVE), True),
-        (told(0.9, ABOVE), {"reason": "one source"}, True),
+        (told(0.9, ABOVE), NoFigures("one source"), True),
         (told(0.9, ABOVE), told(0.5, UNCLEAR), False),
-        ({"reason": "one source"}, {"reason": "one source"}, False),
+        (NoFigures("one source"), NoFigures("one source"), False),
     ],
 )
 def test_a_head_could_go_by_the_source_where_each_class_shows_it(
-    normal: dict[str, Any], pneumonia: dict[str, Any], warned: bool
+    normal: SourceFigures | NoFigures, pneumonia: SourceFigures | NoFigures, warned: bool
 ) -> None:
     parts = {"all": told(0.95, ABOVE), "NORMAL": normal, "PNEUMONIA": pneumonia}
     said = sentence(found(source_from_features=parts), "From the model's own features")
@@ -151,21 +160,24 @@ def test_a_head_could_go_by_the_source_where_each_class_shows_it(
     assert ("a head could go by it" in said) is warned
 
 
-def left_out(difference: float, ci: Ci) -> dict[str, Any]:
-    return {
-        "source": "a",
-        "films": 50,
-        "reason": None,
-        "training_films_without": 1200,
-        "training_films_with": 3000,
-        "figure": "auroc",
-        "without": 0.9 + difference,
-        "without_ci": [0.5, 0.95],
-        "with": 0.9,
-        "with_ci": [0.85, 0.95],
-        "difference": difference,
-        "difference_ci": ci and list(ci),
-    }
+def left_out(difference: float, ci: Ci) -> SourceLeftOut:
+    return SourceLeftOut(
+        source="a",
+        films=50,
+        positive=20,
+        patients=50,
+        reason=None,
+        trained_on=("b",),
+        training_films_without=1200,
+        training_films_with=3000,
+        figure="auroc",
+        without=0.9 + difference,
+        without_ci=(0.5, 0.95),
+        with_=0.9,
+        with_ci=(0.85, 0.95),
+        difference=difference,
+        difference_ci=ci,
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,17 +189,17 @@ def left_out(difference: float, ci: Ci) -> dict[str, Any]:
     ],
 )
 def test_a_fall_on_a_source_that_was_left_out_needs_its_interval(difference: float, ci: Ci, said: str) -> None:
-    rows = [left_out(difference, ci), {"source": "b", "reason": "too few"}]
+    rows = (left_out(difference, ci), SourceNotLeftOut("b", 10, 5, 10, "too few"))
     audit = found(leave_one_source_out=rows)
     assert sentence(audit, "Trained without a").endswith(said)
     assert not any("Trained without b" in words for words in plain_words(audit))
-    assert any("still too good" in words for words in plain_words({**audit, "backbone_frozen": False}))
+    assert any("still too good" in words for words in plain_words(replace(audit, backbone_frozen=False)))
 
 
 def test_a_figure_without_an_interval_is_not_judged() -> None:
-    audit = found(border=reading({**figures(0.9, None), "verdict": NO_INTERVAL}))
+    audit = found(border=reading(replace(figures(0.9, None), verdict=NO_INTERVAL)))
     assert "AUROC 0.900 (no interval) over all films, without an interval to judge by." in sentence(audit, BORDER)
-    low = found(source_alone=reading({**figures(0.2, (0.1, 0.3)), "verdict": BELOW}))
+    low = found(source_alone=reading(replace(figures(0.2, (0.1, 0.3)), verdict=BELOW)))
     assert "worse than chance" in sentence(low, "Knowing only which source")
 
 

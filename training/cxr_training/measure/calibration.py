@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
-from cxr.films.frontal import Screen
-from cxr.model.parity import Parity
 from cxr.predict import Prediction, softmax
 from cxr_training.measure.metrics import Floats, Targets
+from cxr_training.runs import Calibration
 
 _LEVEL: Final = 0.95  # of the sensitivity and specificity thresholds
 POINTS: Final = {  # what `fit_operating_points` fits, in words
@@ -22,20 +20,6 @@ POINTS: Final = {  # what `fit_operating_points` fits, in words
     "specificity_95": f"lowest threshold that still clears {100 * _LEVEL:g} % of the NORMAL films",
 }
 _CAM_PERCENTILE: Final = 99.0
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What is fitted to a checkpoint; the fields are those of `cxr.model.spec.ModelSpec`."""
-
-    weights_sha256: str
-    temperature: float
-    operating_points: dict[str, float]
-    operating_point: str
-    indeterminate: tuple[float, float]
-    cam_scale: float
-    screen: Screen | None = None
-    parity: dict[str, Parity] = field(default_factory=dict)
 
 
 def fit_temperature(logits: Floats, targets: Targets) -> float:

@@ -13,11 +13,11 @@ from cxr_training.measure.intervals import (
     LEVEL,
     MOST_UNDEFINED,
     Bootstrap,
-    Interval,
     exact_interval,
     share_interval,
 )
 from cxr_training.measure.metrics import Floats, Targets, counts_by_score
+from cxr_training.measure.records import Interval
 
 _GRID: Final = np.linspace(0.0, 1.0, 101)
 _BINS: Final = 10

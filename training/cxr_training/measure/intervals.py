@@ -32,6 +32,7 @@ from scipy.stats import beta
 
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats, Targets, binary_metrics, predictive_values, weighted_figures
+from cxr_training.measure.records import GroupFigures, Interval, PredictiveValues, Resampling
 
 LEVEL: Final = 0.95
 FEWEST_PATIENTS: Final = 10
@@ -42,8 +43,6 @@ _FEWEST_RESAMPLES: Final = 100
 _BLOCK: Final = 2_000_000  # weights held at once
 
 _SAME: Final = 1e-12  # narrower than this is rounding
-
-Interval = list[float]  # low, high
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,11 @@ class Bootstrap:
             raise TrainingError(f"{self.resamples} resamples are too few for an interval: {_FEWEST_RESAMPLES} or more")
         if self.seed < 0:
             raise TrainingError(f"seed is {self.seed}: 0 or more")
+
+    @property
+    def record(self) -> Resampling:
+        """What the files say of it."""
+        return Resampling("patient", LEVEL, self.resamples, self.seed)
 
     def weights(self, patients: Sequence[str]) -> Iterator[Floats]:
         """How often each film is in each resample, in blocks of rows: (b, N), `resamples` rows in all.
@@ -86,7 +90,7 @@ def percentiles(sample: Floats, patients: int) -> Interval | None:
     if patients < FEWEST_PATIENTS or len(defined) < (1.0 - MOST_UNDEFINED) * len(sample):
         return None
     low, high = np.percentile(defined, [50.0 * (1.0 - LEVEL), 50.0 * (1.0 + LEVEL)])
-    return [float(low), float(high)] if high - low > _SAME else None
+    return (float(low), float(high)) if high - low > _SAME else None
 
 
 def exact_interval(share: float, patients: int) -> Interval:
@@ -98,7 +102,7 @@ def exact_interval(share: float, patients: int) -> Interval:
     found, tail = share * patients, (1.0 - LEVEL) / 2.0
     low = beta.ppf(tail, found, patients - found + 1.0) if share > 0.0 else 0.0
     high = beta.ppf(1.0 - tail, found + 1.0, patients - found) if share < 1.0 else 1.0
-    return [float(low), float(high)]
+    return float(low), float(high)
 
 
 def share_interval(share: float | None, sample: Floats, patients: int) -> tuple[Interval | None, bool]:
@@ -131,8 +135,8 @@ def group_figures(
     threshold: float,
     bootstrap: Bootstrap,
     prevalences: Sequence[float] = PREVALENCES,
-) -> dict[str, Any]:
-    """The figures of one group of films with their intervals, as JSON values.
+) -> GroupFigures:
+    """The figures of one group of films with their intervals.
 
     Parameters
     ----------
@@ -142,21 +146,6 @@ def group_figures(
         (N,), whose film each is.
     prevalences
         Of PNEUMONIA where the model would be used, for PPV and NPV.
-
-    Returns
-    -------
-    What `binary_metrics` gives, and
-
-    ``NAME_ci``
-        ``[low, high]`` beside each figure ``NAME``, or None.
-    ``exact_ci``
-        Figures whose interval is the exact binomial one.
-    ``undefined_resamples``
-        By figure, how many resamples were left out because it is undefined in them; figures with none are not listed.
-    ``patients``
-        How many there are.
-    ``predictive_values``
-        As `_predictive_values` gives them.
     """
     points = binary_metrics(targets, probabilities, threshold)
     resamples = resample(targets, probabilities, threshold, bootstrap.weights(patients))
@@ -173,13 +162,13 @@ def group_figures(
             exact += [name] if is_exact else []
         elif name in WITH_INTERVAL:
             figures[f"{name}_ci"] = None if value is None else percentiles(resamples[name], count)
-    return {
-        "patients": count,
+    return GroupFigures(
+        patients=count,
         **figures,
-        "exact_ci": exact,
-        "undefined_resamples": _undefined({name: resamples[name] for name in WITH_INTERVAL}),
-        "predictive_values": _predictive_values(targets, points, resamples, count, prevalences),
-    }
+        exact_ci=tuple(exact),
+        undefined_resamples=_undefined({name: resamples[name] for name in WITH_INTERVAL}),
+        predictive_values=_predictive_values(targets, points, resamples, count, prevalences),
+    )
 
 
 def _predictive_values(
@@ -188,30 +177,30 @@ def _predictive_values(
     resamples: Mapping[str, Floats],
     patients: int,
     prevalences: Sequence[float],
-) -> list[dict[str, Any]]:
+) -> tuple[PredictiveValues, ...]:
     """PPV and NPV with intervals at each prevalence.
 
-    The first prevalence is the group's own (``own`` is true); its interval lets the prevalence vary with the resamples,
-    the others are held fixed.
+    The first prevalence is the group's own; its interval lets the prevalence vary with the resamples, the others are
+    held fixed.
     """
     own = float(targets.mean())
     drawn: list[tuple[float, float | Floats]] = [
         (own, resamples["prevalence"]),
         *((prevalence, prevalence) for prevalence in prevalences),
     ]
-    rows: list[dict[str, Any]] = []
+    rows: list[PredictiveValues] = []
     for prevalence, varying in drawn:
-        row: dict[str, Any] = {"prevalence": prevalence, "own": not rows}
+        values: dict[str, Any] = {}
         samples = predictive_values(resamples["sensitivity"], resamples["specificity"], varying)
         both = np.array([points["sensitivity"], points["specificity"]], dtype=np.float64)  # None becomes NaN
         found = predictive_values(both[:1], both[1:], prevalence)
         for name, value, sample in zip(("ppv", "npv"), found, samples, strict=True):
             defined = bool(np.isfinite(value[0]))
-            row[name] = float(value[0]) if defined else None
-            row[f"{name}_ci"] = percentiles(sample, patients) if defined else None
-        row["undefined_resamples"] = _undefined(dict(zip(("ppv", "npv"), samples, strict=True)))
-        rows.append(row)
-    return rows
+            values[name] = float(value[0]) if defined else None
+            values[f"{name}_ci"] = percentiles(sample, patients) if defined else None
+        undefined = _undefined(dict(zip(("ppv", "npv"), samples, strict=True)))
+        rows.append(PredictiveValues(prevalence, not rows, **values, undefined_resamples=undefined))
+    return tuple(rows)
 
 
 def _undefined(samples: dict[str, Floats]) -> dict[str, int]:

@@ -42,6 +42,7 @@ from cxr_training.data.marked import Marked, on_film
 from cxr_training.data.records import Record
 from cxr_training.measure.intervals import Bootstrap, percentiles, share_interval
 from cxr_training.measure.metrics import Floats
+from cxr_training.measure.records import BoxFigures, Localisation
 
 SIDE: Final = 512  # of the square that maps and boxes are laid out on
 
@@ -219,30 +220,21 @@ def localisation_figures(
     records: Iterable[Record],
     boxes_from: str,
     bootstrap: Bootstrap,
-) -> dict[str, Any] | None:
-    """The content of ``localisation`` in `metrics.json`; None where no film of PNEUMONIA has a box.
-
-    Returns
-    -------
-    ``boxes_from``, ``positive`` (films of PNEUMONIA, with boxes or without), ``normal_with_boxes`` (films that are left
-    out because their label and their boxes disagree), and the figures over ``all`` films and those ``called`` PNEUMONIA
-    (None where there are none). Each group has its ``films``, ``patients``, ``boxes``, ``without_evidence`` (films
-    whose map has no evidence for PNEUMONIA), each of `FIGURES` with its interval as ``NAME_ci`` by the rules of
-    `cxr_training.measure.intervals`, and ``exact_ci``, those whose interval is the exact binomial one.
-    """
+) -> Localisation | None:
+    """The content of ``localisation`` in `metrics.json`; None where no film of PNEUMONIA has a box."""
     if looks is None:
         return None
     called = np.array([prediction.label == CLASSES[1] for prediction in looks.predictions])
-    return {
-        "boxes_from": boxes_from,
-        "positive": sum(record.target for record in records),
-        "normal_with_boxes": sum(film is not None and film.record.label == CLASSES[0] for film in marked),
-        "all": _figures(looks, np.ones_like(called), bootstrap),
-        "called": _figures(looks, called, bootstrap) if called.any() else None,
-    }
+    return Localisation(
+        boxes_from=boxes_from,
+        positive=sum(record.target for record in records),
+        normal_with_boxes=sum(film is not None and film.record.label == CLASSES[0] for film in marked),
+        all=_figures(looks, np.ones_like(called), bootstrap),
+        called=_figures(looks, called, bootstrap) if called.any() else None,
+    )
 
 
-def _figures(looks: Looks, rows: npt.NDArray[np.bool_], bootstrap: Bootstrap) -> dict[str, Any]:
+def _figures(looks: Looks, rows: npt.NDArray[np.bool_], bootstrap: Bootstrap) -> BoxFigures:
     films = [film for film, chosen in zip(looks.films, rows, strict=True) if chosen]
     patients = [film.record.patient_id for film in films]
     count = len(set(patients))
@@ -259,14 +251,14 @@ def _figures(looks: Looks, rows: npt.NDArray[np.bool_], bootstrap: Bootstrap) ->
         else:
             interval = percentiles(sample, count)
         figures |= {name: value, f"{name}_ci": interval}
-    return {
-        "films": len(films),
-        "patients": count,
-        "boxes": sum(len(film.boxes) for film in films),
-        "without_evidence": int((~looks.has_evidence[rows]).sum()),
+    return BoxFigures(
+        films=len(films),
+        patients=count,
+        boxes=sum(len(film.boxes) for film in films),
+        without_evidence=int((~looks.has_evidence[rows]).sum()),
         **figures,
-        "exact_ci": exact,
-    }
+        exact_ci=tuple(exact),
+    )
 
 
 def _means(looks: Looks, rows: npt.NDArray[np.bool_], patients: Sequence[str], weights: Floats) -> dict[str, Floats]:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, norm, rankdata
 
-from cxr_training.measure.intervals import LEVEL, Bootstrap, Interval, percentiles
+from cxr_training.measure.intervals import LEVEL, Bootstrap, percentiles
 from cxr_training.measure.metrics import Floats, Targets, weighted_figures
+from cxr_training.measure.records import Interval
 
 FIGURES: Final = ("auroc", "sensitivity", "specificity", "accuracy")
 
@@ -148,4 +149,4 @@ def delong(targets: Targets, first: Floats, second: Floats) -> DeLong | None:
         return DeLong(difference, 0.0, None, None, 1.0 if abs(difference) < 1e-12 else None)
     half = float(norm.ppf((1.0 + LEVEL) / 2.0)) * error
     z = difference / error
-    return DeLong(difference, error, [difference - half, difference + half], z, float(2.0 * norm.sf(abs(z))))
+    return DeLong(difference, error, (difference - half, difference + half), z, float(2.0 * norm.sf(abs(z))))

@@ -58,30 +58,38 @@ def read_predictions(path: Path) -> Scored:
     file = path / PREDICTIONS if path.is_dir() else path
     if not file.is_file():
         raise TrainingError(f"{file} is missing: run training.evaluate first, or give a {PREDICTIONS}")
-    labels: dict[str, str] = {}
-    probabilities: list[float] = []
-    called: list[bool] = []
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise TrainingError(f"{file} has no column {', '.join(missing)}: give one written by training.evaluate")
-            for row in reader:
-                where = f"{file}, line {reader.line_num}"
-                if row["file"] in labels:
-                    raise TrainingError(f"{where}: {row['file']} is there twice")
-                probability = float(row["probability_PNEUMONIA"])
-                if not 0.0 <= probability <= 1.0 or row["predicted"] not in CLASSES or row["label"] not in CLASSES:
-                    raise TrainingError(f"{where}: no probability of 0 to 1 with a label and a call of {CLASSES}")
-                labels[row["file"]] = row["label"]
-                probabilities.append(probability)
-                called.append(row["predicted"] == CLASSES[1])
-    except (UnicodeDecodeError, csv.Error, ValueError, TypeError) as error:
+            rows = [(f"{file}, line {reader.line_num}", row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
         raise TrainingError(f"{file} is no table of predictions ({error})") from error
+    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise TrainingError(f"{file} has no column {', '.join(missing)}: give one written by training.evaluate")
+    labels: dict[str, str] = {}
+    probabilities: list[float] = []
+    called: list[bool] = []
+    for where, row in rows:
+        film, label, stated, predicted = (row[column] or "" for column in _COLUMNS)  # None where the line is short
+        if film in labels:
+            raise TrainingError(f"{where}: {film} is there twice")
+        probability = _number(stated, file)
+        if not 0.0 <= probability <= 1.0 or predicted not in CLASSES or label not in CLASSES:
+            raise TrainingError(f"{where}: no probability of 0 to 1 with a label and a call of {CLASSES}")
+        labels[film] = label
+        probabilities.append(probability)
+        called.append(predicted == CLASSES[1])
     if not labels:
         raise TrainingError(f"{file} holds no film")
     return Scored(file.resolve().parent.name, labels, np.array(probabilities), np.array(called))
+
+
+def _number(text: str, file: Path) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise TrainingError(f"{file} is no table of predictions ({error})") from error
 
 
 def same_films(first: Scored, second: Scored, records: Sequence[Record]) -> list[Record]:

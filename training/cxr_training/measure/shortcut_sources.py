@@ -13,7 +13,6 @@ figures fell at hospitals that were not trained on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from cxr_training.fit.features import Features
 from cxr_training.fit.head import HeadSettings, train_head
 from cxr_training.measure.intervals import Bootstrap, exact_interval
 from cxr_training.measure.metrics import Floats, Targets
+from cxr_training.measure.records import Figure, NoFigures, SourceFigures, SourceLeftOut, SourceNotLeftOut
 from cxr_training.measure.shortcut_readings import fit_linear
 from cxr_training.measure.shortcuts import Texts, auroc_figures, balanced_accuracy_figures
 
@@ -81,7 +81,7 @@ def source_alone(train: tuple[Record, ...], split: tuple[Record, ...]) -> Floats
 
 def source_from_features(
     train: Seen, val: Seen, split: Seen, bootstrap: Bootstrap, *, progress: bool
-) -> dict[str, Any]:
+) -> dict[str, SourceFigures | NoFigures]:
     """How well a linear model tells the source from the features, among ``all`` films and within each class.
 
     The model is fitted, and its strength chosen, among the same kind of films as it is measured on, so that within a
@@ -90,10 +90,9 @@ def source_from_features(
 
     Returns
     -------
-    By ``all``, ``NORMAL`` and ``PNEUMONIA``: what `balanced_accuracy_figures` gives, the ``sources`` that are told
-    apart and the model's ``strength``; or a ``reason`` why there is no figure.
+    By ``all``, ``NORMAL`` and ``PNEUMONIA``.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, SourceFigures | NoFigures] = {}
     for name, target in (("all", None), *((label, i) for i, label in enumerate(CLASSES))):
         chosen = [
             part.where((part.sources != "") & (True if target is None else part.targets == target))
@@ -105,69 +104,64 @@ def source_from_features(
 
 def _source_among(
     train: Seen, val: Seen, split: Seen, *, bootstrap: Bootstrap, name: str, progress: bool
-) -> dict[str, Any]:
+) -> SourceFigures | NoFigures:
     known = np.unique(train.sources)
     val = val.where(np.isin(val.sources, known))
     split = split.where(np.isin(split.sources, known))
     there = np.unique(split.sources)
     if len(there) < 2 or not val.records:
         lacking = f"{len(there)} of the sources of the training films" if len(there) < 2 else "no validation film"
-        return {"reason": f"{lacking} in question: two sources to tell apart and validation films are needed"}
+        return NoFigures(f"{lacking} in question: two sources to tell apart and validation films are needed")
     fitted = fit_linear(
         (train.features, train.sources), (val.features, val.sources), balanced=True, name=name, progress=progress
     )
     columns = np.flatnonzero(np.isin(fitted.classes, there))
     called = fitted.classes[columns][fitted.probabilities(split.features)[:, columns].argmax(axis=1)]
-    figures = balanced_accuracy_figures(called, split.sources, split.patients, bootstrap)
-    return {"sources": there.tolist(), "strength": fitted.strength, **figures}
+    return balanced_accuracy_figures(called, split.sources, split.patients, bootstrap, fitted.strength)
 
 
 def leave_one_out(
     train: Seen, val: Seen, split: Seen, settings: HeadSettings, bootstrap: Bootstrap, *, progress: bool
-) -> list[dict[str, Any]]:
+) -> tuple[SourceLeftOut | SourceNotLeftOut, ...]:
     """For each source of the split, how a head does on it that was trained without it, beside one trained with it.
 
     Both heads are trained alike, on the plain view, each film counting the same. The best epoch of the first is picked
     on the other sources' validation films. Films that name no source could be of any, so the first head is not trained
     on them either.
-
-    Returns
-    -------
-    For each source its ``source``, ``films``, ``positive``, ``patients`` and a ``reason`` why it was not tried, or None
-    and
-
-    ``trained_on``
-        The other sources.
-    ``training_films_without``, ``training_films_with``
-        How many films each head was trained on.
-    ``figure``
-        What could be measured: ``auroc``, or ``sensitivity`` or ``specificity`` at 0.5 where the source has one class.
-    ``without``, ``without_ci``, ``with``, ``with_ci``
-        That figure by either head.
-    ``difference``, ``difference_ci``
-        Without minus with; the interval for AUROC alone.
     """
-    found: list[dict[str, Any]] = []
+    found: list[SourceLeftOut | SourceNotLeftOut] = []
     everyone: Floats | None = None
     for source in sorted(set(split.sources.tolist()) - {""}):
         left_out = split.where(split.sources == source)
-        row: dict[str, Any] = {
-            "source": source,
-            "films": len(left_out.records),
-            "positive": int(left_out.targets.sum()),
-            "patients": len(set(left_out.patients)),
-            "reason": _lacking(train, val, source),
-        }
-        if row["reason"] is None:
-            if everyone is None:
-                everyone = _trained(train, val, split, settings, progress)
-            others = [part.where(_not_of(part, source)) for part in (train, val)]
-            alone = _trained(others[0], others[1], left_out, settings, progress)
-            row["trained_on"] = sorted(set(others[0].sources.tolist()))
-            row |= {"training_films_without": len(others[0].records), "training_films_with": len(train.records)}
-            row |= _compared(left_out, alone, everyone[split.sources == source], bootstrap)
-        found.append(row)
-    return found
+        counts = len(left_out.records), int(left_out.targets.sum()), len(set(left_out.patients))
+        reason = _lacking(train, val, source)
+        if reason is not None:
+            found.append(SourceNotLeftOut(source, *counts, reason))
+            continue
+        if everyone is None:
+            everyone = _trained(train, val, split, settings, progress)
+        others = [part.where(_not_of(part, source)) for part in (train, val)]
+        alone = _trained(others[0], others[1], left_out, settings, progress)
+        with_it = everyone[split.sources == source]
+        name, one, two, difference = _compared(left_out, alone, with_it, bootstrap)
+        found.append(
+            SourceLeftOut(
+                source,
+                *counts,
+                reason=None,
+                trained_on=tuple(sorted(set(others[0].sources.tolist()))),
+                training_films_without=len(others[0].records),
+                training_films_with=len(train.records),
+                figure=name,
+                without=one.value,
+                without_ci=one.interval,
+                with_=two.value,
+                with_ci=two.interval,
+                difference=difference.value,
+                difference_ci=difference.interval,
+            )
+        )
+    return tuple(found)
 
 
 def _not_of(part: Seen, source: str) -> Rows:
@@ -192,20 +186,17 @@ def _trained(train: Seen, val: Seen, asked: Seen, settings: HeadSettings, progre
     return softmax(asked.features.astype(np.float64) @ weight.T + bias, 1.0)[:, 1]
 
 
-def _compared(films: Seen, without: Floats, everyone: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
+def _compared(
+    films: Seen, without: Floats, everyone: Floats, bootstrap: Bootstrap
+) -> tuple[str, Figure, Figure, Figure]:
+    """The name of what could be measured, what either head comes to, and the difference."""
     targets = films.targets
-    readings = {"without": without, "with": everyone}
     if 0 < targets.sum() < len(targets):
-        figures = auroc_figures(readings, targets, films.patients, bootstrap, "with")
-        name = "auroc"
-        values = {key: (figures[key]["auroc"], figures[key]["auroc_ci"]) for key in readings}
-        ci = figures["without"]["difference_ci"]
-    else:
-        name = "sensitivity" if targets.all() else "specificity"
-        patients, ci = len(set(films.patients)), None
-        shares = {key: float(((p >= THRESHOLD) == targets).mean()) for key, p in readings.items()}
-        values = {key: (share, exact_interval(share, patients)) for key, share in shares.items()}
-    found: dict[str, Any] = {"figure": name}
-    for key, (value, interval) in values.items():
-        found |= {key: value, f"{key}_ci": interval}
-    return {**found, "difference": values["without"][0] - values["with"][0], "difference_ci": ci}
+        readings = {"without": without, "with": everyone}
+        found = auroc_figures(readings, targets, films.patients, bootstrap, "with")
+        one, two = (found[key].named("auroc") for key in readings)
+        return "auroc", one, two, found["without"].named("difference")
+    patients = len(set(films.patients))
+    shares = [float(((p >= THRESHOLD) == targets).mean()) for p in (without, everyone)]
+    one, two = (Figure(share, exact_interval(share, patients), exact=True) for share in shares)
+    return "sensitivity" if targets.all() else "specificity", one, two, Figure(shares[0] - shares[1], None)

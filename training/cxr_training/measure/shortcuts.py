@@ -12,7 +12,7 @@ below) chance if each class has five patients or more. Chance alone would do tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from cxr_training.data.groups import groups_of
 from cxr_training.data.records import Record
-from cxr_training.measure.intervals import Bootstrap, Interval, percentiles
+from cxr_training.measure.intervals import Bootstrap, percentiles
 from cxr_training.measure.metrics import Floats, Targets, weighted_figures
+from cxr_training.measure.records import Interval, Reading, ReadingFigures, SourceFigures
 
 ABOVE: Final = "above chance"
 BELOW: Final = "below chance"
@@ -56,8 +57,8 @@ def verdict(value: float | None, ci: Interval | None, chance: float, fewest: int
 
 def auroc_figures(
     readings: Mapping[str, Floats], targets: Targets, patients: Sequence[str], bootstrap: Bootstrap, against: str
-) -> dict[str, dict[str, Any]]:
-    """AUROC of each reading of the same films, and how far it is from one of them, as JSON values by reading.
+) -> dict[str, ReadingFigures]:
+    """AUROC of each reading of the same films, and how far it is from one of them, by reading.
 
     Parameters
     ----------
@@ -65,17 +66,6 @@ def auroc_figures(
         (N,) each, in 0-1; more is more like PNEUMONIA.
     against
         The reading the others are compared with.
-
-    Returns
-    -------
-    ``films``, ``positive``, ``patients``
-        How many.
-    ``auroc``, ``auroc_ci``, ``verdict``
-        None, all three, where a class is missing.
-    ``difference``, ``difference_ci``
-        This AUROC minus that of `against`, both in the same resamples; None for `against` itself.
-    ``undefined_resamples``
-        Left out because a class was not drawn.
     """
     owners = np.asarray(patients)
     count = len(np.unique(owners))
@@ -83,23 +73,23 @@ def auroc_figures(
     point = _aurocs(readings, targets, np.ones((1, len(targets))))
     parts = [_aurocs(readings, targets, weights) for weights in bootstrap.weights(patients)] if fewest else [point]
     samples = {name: np.concatenate([part[name] for part in parts]) for name in readings}
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, ReadingFigures] = {}
     for name in readings:
         value = float(point[name][0]) if fewest else None
         ci = percentiles(samples[name], count) if fewest else None
         compared = fewest > 0 and name != against
-        apart = samples[name] - samples[against]
-        found[name] = {
-            "films": len(targets),
-            "positive": int(targets.sum()),
-            "patients": count,
-            "auroc": value,
-            "auroc_ci": ci,
-            "verdict": verdict(value, ci, _CHANCE, fewest),
-            "difference": float(point[name][0] - point[against][0]) if compared else None,
-            "difference_ci": percentiles(apart, count) if compared else None,
-            "undefined_resamples": int(np.isnan(samples[name]).sum()) if fewest else 0,
-        }
+        difference = samples[name] - samples[against]
+        found[name] = ReadingFigures(
+            films=len(targets),
+            positive=int(targets.sum()),
+            patients=count,
+            auroc=value,
+            auroc_ci=ci,
+            verdict=verdict(value, ci, _CHANCE, fewest),
+            difference=float(point[name][0] - point[against][0]) if compared else None,
+            difference_ci=percentiles(difference, count) if compared else None,
+            undefined_resamples=int(np.isnan(samples[name]).sum()) if fewest else 0,
+        )
     return found
 
 
@@ -114,7 +104,7 @@ def measure(
     *,
     against: str = "model",
     progress: bool = True,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Reading]:
     """`auroc_figures` of each reading ``overall`` and by ``groups``: sources, label sources and both together."""
     targets = np.array([record.target for record in records], dtype=np.int64)
     patients = np.array([record.patient_id for record in records])
@@ -122,25 +112,28 @@ def measure(
     by_source = {
         name: rows for name, rows in groups_of(records).items() if name.startswith(("source=", "label_source="))
     }
-    found: dict[str, dict[str, Any]] = {name: {"groups": {}} for name in readings}
+    found: dict[str, dict[str, ReadingFigures]] = {name: {} for name in readings}
     bar = tqdm((everything | by_source).items(), desc="intervals", unit="group", disable=not progress, leave=False)
     for group, rows in bar:
         chosen = {name: values[rows] for name, values in readings.items()}
-        figures = auroc_figures(chosen, targets[rows], patients[rows].tolist(), bootstrap, against)
-        for name, one in figures.items():
-            if group:
-                found[name]["groups"][group] = one
-            else:
-                found[name]["overall"] = one
-    return found
+        for name, one in auroc_figures(chosen, targets[rows], patients[rows].tolist(), bootstrap, against).items():
+            found[name][group] = one
+    return {name: Reading(overall=groups.pop(""), groups=groups) for name, groups in found.items()}
 
 
 def balanced_accuracy_figures(
-    called: Texts, truth: Texts, patients: Sequence[str], bootstrap: Bootstrap
-) -> dict[str, Any]:
+    called: Texts, truth: Texts, patients: Sequence[str], bootstrap: Bootstrap, strength: float
+) -> SourceFigures:
     """Mean share of rightly called films over the classes that are there, each class counting the same.
 
     A reading that sees nothing comes to one over the number of classes at best, which is the ``chance`` here.
+
+    Parameters
+    ----------
+    called, truth
+        (N,), the sources as the reading has them and as they are.
+    strength
+        Of the reading.
 
     References
     ----------
@@ -161,12 +154,14 @@ def balanced_accuracy_figures(
     count, chance = len(np.unique(owners)), 1.0 / len(names)
     ci = percentiles(sample, count)
     fewest = min(len(np.unique(owners[truth == name])) for name in names)
-    return {
-        "films": len(truth),
-        "patients": count,
-        "balanced_accuracy": value,
-        "balanced_accuracy_ci": ci,
-        "chance": chance,
-        "verdict": verdict(value, ci, chance, fewest),
-        "undefined_resamples": int(np.isnan(sample).sum()),
-    }
+    return SourceFigures(
+        sources=tuple(names.tolist()),
+        strength=strength,
+        films=len(truth),
+        patients=count,
+        balanced_accuracy=value,
+        balanced_accuracy_ci=ci,
+        chance=chance,
+        verdict=verdict(value, ci, chance, fewest),
+        undefined_resamples=int(np.isnan(sample).sum()),
+    )

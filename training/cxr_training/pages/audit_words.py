@@ -19,11 +19,22 @@ Causes are never named as found, only as possible: these readings measure what i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from cxr_training.measure.records import (
+    Audit,
+    Figure,
+    NoFigures,
+    Reading,
+    ReadingFigures,
+    SourceFigures,
+    SourceLeftOut,
+    SourceNotLeftOut,
+)
 from cxr_training.measure.shortcut_readings import COARSE
 from cxr_training.measure.shortcuts import ABOVE, BELOW, UNCLEAR
-from cxr_training.pages.report import between, number
+from cxr_training.pages.audit_page import title_of
+from cxr_training.pages.page import between, listed, number
 
 _LAST: Final = (
     "These readings can show that something beside the lungs goes with the label; none of them can show that nothing "
@@ -37,42 +48,36 @@ _VERDICTS: Final = {
 _NOTHING: Final = "without an interval to judge by"
 
 
-def plain_words(found: Mapping[str, Any]) -> list[str]:
-    """What the figures say, one paragraph for each question.
-
-    Parameters
-    ----------
-    found
-        As `cxr_training.audit.audit` makes it.
-    """
-    readings, sources = found["readings"], found["sources"]
+def plain_words(found: Audit) -> tuple[str, ...]:
+    """What the figures say, one paragraph for each question."""
+    readings, sources = found.readings, found.sources
     words = [_pixels(readings), _border(readings, sources)]
     if "source_alone" in readings:
-        alone = readings["source_alone"]["overall"]
+        alone = readings["source_alone"].overall
         words.append(
             f"Knowing only which source a film is from, and nothing of the film itself, gives {_figure(alone)}, "
-            f"{_judged(alone)}."
+            f"{_judged(alone.verdict)}."
         )
     words += [_centre_blanked(readings, sources), _border_blanked(readings)]
-    words += _from_features(found["source_from_features"], found["source_from_features_reason"])
-    words += _left_out(found["leave_one_source_out"], found["backbone_frozen"])
-    return [*words, _LAST]
+    words += _from_features(found.source_from_features, found.source_from_features_reason)
+    words += _left_out(found.leave_one_source_out or (), found.backbone_frozen)
+    return (*words, _LAST)
 
 
-def _pixels(readings: Mapping[str, Any]) -> str:
-    pixels, model = readings["pixels"]["overall"], readings["model"]["overall"]
+def _pixels(readings: Mapping[str, Reading]) -> str:
+    pixels, model = readings["pixels"].overall, readings["model"].overall
     return (
         f"From {COARSE * COARSE:,} grey values of each film ({COARSE} x {COARSE}, no detail left), a linear model "
-        f"tells PNEUMONIA from NORMAL with {_figure(pixels)}, {_judged(pixels)}. The model itself comes to "
+        f"tells PNEUMONIA from NORMAL with {_figure(pixels)}, {_judged(pixels.verdict)}. The model itself comes to "
         f"{_figure(model)} on the same films{_against(pixels)}."
     )
 
 
-def _against(pixels: Mapping[str, Any]) -> str:
-    ci = pixels["difference_ci"]
-    if ci is None:
+def _against(pixels: ReadingFigures) -> str:
+    difference, ci = pixels.difference, pixels.difference_ci
+    if difference is None or ci is None:
         return ""
-    by = f"by {abs(pixels['difference']):.3f} ({number(min(map(abs, ci)))} to {number(max(map(abs, ci)))})"
+    by = f"by {abs(difference):.3f} ({number(min(map(abs, ci)))} to {number(max(map(abs, ci)))})"
     if ci[1] < 0:
         return f": better, {by}"
     if ci[0] > 0:
@@ -80,33 +85,33 @@ def _against(pixels: Mapping[str, Any]) -> str:
     return ": no difference can be told"
 
 
-def _border(readings: Mapping[str, Any], sources: Sequence[str]) -> str:
-    figures = readings["border"]["overall"]
+def _border(readings: Mapping[str, Reading], sources: Sequence[str]) -> str:
+    figures = readings["border"].overall
     return (
         "From the border alone, the outer eighth on each side with little lung or none, a linear model tells PNEUMONIA "
-        f"from NORMAL with {_figure(figures)} over all films, {_judged(figures)}."
+        f"from NORMAL with {_figure(figures)} over all films, {_judged(figures.verdict)}."
         + _within(readings["border"], sources)
     )
 
 
-def _centre_blanked(readings: Mapping[str, Any], sources: Sequence[str]) -> str:
-    figures, whole = readings["model_centre_blanked"]["overall"], readings["model"]["overall"]
+def _centre_blanked(readings: Mapping[str, Reading], sources: Sequence[str]) -> str:
+    figures, whole = readings["model_centre_blanked"].overall, readings["model"].overall
     said = (
         f"With all but the border of each film blanked out, the model itself has {_figure(figures)}, "
-        f"{_judged(figures)}; on whole films it has {_figure(whole)}."
+        f"{_judged(figures.verdict)}; on whole films it has {_figure(whole)}."
     )
-    if figures["verdict"] == ABOVE:
+    if figures.verdict == ABOVE:
         said += (
             " So the border alone moves it the right way; how much of that is at work on whole films this cannot say."
         )
-    if figures["verdict"] == UNCLEAR:
+    if figures.verdict == UNCLEAR:
         said += " It was not trained on such films, so that is no proof that it leaves the border alone."
     return said + _within(readings["model_centre_blanked"], sources)
 
 
-def _border_blanked(readings: Mapping[str, Any]) -> str:
-    figures = readings["model_border_blanked"]["overall"]
-    ci, change = figures["difference_ci"], figures["difference"]
+def _border_blanked(readings: Mapping[str, Reading]) -> str:
+    figures = readings["model_border_blanked"].overall
+    ci, change = figures.difference_ci, figures.difference
     said = f"With the border blanked out instead, it has {_figure(figures)}"
     if ci is None:
         return f"{said}."
@@ -116,69 +121,69 @@ def _border_blanked(readings: Mapping[str, Any]) -> str:
     return f"{said}: {'better' if ci[0] > 0 else 'no loss can be told'}."
 
 
-def _within(reading: Mapping[str, Any], sources: Sequence[str]) -> str:
+def _within(reading: Reading, sources: Sequence[str]) -> str:
     """What the figures within single sources say of the one over all films."""
-    overall = reading["overall"]
+    overall = reading.overall
     if not sources:
         said = " The films do not say which source they are from, so this may be no more than that."
-        return said if overall["verdict"] == ABOVE else ""
+        return said if overall.verdict == ABOVE else ""
     if len(sources) == 1:
-        return f" All films are from one source, {sources[0]}." if overall["verdict"] == ABOVE else ""
-    groups = {source: reading["groups"].get(f"source={source}") for source in sources}
-    judged = {source: one for source, one in groups.items() if one and one["auroc"] is not None}
+        return f" All films are from one source, {sources[0]}." if overall.verdict == ABOVE else ""
+    groups = {source: reading.groups.get(f"source={source}") for source in sources}
+    judged = {source: one for source, one in groups.items() if one and one.auroc is not None}
     if not judged:
         said = " No source has films of both classes, so this cannot be told from which source a film is from."
-        return said if overall["verdict"] == ABOVE else ""
-    said = f" Within one source: {'; '.join(f'{name} {_short(one)}, {_judged(one)}' for name, one in judged.items())}."
-    above = [name for name, one in judged.items() if one["verdict"] == ABOVE]
+        return said if overall.verdict == ABOVE else ""
+    each = [f"{name} {_short(one)}, {_judged(one.verdict)}" for name, one in judged.items()]
+    said = f" Within one source: {'; '.join(each)}."
+    above = [name for name, one in judged.items() if one.verdict == ABOVE]
     if above:
         return (
-            f"{said} So within {_listed(above)} something other than the source is at work (it may be collimation, "
+            f"{said} So within {listed(above)} something other than the source is at work (it may be collimation, "
             "markers, positioning, or a part of the body that reaches into the border; this cannot say which)."
         )
-    if overall["verdict"] != ABOVE:
+    if overall.verdict != ABOVE:
         return said
-    low = overall["auroc_ci"][0] if overall["auroc_ci"] else overall["auroc"]
-    if all(one["verdict"] == UNCLEAR and one["auroc_ci"] and one["auroc_ci"][1] < low for one in judged.values()):
+    low = overall.auroc_ci[0] if overall.auroc_ci else overall.auroc or 0.0
+    if all(one.verdict == UNCLEAR and one.auroc_ci and one.auroc_ci[1] < low for one in judged.values()):
         return f"{said} So the figure over all films says which source a film is from, not whether it shows PNEUMONIA."
     return f"{said} Whether the figure over all films is more than which source a film is from, these films cannot say."
 
 
-def _from_features(found: Mapping[str, Any] | None, reason: str | None) -> list[str]:
+def _from_features(found: Mapping[str, SourceFigures | NoFigures] | None, reason: str | None) -> list[str]:
     if found is None:
         return [f"Whether the model's features tell the source was not asked: {reason}."]
     said: list[str] = []
     for name, one in found.items():
-        if "reason" in one:
+        if isinstance(one, NoFigures):
             continue
         among = "all films" if name == "all" else f"{name} films alone"
         said.append(
-            f"among {among} with balanced accuracy {number(one['balanced_accuracy'])} "
-            f"({_interval(one['balanced_accuracy_ci'])}) where chance is {number(one['chance'])}, {_judged(one)}"
+            f"among {among} with balanced accuracy {_with_interval(one.named('balanced_accuracy'))} "
+            f"where chance is {number(one.chance)}, {_judged(one.verdict)}"
         )
     if not said:
         return ["Whether the model's features tell the source could not be measured: too few sources share a class."]
     words = f"From the model's own features a linear model tells the source of a film: {'; '.join(said)}."
-    within = [one["verdict"] for name, one in found.items() if name != "all" and "verdict" in one]
+    within = [one.verdict for name, one in found.items() if name != "all" and isinstance(one, SourceFigures)]
     if within and set(within) == {ABOVE}:
         words += " So the source can be read from the features where the label is no help, and a head could go by it."
     return [words]
 
 
-def _left_out(rows: Sequence[Mapping[str, Any]] | None, frozen: bool) -> list[str]:
+def _left_out(rows: Sequence[SourceLeftOut | SourceNotLeftOut], frozen: bool) -> list[str]:
     words: list[str] = []
-    for row in rows or ():
-        if row["reason"]:
+    for row in rows:
+        if isinstance(row, SourceNotLeftOut):
             continue
-        figure = "AUROC" if row["figure"] == "auroc" else row["figure"]
         said = (
-            f"Trained without {row['source']}, on {row['training_films_without']:,} films, a head of the same kind "
-            f"comes to {figure} {_pair(row, 'without')} on its {row['films']} films; trained with it, on "
-            f"{row['training_films_with']:,} films, to {_pair(row, 'with')}"
+            f"Trained without {row.source}, on {row.training_films_without:,} films, a head of the same kind "
+            f"comes to {title_of(row)} {_with_interval(row.named('without'))} on its {row.films} films; trained with "
+            f"it, on {row.training_films_with:,} films, to {_with_interval(row.named('with_'))}"
         )
-        ci = row["difference_ci"]
+        ci = row.difference_ci
         if ci is not None:
-            said += f"; the difference is {row['difference']:+.3f} ({ci[0]:+.3f} to {ci[1]:+.3f})"
+            said += f"; the difference is {row.difference:+.3f} ({ci[0]:+.3f} to {ci[1]:+.3f})"
             if ci[1] < 0:
                 said += (
                     ", so the figure with it does not hold for a source that was not trained on (that there are fewer "
@@ -192,25 +197,17 @@ def _left_out(rows: Sequence[Mapping[str, Any]] | None, frozen: bool) -> list[st
     return words
 
 
-def _figure(figures: Mapping[str, Any]) -> str:
+def _figure(figures: ReadingFigures) -> str:
     return f"AUROC {_short(figures)}"
 
 
-def _short(figures: Mapping[str, Any]) -> str:
-    return f"{number(figures['auroc'])} ({_interval(figures['auroc_ci'])})"
+def _short(figures: ReadingFigures) -> str:
+    return _with_interval(figures.named("auroc"))
 
 
-def _pair(row: Mapping[str, Any], key: str) -> str:
-    return f"{number(row[key])} ({_interval(row[f'{key}_ci'])})"
+def _with_interval(one: Figure) -> str:
+    return f"{number(one.value)} ({between(one.interval) if one.interval else 'no interval'})"
 
 
-def _interval(ci: list[float] | None) -> str:
-    return between(ci) if ci else "no interval"
-
-
-def _judged(figures: Mapping[str, Any]) -> str:
-    return _VERDICTS.get(figures["verdict"], _NOTHING)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _judged(verdict: str | None) -> str:
+    return _VERDICTS.get(verdict or "", _NOTHING)

@@ -1,71 +1,39 @@
-"""A page of text, tables and pictures, written once and read as Markdown or as one HTML file."""
+"""Pages written once, as Markdown templates, and read as Markdown or as one HTML file.
+
+The text of a page is in `templates/`; Python gives it numbers and tables. A template may be indented and its paragraphs
+wrapped: what is between two blank lines becomes one line, but for bullets, headings and rows of a table. Every value is
+escaped when it is put in, so that a file name with Markdown or HTML in it stays a name. A picture has a paragraph to
+itself, and in HTML the paragraph after it is its caption.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-_STYLE: Final = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-h1, h2, h3 { line-height: 1.2; margin: 2rem 0 .6rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; margin: .5rem 0 1rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ccc; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-code { overflow-wrap: anywhere; font-size: 90%; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; max-width: 100%; }
-figure img { max-width: 100%; height: auto; display: block; }
-figcaption { font-size: 14px; max-width: 62em; overflow-wrap: anywhere; }
-@page { size: A4 landscape; margin: 12mm; }
-@media print { body { font-size: 12px; margin: 0; } table { font-size: 9px; } .pictures { display: block; }
-  figure, tr { break-inside: avoid; } }
-"""
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
+from markupsafe import Markup
+
+from cxr.serving.card import NOTICE
+from cxr_training.measure.intervals import FEWEST_PATIENTS, LEVEL, MOST_UNDEFINED
+from cxr_training.measure.records import Figure, Interval
+from pneumoscan.files import write_text
+
+_TEMPLATES: Final = Path(__file__).with_name("templates")
 _TYPES: Final = {".png": "image/png", ".jpg": "image/jpeg"}
-
-
-@dataclass(frozen=True, slots=True)
-class Strong:
-    """Words that must not be overlooked."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A name or a digest, as it stands in a file."""
-
-    text: str
-
-
-Words = str | Strong | Code
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """A heading; level 1 is the page's title."""
-
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A paragraph."""
-
-    words: tuple[Words, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Bullets:
-    """A list of paragraphs."""
-
-    items: tuple[tuple[Words, ...], ...]
+_OWN_LINE: Final = re.compile(r"- |\||#+ |!\[")
+_VALUE: Final = "\0"  # before each value while lines are joined: one that looks like a bullet is none
+_MARKDOWN: Final = re.compile(r"([\\`*|<\[\]])")  # what is escaped where people read the Markdown itself
+_PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")  # all that can mean something to a Markdown parser
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,126 +44,184 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture file, its name relative to the page."""
-
-    name: str
-    alt: str
-    caption: tuple[Words, ...] = ()
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "-" if value is None else f"{value:.3f}"
 
 
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """Pictures that belong together."""
-
-    pictures: tuple[Picture, ...]
+def signed(value: float | None) -> str:
+    """Three decimals with the sign, or a dash."""
+    return "-" if value is None else f"{value:+.3f}"
 
 
-Block = Heading | Text | Bullets | Table | Pictures
+def between(interval: Interval | None) -> str:
+    """The ends of an interval, or a dash."""
+    return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
 
 
-def text(*words: Words) -> Text:
-    """A paragraph of some words."""
-    return Text(words)
+def figure(one: Figure) -> str:
+    """A figure with its interval behind it, as a table shows it."""
+    return "-" if one.value is None else f"{number(one.value)} ({between(one.interval)}){'†' if one.exact else ''}"
 
 
-def to_markdown(blocks: Sequence[Block]) -> str:
-    """The page as Markdown that shows the pictures beside it."""
-    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+def percent(share: float) -> str:
+    """A share in percent, three digits at most."""
+    return f"{100 * share:.3g} %"
 
 
-def _markdown(block: Block) -> str:
-    match block:
-        case Heading(words, level):
-            return f"{'#' * level} {_plain(words)}"
-        case Text(words):
-            return _markdown_words(words)
-        case Bullets(items):
-            return "\n".join(f"- {_markdown_words(words)}" for words in items)
-        case Table(header, rows):
-            lines = [header, ("---", *["---:"] * (len(header) - 1))]
-            cells = [*lines, *rows]
-            return "\n".join(f"| {' | '.join(map(_plain, row))} |" for row in cells)
-        case Pictures(pictures):
-            return "\n\n".join(_markdown_picture(one) for one in pictures)
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """Names in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
-def _markdown_picture(picture: Picture) -> str:
-    shown = f"![{_plain(picture.alt)}]({picture.name})"
-    return f"{shown}\n\n{_markdown_words(picture.caption)}" if picture.caption else shown
+def render(template: str, **values: Any) -> str:
+    """The Markdown of a template in `templates/`, which shows the pictures beside it."""
+    return _render(template, values, html=False)
 
 
-def _markdown_words(words: Sequence[Words]) -> str:
-    parts: list[str] = []
-    for one in words:
-        match one:
-            case Strong(said):
-                parts.append(f"**{_plain(said)}**")
-            case Code(said):
-                parts.append(f"`{' '.join(said.replace('`', chr(39)).split())}`")
-            case str(said):
-                parts.append(_plain(said))
-    return "".join(parts)
-
-
-def _plain(said: str) -> str:
-    return re.sub(r"([\\`*|<\[\]])", r"\\\1", re.sub(r"[\r\n]+", " ", said))
-
-
-def to_html(blocks: Sequence[Block], folder: Path) -> str:
-    """The page as one HTML file: no scripts, nothing fetched, the pictures inside.
+def render_html(template: str, folder: Path, **values: Any) -> str:
+    """A template as one HTML file: no scripts, nothing fetched, the pictures inside.
 
     Parameters
     ----------
     folder
         Where the pictures lie.
     """
-    title = next(block.text for block in blocks if isinstance(block, Heading))
-    body = "\n".join(_html(block, folder) for block in blocks)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    tokens = _PARSER.parse(_render(template, values, html=True))
+    title = "".join(child.content for child in tokens[1].children or ())
+    page = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    body = Markup("\n".join(_blocks(tokens, folder)))
+    return page.get_template("page.html.j2").render(title=title, body=body) + "\n"
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write a template as Markdown to `path` and as HTML beside it, whole or not at all; pictures lie there too."""
+    write_text(path.with_suffix(".html"), render_html(template, path.parent, **values))
+    write_text(path, render(template, **values))
+
+
+def _render(template: str, values: dict[str, Any], *, html: bool) -> str:
+    text = _environment(html).get_template(template).render(values).strip()
+    return "\n\n".join(map(_joined, re.split(r"\n\s*\n", text))).replace(_VALUE, "") + "\n"
+
+
+def _joined(block: str) -> str:
+    lines: list[str] = []
+    for line in map(str.strip, block.split("\n")):
+        if lines and not _OWN_LINE.match(line):
+            lines[-1] += f" {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+@cache
+def _environment(html: bool) -> Environment:
+    """Jinja2 for Markdown; for the Markdown that becomes HTML nothing but the template's own marks is a mark."""
+    special = _PUNCTUATION if html else _MARKDOWN
+
+    def escaped(value: object) -> str:
+        return _VALUE + special.sub(r"\\\1", re.sub(r"[\r\n]+", " ", str(value)))
+
+    def code(value: str) -> Markup:
+        name = " ".join(value.split())
+        if not html:
+            return Markup(f"`{name.replace('`', chr(39))}`")
+        fence = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
+        return Markup(f"{fence} {name} {fence}" if name else "")
+
+    def table(one: Table) -> Markup:
+        lines = [one.header, *one.rows]
+        rows = [" | ".join(map(escaped, row)) for row in lines]
+        rows.insert(1, " | ".join(["---", *["---:"] * (len(one.header) - 1)]))
+        return Markup("\n".join(f"| {row} |" for row in rows))
+
+    def finalize(value: object) -> Markup:
+        if isinstance(value, Table):
+            return table(value)
+        return value if isinstance(value, Markup) else Markup(escaped(value))
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,  # what `finalize` made is Markup, which stays as it is
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters |= {
+        **{"code": code, "number": number, "signed": signed, "between": between},
+        **{"figure": figure, "percent": percent, "listed": listed},
+    }
+    environment.globals |= {
+        **{"html": html, "notice": NOTICE, "level": LEVEL},
+        **{"fewest_patients": FEWEST_PATIENTS, "most_undefined": MOST_UNDEFINED},
+    }
+    return environment
 
 
-def _html(block: Block, folder: Path) -> str:
-    match block:
-        case Heading(words, level):
-            return f"<h{level}>{html.escape(words)}</h{level}>"
-        case Text(words):
-            return f"<p>{_html_words(words)}</p>"
-        case Bullets(items):
-            return "<ul>\n" + "\n".join(f"<li>{_html_words(words)}</li>" for words in items) + "\n</ul>"
-        case Table(header, rows):
-            head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-            body = "\n".join(
-                "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-            )
-            return (
-                f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
-            )
-        case Pictures(pictures):
-            return '<div class="pictures">\n' + "\n".join(_html_picture(one, folder) for one in pictures) + "\n</div>"
+_PARSER: Final = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
 
 
-def _html_picture(picture: Picture, folder: Path) -> str:
-    path = folder / picture.name
+class _Renderer(RendererHTML):
+    """HTML as the parser makes it, but for tables, which scroll by themselves, and their headers."""
+
+    def table_open(self, *_: object) -> str:
+        return '<div class="wide"><table>\n'
+
+    def table_close(self, *_: object) -> str:
+        return "</table></div>\n"
+
+    def th_open(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: EnvType) -> str:
+        tokens[idx].attrSet("scope", "col")
+        return self.renderToken(tokens, idx, options, env)
+
+
+_RENDERER: Final = _Renderer()
+
+
+def _blocks(tokens: Sequence[Token], folder: Path) -> Iterator[str]:
+    """The blocks of a page as HTML, pictures that follow each other side by side."""
+    figures: list[str] = []
+    captioned = True
+    for block in _top_level(tokens):
+        picture = _picture(block, folder)
+        if picture is None and not captioned and block[0].type == "paragraph_open":
+            caption = _RENDERER.renderInline(block[1].children or [], _PARSER.options, {})
+            figures[-1] += f"<figcaption>{caption}</figcaption>"
+            captioned = True
+        elif picture is not None:
+            figures.append(picture)
+            captioned = False
+        else:
+            yield from _side_by_side(figures)
+            figures, captioned = [], True
+            yield _RENDERER.render(block, _PARSER.options, {})
+    yield from _side_by_side(figures)
+
+
+def _side_by_side(figures: Sequence[str]) -> Iterator[str]:
+    if figures:
+        inside = "\n".join(f"<figure>{one}</figure>" for one in figures)
+        yield f'<div class="pictures">\n{inside}\n</div>'
+
+
+def _top_level(tokens: Sequence[Token]) -> Iterator[list[Token]]:
+    block: list[Token] = []
+    for token in tokens:
+        block.append(token)
+        if token.level == 0 and token.nesting <= 0:
+            yield block
+            block = []
+
+
+def _picture(block: Sequence[Token], folder: Path) -> str | None:
+    """A paragraph that is a picture and nothing else, with its file inside; None for any other block."""
+    children = block[1].children or [] if len(block) == 3 else []
+    if [child.type for child in children] != ["image"]:
+        return None
+    path = folder / str(children[0].attrs["src"])
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    shown = f'<img alt="{html.escape(picture.alt)}" src="data:{_TYPES[path.suffix]};base64,{data}">'
-    caption = f"<figcaption>{_html_words(picture.caption)}</figcaption>" if picture.caption else ""
-    return f"<figure>{shown}{caption}</figure>"
-
-
-def _html_words(words: Sequence[Words]) -> str:
-    parts: list[str] = []
-    for one in words:
-        match one:
-            case Strong(said):
-                parts.append(f"<strong>{html.escape(said)}</strong>")
-            case Code(said):
-                parts.append(f"<code>{html.escape(said)}</code>")
-            case str(said):
-                parts.append(html.escape(said))
-    return "".join(parts)
+    children[0].attrs["src"] = f"data:{_TYPES[path.suffix]};base64,{data}"
+    return _RENDERER.renderInline(children, _PARSER.options, {})

@@ -1,33 +1,19 @@
-"""The figures of an evaluation as a page to read, in Markdown and in one HTML file."""
+"""The report of an evaluation: its tables, and the pages that `templates/report.md.j2` and its parts make of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cxr.model.spec import ModelSpec
-from cxr_training.measure.intervals import FEWEST_PATIENTS, LEVEL, MOST_UNDEFINED, Interval
-from cxr_training.pages.page import (
-    Block,
-    Bullets,
-    Code,
-    Heading,
-    Picture,
-    Pictures,
-    Strong,
-    Table,
-    Text,
-    Words,
-    text,
-    to_html,
-    to_markdown,
-)
+from cxr_training.measure.intervals import LEVEL
+from cxr_training.measure.records import GroupFigures, Localisation, Metrics
+from cxr_training.pages.films import Errors, Extremes
+from cxr_training.pages.page import Table, between, figure, number, percent, render, write_page
+from cxr_training.runs import Training
 from pneumoscan.files import write_text
 
-NOTICE: Final = "Research use only. Not a diagnosis."
-SYNTHETIC: Final = (Strong("Every film is synthetic."), " These figures say nothing about patients.")
 TITLES: Final = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -40,223 +26,127 @@ TITLES: Final = {
     "ppv": "PPV",
     "npv": "NPV",
 }
-_TABLES: Final = {
-    "Ranking and calls": ("auroc", "auprc", "sensitivity", "specificity", "accuracy"),
-    "Probabilities": ("brier", "log_loss", "ece"),
-}
-_PICTURES: Final = (
-    Picture("roc.png", "ROC curve"),
-    Picture("pr.png", "Precision over recall"),
-    Picture("reliability.png", "Reliability and histogram of probabilities"),
-    Picture("confusion.png", "Confusion matrix"),
+_RANKING: Final = ("auroc", "auprc", "sensitivity", "specificity", "accuracy")
+_PROBABILITIES: Final = ("brier", "log_loss", "ece")
+_COUNTS: Final = ("films", "n", "patients", "positive")
+_BOXES: Final = (
+    ("pointing: maximum of the map in a box", "pointing"),
+    ("pointing, maps of other patients", "pointing_swapped"),
+    ("pointing, difference of the two", "pointing_over_swapped"),
+    ("pointing, one map for all films", "pointing_mean_map"),
+    ("energy: evidence that lies in boxes", "energy"),
+    ("energy, maps of other patients", "energy_swapped"),
+    ("energy, difference of the two", "energy_over_swapped"),
+    ("energy, one map for all films", "energy_mean_map"),
+    ("area of boxes", "area"),
+)
+_BOX_COUNTS: Final = (
+    ("patients", "patients"),
+    ("boxes", "boxes"),
+    ("films without evidence for PNEUMONIA", "without_evidence"),
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of the report with films on it, which Markdown shows on a page of their own.
+def write_report(
+    out: Path, spec: ModelSpec, metrics: Metrics, constant: float, errors: Errors, looks: Extremes | None
+) -> None:
+    """Write `report.md`, `report.html`, `errors.md` and `localisation.md` beside the figures; the HTML has all in one.
 
     Parameters
     ----------
-    page
-        The name of that page's file.
-    words
-        What both forms of the report say.
-    films
-        The page of films, without a title.
+    constant
+        Of the model's map of PNEUMONIA minus NORMAL, in logits.
+    looks
+        None where no film has a box; then a page of an earlier evaluation is taken away.
     """
-
-    title: str
-    page: str
-    words: tuple[Block, ...]
-    films: tuple[Block, ...]
-
-
-def write_report(out: Path, spec: ModelSpec, metrics: Mapping[str, Any], parts: Sequence[Part]) -> None:
-    """Write `report.md`, `report.html` and the pages of `parts` beside the figures; the HTML needs no other file.
-
-    Parameters
-    ----------
-    metrics
-        As `cxr_training.evaluate.evaluate` makes them.
-    """
-    page = _page(spec, metrics)
-    markdown, html = [*page], [*page]
-    for part in parts:
-        top: list[Block] = [Heading(part.title, 1), text(NOTICE), *_synthetic(metrics)]
-        write_text(out / part.page, to_markdown([*top, *part.films]))
-        said: list[Block] = [Heading(part.title), *part.words]
-        markdown += [*said, text("Film and map of each are in ", Code(part.page), ".")]
-        html += [*said, *part.films]
-    write_text(out / "report.md", to_markdown(markdown))
-    write_text(out / "report.html", to_html(html, out))
+    groups = {"all": metrics.overall, **metrics.groups}
+    values = {
+        "spec": spec,
+        "training": Training.of(spec),
+        "metrics": metrics,
+        "constant": constant,
+        "errors": errors,
+        "looks": looks,
+        "all_films": figures_table(metrics.overall),
+        "ranking": groups_table(groups, _RANKING),
+        "probabilities": groups_table(groups, _PROBABILITIES),
+        "ppv": _predictive_table(groups, "ppv"),
+        "npv": _predictive_table(groups, "npv"),
+        "left_out": _left_out_table(groups),
+        "boxes": metrics.localisation and boxes_table(metrics.localisation),
+    }
+    write_text(out / "errors.md", render("errors.md.j2", **values))
+    if looks is None:
+        (out / "localisation.md").unlink(missing_ok=True)
+    else:
+        write_text(out / "localisation.md", render("localisation.md.j2", **values))
+    write_page(out / "report.md", "report.md.j2", **values)
 
 
-def _synthetic(metrics: Mapping[str, Any]) -> list[Block]:
-    return [Text(SYNTHETIC)] if metrics["synthetic"] else []
+def _counts(name: str, group: GroupFigures) -> tuple[str, ...]:
+    return (name, str(group.films), str(group.patients), str(group.positive))
 
 
-def _page(spec: ModelSpec, metrics: Mapping[str, Any]) -> list[Block]:
-    overall = metrics["overall"]
-    groups = {"all": overall, **metrics["groups"]}
-    about: tuple[tuple[Words, ...], ...] = (
-        origin_of(spec),
-        (f"{overall['films']} films of {overall['patients']} patients; {overall['positive']} films show PNEUMONIA.",),
-        (
-            f"Called PNEUMONIA at a probability of {spec.threshold:.3f} and above ({spec.operating_point}, fitted on "
-            "validation).",
-        ),
-        ("Weights sha256 ", Code(spec.weights_sha256), ", data sha256 ", Code(spec.data_sha256), "."),
-    )
-    page: list[Block] = [
-        Heading(f"{spec.arch}, {metrics['split']} films", 1),
-        text(NOTICE),
-        Bullets(about),
-        *_synthetic(metrics),
-        Heading("All films"),
-        figures_table(overall),
-        Pictures(_PICTURES),
-    ]
-    for title, names in _TABLES.items():
-        page += [Heading(title), groups_table(groups, names)]
-    page += _predictive(groups)
-    if screen := metrics["screen"]:
-        page.append(
-            text(
-                f"Of these {screen['films']} frontal films, {screen['unlike_frontal']} do not look frontal to the "
-                f"model's screen and {screen['inverted']} look inverted."
-            )
-        )
-    return [*page, *_method(metrics, groups)]
-
-
-_WHO: Final = ("films", "n", "patients", "positive")
-
-
-def _who(name: str, group: Mapping[str, Any]) -> tuple[str, ...]:
-    return (name, str(group["films"]), str(group["patients"]), str(group["positive"]))
-
-
-def groups_table(groups: Mapping[str, Any], names: Sequence[str]) -> Table:
+def groups_table(groups: Mapping[str, GroupFigures], names: Sequence[str]) -> Table:
     """A row for each group of films, with some of its figures."""
-    rows = [(*_who(name, group), *(cell(group, figure) for figure in names)) for name, group in groups.items()]
-    return Table((*_WHO, *(TITLES[figure] for figure in names)), tuple(rows))
+    rows = [(*_counts(name, group), *(figure(group.named(one)) for one in names)) for name, group in groups.items()]
+    return Table((*_COUNTS, *(TITLES[name] for name in names)), tuple(rows))
 
 
-def figures_table(overall: Mapping[str, Any]) -> Table:
+def figures_table(overall: GroupFigures) -> Table:
     """Every figure over all films."""
-    rows = [
-        (TITLES[name], number(overall[name]), between(overall[f"{name}_ci"]) + _mark(overall, name))
-        for names in _TABLES.values()
-        for name in names
-    ]
-    for values in overall["predictive_values"]:
-        where = f"at {_percent(values)} PNEUMONIA{' (as here)' if values['own'] else ''}"
-        rows += [
-            (f"{TITLES[name]} {where}", number(values[name]), between(values[f"{name}_ci"])) for name in ("ppv", "npv")
-        ]
+    rows = []
+    for name in (*_RANKING, *_PROBABILITIES):
+        one = overall.named(name)
+        rows.append((TITLES[name], number(one.value), between(one.interval) + ("†" if one.exact else "")))
+    for values in overall.predictive_values:
+        where = f"at {percent(values.prevalence)} PNEUMONIA{' (as here)' if values.own else ''}"
+        for name in ("ppv", "npv"):
+            one = values.named(name)
+            rows.append((f"{TITLES[name]} {where}", number(one.value), between(one.interval)))
     return Table(("figure", "value", f"{100 * LEVEL:g} % interval"), tuple(rows))
 
 
-def _predictive(groups: Mapping[str, Any]) -> list[Block]:
-    page: list[Block] = []
-    for name in ("ppv", "npv"):
-        first = groups["all"]["predictive_values"]
-        columns = ["prevalence here" if values["own"] else f"at {_percent(values)}" for values in first]
-        rows: list[tuple[str, ...]] = []
-        for group, figures in groups.items():
-            values = figures["predictive_values"]
-            rows.append((*_who(group, figures), _percent(values[0]), *(cell(one, name) for one in values)))
-        header = (*_WHO, "prevalence", *(f"{TITLES[name]}, {column}" for column in columns))
-        page += [Heading(f"{'Positive' if name == 'ppv' else 'Negative'} predictive value"), Table(header, tuple(rows))]
-    return page
+def _predictive_table(groups: Mapping[str, GroupFigures], name: str) -> Table:
+    """PPV or NPV at each prevalence, a row for each group of films."""
+    columns = [
+        f"{TITLES[name]}, {'prevalence here' if values.own else f'at {percent(values.prevalence)}'}"
+        for values in groups["all"].predictive_values
+    ]
+    rows = [
+        (
+            *_counts(group, figures),
+            percent(figures.predictive_values[0].prevalence),
+            *(figure(values.named(name)) for values in figures.predictive_values),
+        )
+        for group, figures in groups.items()
+    ]
+    return Table((*_COUNTS, "prevalence", *columns), tuple(rows))
 
 
-def _method(metrics: Mapping[str, Any], groups: Mapping[str, Any]) -> list[Block]:
-    bootstrap = metrics["bootstrap"]
-    page: list[Block] = [Heading("What the intervals are"), *intervals_explained(bootstrap)]
-    left_out = [
-        (name, TITLES[figure], str(count))
+def _left_out_table(groups: Mapping[str, GroupFigures]) -> Table:
+    """How many resamples were left out of each interval that is a bootstrap's."""
+    rows = [
+        (name, TITLES[one], str(count))
         for name, group in groups.items()
-        for figure, count in group["undefined_resamples"].items()
-        if group[f"{figure}_ci"] and figure not in group["exact_ci"]
+        for one, count in group.undefined_resamples.items()
+        if group.named(one).interval and not group.named(one).exact
     ]
-    left_out += [
-        (name, f"{TITLES[figure]} at {_percent(values)}", str(count))
+    rows += [
+        (name, f"{TITLES[one]} at {percent(values.prevalence)}", str(count))
         for name, group in groups.items()
-        for values in group["predictive_values"]
-        for figure, count in values["undefined_resamples"].items()
-        if values[f"{figure}_ci"]
+        for values in group.predictive_values
+        for one, count in values.undefined_resamples.items()
+        if values.named(one).interval
     ]
-    if left_out:
-        page += [
-            text(f"Resamples left out of {bootstrap['resamples']} because the figure is undefined in them:"),
-            Table(("films", "figure", "left out"), tuple(left_out)),
-        ]
-    return page
+    return Table(("films", "figure", "left out"), tuple(rows))
 
 
-def cell(figures: Mapping[str, Any], name: str) -> str:
-    """A figure with its interval behind it, as a table shows it."""
-    if figures[name] is None:
-        return "-"
-    return f"{number(figures[name])} ({between(figures[f'{name}_ci'])}){_mark(figures, name)}"
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or a dash."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def between(interval: Interval | None) -> str:
-    """The ends of an interval, or a dash."""
-    return "-" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
-
-
-def _mark(figures: Mapping[str, Any], name: str) -> str:
-    return "†" if name in figures.get("exact_ci", ()) else ""
-
-
-def _percent(values: Mapping[str, Any]) -> str:
-    return f"{100 * values['prevalence']:.3g} %"
-
-
-_ORIGINS: Final[dict[str, tuple[Words, ...]]] = {
-    "imagenet": ("ImageNet (torchvision's default weights)",),
-    "random": (
-        Strong("random numbers"),
-        ": no pretrained weights could be had. The figures show that everything works, not how well a model can do",
-    ),
-}
-
-
-def origin_of(spec: ModelSpec) -> tuple[Words, ...]:
-    """What the backbone started from and whether it was trained, a sentence."""
-    frozen = "frozen" if spec.training.get("trainable", "head") == "head" else "trained further"
-    origin = _ORIGINS.get(spec.pretrained, (f"the file {spec.pretrained.removeprefix('file:')}",))
-    return (f"Backbone, {frozen}, from ", *origin, ".")
-
-
-def intervals_explained(bootstrap: Mapping[str, Any]) -> list[Block]:
-    """How the intervals were made and what the marks in the tables mean."""
-    return [
-        text(
-            f"Brackets hold {100 * LEVEL:g} % intervals by a bootstrap over patients: patients were drawn with "
-            f"replacement {bootstrap['resamples']} times (seed {bootstrap['seed']}), each with all films, and the "
-            "interval is the middle of what the figure came to. A group is resampled within itself. The threshold is "
-            "held fixed, and so is the model: how another training would differ is not in the intervals. They hold for "
-            "one figure at a time; among many groups some will stand out by chance."
-        ),
-        text(
-            f"† marks shares that are exactly 0 or 1, or of fewer than {FEWEST_PATIENTS} patients. Resamples say too "
-            "little of those; theirs is the exact binomial interval (Clopper and Pearson), each patient counting as "
-            "one observation (Korn and Graubard). A dash stands where a group lacks a class the figure needs, and in "
-            f"the place of an interval where there are fewer than {FEWEST_PATIENTS} patients, where the figure is "
-            f"undefined in more than {100 * MOST_UNDEFINED:g} % of the resamples, or where all resamples agree."
-        ),
-        text(
-            "PPV and NPV follow from sensitivity and specificity by Bayes' theorem, at prevalences held fixed except "
-            "for the films' own. ECE: 15 bins of equal width; it is never below 0, so chance alone makes it larger the "
-            "fewer the films, in resamples more than in the films themselves, and its interval lies high."
-        ),
-    ]
+def boxes_table(found: Localisation) -> Table:
+    """Heat maps against boxes, over all films that have some and over those called PNEUMONIA where there are any."""
+    groups = [found.all, found.called] if found.called else [found.all]
+    titles = ("with boxes", "of these called PNEUMONIA")
+    header = [f"{title}, n = {group.films}" for title, group in zip(titles, groups, strict=False)]
+    rows = [(title, *(figure(group.named(name)) for group in groups)) for title, name in _BOXES]
+    counts = [(title, *(str(getattr(group, name)) for group in groups)) for title, name in _BOX_COUNTS]
+    return Table(("figure", *header), (*rows, *counts))

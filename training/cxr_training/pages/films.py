@@ -1,0 +1,177 @@
+"""Films beside their heat maps, drawn for the pages: the most confident errors, and where the model looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from cxr.films.film import Pixels
+from cxr.predict import Prediction
+from cxr.serving.render import overlay
+from cxr_training.data.groups import COLUMNS
+from cxr_training.data.marked import Marked
+from cxr_training.data.records import Record
+from cxr_training.measure.localisation import Looks, peak, places
+from cxr_training.measure.metrics import Floats, Targets
+from pneumoscan.files import write_whole
+
+MOST_ERRORS: Final = 12  # of each kind
+MOST_LOOKS: Final = 6  # of each kind
+_ERRORS: Final = "errors"  # folders
+_LOOKS: Final = "localisation"
+_GAP: Final = 8  # pixels between film and map
+_SIDE: Final = 448  # longest side of a shown film
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture on a page: its file, relative to the page, and what is said of it."""
+
+    name: str
+    alt: str
+    caption: str
+    film: str
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """The most confident errors, `most` of each kind at most."""
+
+    missed: tuple[Shown, ...]
+    alarmed: tuple[Shown, ...]
+    most: int = MOST_ERRORS
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """Films whose map has the most and the least of its evidence in their boxes."""
+
+    highest: tuple[Shown, ...]
+    lowest: tuple[Shown, ...]
+
+
+def confident_errors(targets: Targets, probabilities: Floats, threshold: float) -> tuple[list[int], list[int]]:
+    """Which films were missed and which called for nothing, the most confident first, at most 12 of each.
+
+    Returns
+    -------
+    Places of false negatives, the lowest probability first, and of false positives, the highest first.
+    """
+    called = probabilities >= threshold
+    order = np.argsort(probabilities, kind="stable")
+    missed = [int(i) for i in order if targets[i] == 1 and not called[i]]
+    alarmed = [int(i) for i in order[::-1] if targets[i] == 0 and called[i]]
+    return missed[:MOST_ERRORS], alarmed[:MOST_ERRORS]
+
+
+def draw_errors(
+    out: Path, records: Sequence[Record], predictions: Sequence[Prediction], threshold: float, cam_scale: float
+) -> Errors:
+    """Draw the most confident errors into ``out/errors``.
+
+    Pictures of an earlier evaluation are taken away, so that none of another model's are left.
+    """
+    _clear(out / _ERRORS, "false-*.jpg")
+    targets = np.array([record.target for record in records], dtype=np.int64)
+    probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
+
+    def shown(kind: str, chosen: Sequence[int]) -> tuple[Shown, ...]:
+        pictures: list[Shown] = []
+        for number, i in enumerate(chosen, 1):
+            name = f"{_ERRORS}/{kind}-{number:02}.jpg"
+            grid = predictions[i].explain("contrast").grid
+            _save(side_by_side(records[i].read(), grid, cam_scale), out / name)
+            known = [f"{column} {records[i].extra[column]}" for column in COLUMNS if records[i].extra.get(column)]
+            said = f"{number}. P(PNEUMONIA) {probabilities[i]:.3f}, mean of the map {grid.mean():+.2f}"
+            alt = f"{kind} {number}: film and map"
+            pictures.append(Shown(name, alt, ", ".join([said, *known]), records[i].name))
+        return tuple(pictures)
+
+    missed, alarmed = confident_errors(targets, probabilities, threshold)
+    return Errors(shown("false-negative", missed), shown("false-positive", alarmed))
+
+
+def extremes(energy: Floats) -> tuple[list[int], list[int]]:
+    """Places of the highest, the highest first, and of the lowest, the lowest first; none is in both."""
+    order = np.argsort(energy, kind="stable")[::-1].tolist()
+    highest = order[: min(MOST_LOOKS, (len(order) + 1) // 2)]
+    return highest, order[len(highest) :][::-1][:MOST_LOOKS]
+
+
+def draw_looks(out: Path, looks: Looks | None, cam_scale: float) -> Extremes | None:
+    """Draw films with their boxes into ``out/localisation``; None where no film has a box.
+
+    Pictures of an earlier evaluation are taken away, as `draw_errors` does.
+    """
+    for kind in ("highest", "lowest"):
+        _clear(out / _LOOKS, f"{kind}-*.jpg")
+    if looks is None:
+        return None
+    energy = np.diagonal(looks.energy)
+
+    def shown(kind: str, chosen: Sequence[int]) -> tuple[Shown, ...]:
+        pictures: list[Shown] = []
+        for number, i in enumerate(chosen, 1):
+            film, prediction = looks.films[i], looks.predictions[i]
+            name = f"{_LOOKS}/{kind}-{number:02}.jpg"
+            _save(with_boxes(film, prediction, cam_scale), out / name)
+            evidence = f"energy {energy[i]:.3f}" if looks.has_evidence[i] else "no evidence for PNEUMONIA"
+            said = f"{number}. {evidence}, maximum in {'a' if looks.pointing[i, i] else 'no'} box"
+            caption = f"{said}, P(PNEUMONIA) {prediction.probabilities[1]:.3f}"
+            pictures.append(Shown(name, f"{kind} energy {number}: film and map", caption, film.record.name))
+        return tuple(pictures)
+
+    highest, lowest = extremes(energy)
+    return Extremes(shown("highest", highest), shown("lowest", lowest))
+
+
+def _clear(folder: Path, pattern: str) -> None:
+    for old in folder.glob(pattern):
+        old.unlink()
+
+
+def _save(picture: npt.NDArray[np.uint8], path: Path) -> None:
+    write_whole(path, lambda partial: Image.fromarray(picture).save(partial, format="JPEG", quality=88))
+
+
+def _shown_size(pixels: Pixels) -> tuple[int, int]:
+    """Height and width a film is shown with."""
+    factor = _SIDE / max(pixels.shape)
+    height, width = pixels.shape
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def side_by_side(pixels: Pixels, grid: npt.NDArray[np.float32], cam_scale: float) -> npt.NDArray[np.uint8]:
+    """The film, and beside it the film under its map of PNEUMONIA minus NORMAL with the colour bar: (H, W, 3)."""
+    height, width = _shown_size(pixels)
+    shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    gap = np.full((height, _GAP, 3), 255, dtype=np.uint8)
+    return np.concatenate([np.repeat(shown[..., None], 3, 2), gap, overlay(shown, grid, "contrast", cam_scale)], axis=1)
+
+
+def with_boxes(film: Marked, prediction: Prediction, cam_scale: float) -> npt.NDArray[np.uint8]:
+    """Film and map side by side, (H, W, 3), with the boxes on both and a cross at the maximum of the map."""
+    pixels, grid = film.record.read(), prediction.explain("contrast").grid
+    height, width = _shown_size(pixels)
+    picture = Image.fromarray(side_by_side(pixels, grid, cam_scale))
+    draw = ImageDraw.Draw(picture)
+    across, down = width / film.width, height / film.height
+    for start in (0, width + _GAP):
+        for box in film.boxes:
+            left, top = start + box.x * across, box.y * down
+            right = max(left, start + (box.x + box.width) * across - 1)
+            bottom = max(top, (box.y + box.height) * down - 1)
+            draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0), width=4)
+            draw.rectangle((left, top, right, bottom), outline=(255, 255, 255), width=2)
+    row, column = peak(grid)
+    x, y = width + _GAP + places(grid.shape[1], width)[column], places(grid.shape[0], height)[row]
+    for colour, line in (((0, 0, 0), 5), ((255, 255, 255), 2)):
+        draw.line((x - 8, y, x + 8, y), fill=colour, width=line)
+        draw.line((x, y - 8, x, y + 8), fill=colour, width=line)
+    return np.asarray(picture)
