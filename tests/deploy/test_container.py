@@ -20,9 +20,10 @@ from pneumoscan.commands import edge, serve
 from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.control import read_state
 from pneumoscan.server.run_folder import RunDir
-from tests.e2e.edges import NEEDS_NGINX, Edge
-from tests.e2e.servers import NEEDS_JAVA, clean_environment, free_ports
+from tests.e2e.edges import Edge
+from tests.e2e.servers import clean_environment, free_ports
 from tests.e2e.test_server_life import HANDLER, pack
+from tests.programs import NEEDS_JAVA, NEEDS_NGINX
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from cxr.serving.metrics import SERIES
-from tests.deploy.prometheus import ALERTS, DEPLOY, NEEDS_PROMTOOL, dashboard_queries, promtool
+from tests.deploy.prometheus import ALERTS, DEPLOY, dashboard_queries, promtool
+from tests.programs import NEEDS_PROMETHEUS
 
-pytestmark = NEEDS_PROMTOOL
+pytestmark = NEEDS_PROMETHEUS
 
 RULES: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"][0]["rules"]
 TESTS = ALERTS.with_name("alerts.test.yml")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,12 +23,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import clean_environment, free_ports
+from tests.programs import MISSING, find
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-NEEDS_BROWSER = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no browser: install chromium and chromium-driver to drive the page"
-)
+CHROMIUM, DRIVER = find("chromium"), find("chromedriver")
 AXE = "axe-core@4.14.1"
 _QUIET = ("background-networking", "component-update", "sync", "gpu", "default-apps", "extensions")
 
@@ -158,9 +154,9 @@ def _is_up(url: str) -> bool:
 
 def axe_core(folder: Path) -> str:
     """The source of axe-core from the npm registry; skips the test where it cannot be had."""
-    npm = shutil.which("npm")
+    npm = find("npm")
     if npm is None:
-        pytest.skip("no npm to fetch axe-core with")
+        pytest.skip(f"{MISSING}npm (apt-get install npm), to fetch axe-core with")
     command = [npm, "pack", AXE, "--silent", "--fetch-retries=0", "--fetch-timeout=20000", "--pack-destination", folder]
     environment = os.environ | {"npm_config_cache": str(folder / "cache"), "npm_config_update_notifier": "false"}
     try:

@@ -16,26 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 
 from cxr_client import InferenceClient
 from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.control import read_state
-from pneumoscan.edge.nginx import find_nginx
-from pneumoscan.errors import EdgeError
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import clean_environment, free_ports
-
-try:
-    find_nginx()
-except EdgeError as error:
-    WHY = str(error)
-else:
-    WHY = ""
-
-NEEDS_NGINX = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 
 @dataclass

@@ -14,20 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
-from pneumoscan.errors import NoJavaError
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY, find_java
-
-try:
-    JAVA: str | None = str(find_java())
-except NoJavaError as error:
-    JAVA, WHY = None, str(error)
-else:
-    WHY = ""
-
-NEEDS_JAVA = pytest.mark.skipif(JAVA is None, reason=WHY)
+from pneumoscan.server.torchserve import REPOSITORY
 
 
 def free_ports(count: int) -> list[int]:

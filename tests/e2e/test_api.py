@@ -14,9 +14,9 @@ import tritonclient.http as triton
 from hypothesis import strategies
 from schemathesis.checks import not_a_server_error
 
-from tests.e2e.servers import NEEDS_JAVA
 from tests.e2e.small_server import VERSION, SmallServer, small_server
 from tests.films import dicom, encoded, film
+from tests.programs import NEEDS_JAVA
 
 __all__ = ["small_server"]  # a fixture
 

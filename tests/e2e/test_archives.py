@@ -11,7 +11,8 @@ import pytest
 from cxr_client import ManagementClient
 from pneumoscan.archive import package
 from tests.cxr.networks import save_model
-from tests.e2e.servers import NEEDS_JAVA, Server, fresh_server
+from tests.e2e.servers import Server, fresh_server
+from tests.programs import NEEDS_JAVA
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]
 

@@ -16,9 +16,10 @@ import pytest
 import requests
 import requests_unixsocket
 
-from tests.e2e.edges import NEEDS_NGINX, fresh_edge
-from tests.e2e.servers import NEEDS_JAVA, Server, fresh_server
+from tests.e2e.edges import fresh_edge
+from tests.e2e.servers import Server, fresh_server
 from tests.e2e.test_server_life import HANDLER, pack
+from tests.programs import NEEDS_JAVA, NEEDS_NGINX
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]
 

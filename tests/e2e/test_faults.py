@@ -27,12 +27,13 @@ from pneumoscan.archive import package
 from pneumoscan.server.run_folder import SOCKET_PATH_LIMIT, WORKER_SOCKET_NAME
 from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
-from tests.deploy.prometheus import ALERTS, NEEDS_PROMTOOL, promtool
-from tests.e2e.edges import NEEDS_NGINX, Edge, fresh_edge
-from tests.e2e.servers import NEEDS_JAVA, Server, clean_environment, free_ports, fresh_server
+from tests.deploy.prometheus import ALERTS, promtool
+from tests.e2e.edges import Edge, fresh_edge
+from tests.e2e.servers import Server, clean_environment, free_ports, fresh_server
 from tests.e2e.supervised import Supervised, load, supervised
 from tests.e2e.test_edge_life import SLOW
 from tests.e2e.test_server_life import leftovers, pack
+from tests.programs import NEEDS_JAVA, NEEDS_NGINX, NEEDS_PROMETHEUS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
 
@@ -174,7 +175,7 @@ def firing(seen: Sequence[dict[str, float]], folder: Path) -> set[str]:
     return fired
 
 
-@NEEDS_PROMTOOL
+@NEEDS_PROMETHEUS
 def test_damaged_weights_are_never_ready_and_raise_an_alert_while_the_server_is_started_again_and_again(
     tmp_path: Path,
 ) -> None:

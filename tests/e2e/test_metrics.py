@@ -24,9 +24,10 @@ from pneumoscan.archive import package
 from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.cxr.references import reference_for
-from tests.deploy.prometheus import ALERTS, NEEDS_PROMTOOL, dashboard_queries, promtool
-from tests.e2e.servers import NEEDS_JAVA, Server, free_ports, fresh_server
+from tests.deploy.prometheus import ALERTS, dashboard_queries, promtool
+from tests.e2e.servers import Server, free_ports, fresh_server
 from tests.films import Grey, dicom, encoded, film
+from tests.programs import NEEDS_JAVA, NEEDS_PROMETHEUS
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]
 
@@ -119,7 +120,7 @@ def is_up(url: str, count: int) -> bool:
         return False
 
 
-@NEEDS_PROMTOOL
+@NEEDS_PROMETHEUS
 def test_prometheus_sees_every_series_and_answers_every_query_of_the_dashboard(server: Server, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     export = [sys.executable, "-m", "scripts.watch_metrics", "--export", str(port)]
@@ -157,7 +158,7 @@ def test_prometheus_sees_every_series_and_answers_every_query_of_the_dashboard(s
         assert not ask(url, 'ALERTS{alertstate="firing"}')
 
 
-@NEEDS_PROMTOOL
+@NEEDS_PROMETHEUS
 def test_promtool_finds_nothing_in_our_series_but_the_labels_that_were_promised(server: Server) -> None:
     text = requests.get(f"{metrics_url(server)}/metrics", timeout=10).text
     said = promtool("check", "metrics", text=text)
@@ -195,7 +196,7 @@ def test_watch_metrics_shows_what_the_server_answered(server: Server) -> None:
     assert sum(label["share"] for label in one["labels"].values()) == pytest.approx(1)
 
 
-@NEEDS_PROMTOOL
+@NEEDS_PROMETHEUS
 @pytest.mark.slow
 def test_a_shifted_stream_raises_the_drift_alert_and_an_unshifted_one_does_not(server: Server, tmp_path: Path) -> None:
     """The values that the server publishes, held for an hour under the rules as they are deployed."""

@@ -24,9 +24,9 @@ from cxr_client import ManagementClient
 from tests.bad_requests import BadRequest, bad_requests
 from tests.cxr.films.test_mutated_files import SETTINGS, mutated
 from tests.cxr.networks import SMALL
-from tests.e2e.servers import NEEDS_JAVA
 from tests.e2e.small_server import BATCH_SIZE, SmallServer, serving, small_server  # noqa: F401
 from tests.films import compressed, dicom, encoded, film
+from tests.programs import NEEDS_JAVA
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
 

@@ -22,9 +22,10 @@ from cxr.serving.render import overlay, png
 from cxr_client import ManagementClient
 from pneumoscan.archive import package
 from tests.cxr.networks import lively, save_model
-from tests.e2e.servers import NEEDS_JAVA, Server, fresh_server
+from tests.e2e.servers import Server, fresh_server
 from tests.e2e.small_server import BATCHES
 from tests.films import dicom, encoded, film
+from tests.programs import NEEDS_JAVA
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]
 

@@ -25,8 +25,9 @@ from pneumoscan.archive import package
 from pneumoscan.server.torchserve import REPOSITORY
 from pneumoscan.versions.declared import read_declared
 from tests.cxr.networks import save_model, small_network
-from tests.e2e.servers import NEEDS_JAVA, Server, clean_environment, fresh_server
+from tests.e2e.servers import Server, clean_environment, fresh_server
 from tests.films import encoded, film
+from tests.programs import NEEDS_JAVA
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
 

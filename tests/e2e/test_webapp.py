@@ -21,11 +21,12 @@ from cxr.films.decode import decode
 from cxr.model.cam import upsample
 from cxr.serving.render import blend, evidence_map, overlay, png
 from scripts.example_films import write_examples
-from tests.e2e.browser import NEEDS_BROWSER, Page, axe_core, browsing, served_page
-from tests.e2e.servers import NEEDS_JAVA, free_ports
+from tests.e2e.browser import Page, axe_core, browsing, served_page
+from tests.e2e.servers import free_ports
 from tests.e2e.small_server import SmallServer, small_server
 from tests.film_server import Answer, Asked, FilmServer, problem, serving
 from tests.films import dicom, encoded, film
+from tests.programs import NEEDS_BROWSER, NEEDS_JAVA
 
 __all__ = ["small_server"]
 

@@ -26,7 +26,7 @@ from pneumoscan.edge.tls import link_certificate
 from pneumoscan.errors import EdgeError, KeyFileError
 from pneumoscan.server import options
 from pneumoscan.server.run_folder import RunDir
-from tests.e2e.edges import NEEDS_NGINX
+from tests.programs import NEEDS_NGINX
 
 ROOT = Path(__file__).parents[3]
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
