@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from benchmarks.servers import WrongUsage
 from cxr.films.decode import decode
 from cxr.films.film import Pixels
 from cxr_training.data.toy.anatomy import draw_anatomy
 from cxr_training.data.toy.files import LABELS, dicom_bytes, png_bytes
 from cxr_training.data.toy.films import ToyFilm, draw_film
+from pneumoscan.errors import UsageError
 from pneumoscan.film_files import find_films
 
 LARGE: Final = (2500, 2000)  # rows and columns of a computed radiography film
@@ -80,7 +80,7 @@ def colour_films(folder: Path | None) -> dict[str, bytes]:
 
     Raises
     ------
-    WrongUsage
+    UsageError
         The folder holds none.
     """
     if folder is None:
@@ -98,12 +98,12 @@ def films_of(folder: Path | None) -> dict[str, bytes]:
 
     Raises
     ------
-    WrongUsage
+    UsageError
         The folder holds none.
     """
     if folder is None:
         return made_up_films()
     found = {str(path): path.read_bytes() for path in find_films([folder])}
     if not found:
-        raise WrongUsage(f"{folder} holds no film: give a folder of JPEG, PNG or DICOM files, or leave --films out")
+        raise UsageError(f"{folder} holds no film: give a folder of JPEG, PNG or DICOM files, or leave --films out")
     return found

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
-from benchmarks.http import Address, ask
-from benchmarks.processes import Tree
+from benchmarks.client import Address, exchange
+from benchmarks.host import Tree
+from pneumoscan.errors import CommandError, UsageError
 from pneumoscan.server.supervisor import die_with_parent
 from pneumoscan.server.torchserve import HOST, REPOSITORY
 
@@ -28,12 +29,8 @@ _GRACE_S: Final = 40.0  # scripts.serve gives TorchServe 30 s
 _POLL_S: Final = 0.2
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(CommandError):
     """Something could not be measured; the message says what and why."""
-
-
-class WrongUsage(BenchmarkError):
-    """What was asked for cannot be measured at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +43,11 @@ class Running:
         Where films are sent.
     tree
         Its processes; None where they are not known.
-    run_dir
-        Its run folder, where `scripts.serve` started it.
     """
 
     address: Address
     path: str
     tree: Tree | None
-    run_dir: Path | None = None
 
 
 def short_temp() -> str | None:
@@ -72,9 +66,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a server's processes see: the caller's environment without a PYTHONPATH, and what is added."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return kept | more
+    """The environment of a server: the caller's without a PYTHONPATH, and what is added."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
 
 
 @contextmanager
@@ -141,7 +134,7 @@ def tail(log: Path, lines: int = 12) -> str:
 
 def answers(address: Address, request: bytes) -> bool:
     """Whether a request gets a 2xx."""
-    return 200 <= ask(address, request)[0] < 300
+    return 200 <= exchange(address, request)[0] < 300
 
 
 @contextmanager
@@ -157,11 +150,13 @@ def served_archive(archive: Path, folder: Path, options: Sequence[str] = ()) -> 
 
     Raises
     ------
+    UsageError
+        The archive is missing.
     BenchmarkError
-        The archive is missing, or the server does not become ready.
+        The server does not become ready.
     """
     if not archive.is_file():
-        raise WrongUsage(f"{archive} is not a file: give an archive made by scripts.package_mar")
+        raise UsageError(f"{archive} is not a file: give an archive made by scripts.package_mar")
     store = folder / "store"
     store.mkdir(parents=True)
     try:
@@ -169,13 +164,9 @@ def served_archive(archive: Path, folder: Path, options: Sequence[str] = ()) -> 
     except OSError:  # another file system
         shutil.copyfile(archive, store / archive.name)
     port, metrics_port = free_ports(2)
-    run_dir, log = folder / "run", folder / "serve.log"
-    command = [sys.executable, "-m", "scripts.serve", "--store", str(store), "--run-dir", str(run_dir)]
+    log = folder / "serve.log"
+    command = [sys.executable, "-m", "scripts.serve", "--store", str(store), "--run-dir", str(folder / "run")]
     command += ["--port", str(port), "--metrics-port", str(metrics_port), "--timeout", str(START_S), *options]
     with process(command, log, environment()) as started:
-        wait_until(lambda: any(line.startswith(b"ready:") for line in _lines(log)), started, log, "scripts.serve")
-        yield Running((HOST, port), "/predictions/pneumonia", Tree(started.pid), run_dir)
-
-
-def _lines(log: Path) -> list[bytes]:
-    return log.read_bytes().splitlines()
+        wait_until(lambda: b"\nready:" in b"\n" + log.read_bytes(), started, log, "scripts.serve")
+        yield Running((HOST, port), "/predictions/pneumonia", Tree(started.pid))
