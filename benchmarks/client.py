@@ -11,15 +11,16 @@ for those who would have come meanwhile as well.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-CHUNK: Final = 1 << 18  # bytes that a socket is given or asked for at once
+CHUNK: Final = 1 << 18  # bytes in one call of a socket
 _TICK_S: Final = 0.25  # between two searches for requests past their deadline
 NO_REPLY: Final = "NO_REPLY"
 TIMED_OUT: Final = "TIMED_OUT"
@@ -88,85 +89,59 @@ def error_code(status: int, body: bytes) -> str:
     return f"HTTP_{status}"
 
 
-class KeptConnection:
-    """A connection that is kept for one request after the other, each waiting for its reply.
+@contextlib.contextmanager
+def kept_connection(address: Address, timeout_s: float = 60.0) -> Iterator[Callable[[bytes], tuple[int, bytes]]]:
+    """A connection for one request after the other, as a function that sends one and waits for status and body.
+
+    They are 0 and nothing where the connection ends without a reply.
 
     Raises
     ------
     OSError
         Nobody listens there, or no reply came in time.
     """
+    with socket.create_connection(address, timeout=timeout_s) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def __init__(self, address: Address, timeout_s: float = 60.0) -> None:
-        self._socket = socket.create_connection(address, timeout=timeout_s)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        def send(request: bytes) -> tuple[int, bytes]:
+            reply = Reply()
+            connection.sendall(request)
+            while not reply.complete:
+                data = connection.recv(CHUNK)
+                reply.feed(data)
+                if not data and not reply.complete:
+                    return 0, b""
+            return reply.status, reply.body
 
-    def __enter__(self) -> KeptConnection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def exchange(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the reply; (0, nothing) where the connection ends without one."""
-        reply = Reply()
-        self._socket.sendall(request)
-        while not reply.complete:
-            data = self._socket.recv(CHUNK)
-            reply.feed(data)
-            if not data and not reply.complete:
-                return 0, b""
-        return reply.status, reply.body
+        yield send
 
 
 def exchange(address: Address, request: bytes, timeout_s: float = 60.0) -> tuple[int, bytes]:
     """Status and body of one reply over a connection of its own; (0, nothing) where none comes."""
-    with contextlib.suppress(OSError), KeptConnection(address, timeout_s) as connection:
-        return connection.exchange(request)
+    with contextlib.suppress(OSError), kept_connection(address, timeout_s) as send:
+        return send(request)
     return 0, b""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When requests are sent.
+    """When requests are sent; times in seconds from the start."""
 
-    Parameters
-    ----------
-    times
-        Seconds from the start at which a request is due, ascending.
-    repeat_until
-        Until then each reply is followed by the next request at once (closed loop); 0 for arrivals alone (open loop).
-    deadline_s
-        What a client waits for a reply, from when its request was due.
-    connections
-        At most; an arrival beyond is counted as `NOT_SENT`.
-    """
-
-    times: tuple[float, ...]
-    repeat_until: float = 0.0
-    deadline_s: float = 120.0
-    connections: int = 4000
+    times: tuple[float, ...]  # at which a request is due, ascending
+    repeat_until: float = 0.0  # until then each reply is followed by the next request at once (closed loop)
+    deadline_s: float = 120.0  # what a client waits for a reply, from when its request was due
+    connections: int = 4000  # at most; an arrival beyond is counted as NOT_SENT
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one request.
-
-    Parameters
-    ----------
-    due, sent, done
-        Seconds from the start.
-    status
-        Of the reply; 0 where none came.
-    code
-        Empty for 2xx, else what the reply calls its error, or why there is none.
-    """
+    """The end of one request; times in seconds from the start."""
 
     due: float
     sent: float
     done: float
-    status: int
-    code: str
+    status: int  # of the reply; 0 where none came
+    code: str  # empty for 2xx, else the error of the reply, or why there is none
 
     @property
     def ok(self) -> bool:
@@ -189,11 +164,8 @@ def drive(address: Address, requests: Sequence[bytes], plan: Plan) -> list[Answe
     """
     if not requests:
         raise ValueError("there is no request to send: give at least one film")
-    loop = _Loop(address, requests, plan)
-    try:
+    with contextlib.closing(_Loop(address, requests, plan)) as loop:
         return loop.run()
-    finally:
-        loop.close()
 
 
 class _Connection:
@@ -208,39 +180,32 @@ class _Connection:
         self.busy = False
 
     def begin(self, request: bytes, due: float, sent: float) -> None:
-        self._left = memoryview(request)
         self.request, self.due, self.sent = request, due, sent
-        self.reply = Reply()
-        self.busy = True
+        self.unsent, self.reply = memoryview(request), Reply()
         self.used += 1
-
-    @property
-    def is_sending(self) -> bool:
-        return bool(self._left)
+        self.busy = True
 
     def write(self) -> bool:
         """Send what the socket takes; whether all is sent."""
-        while self._left:
-            try:
-                self._left = self._left[self.socket.send(self._left[:CHUNK]) :]
-            except BlockingIOError:
-                return False
-        return True
+        with contextlib.suppress(BlockingIOError):
+            while self.unsent:
+                self.unsent = self.unsent[self.socket.send(self.unsent[:CHUNK]) :]
+        return not self.unsent
 
 
 class _Loop:
     def __init__(self, address: Address, requests: Sequence[bytes], plan: Plan) -> None:
-        self._address, self._requests, self._plan = address, requests, plan
+        self._address, self._plan = address, plan
+        self._requests = itertools.cycle(requests)
         self._selector = selectors.DefaultSelector()
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._answers: list[Answer] = []
-        self._next = self._busy = 0
+        self._busy = 0
 
     def run(self) -> list[Answer]:
-        times, at = self._plan.times, 0
+        times, at, tick = self._plan.times, 0, _TICK_S
         self._start = time.perf_counter()
-        tick = _TICK_S
         while True:
             now = self._now()
             while at < len(times) and times[at] <= now:
@@ -264,12 +229,11 @@ class _Loop:
         return time.perf_counter() - self._start
 
     def _send(self, due: float) -> None:
-        request = self._requests[self._next % len(self._requests)]
-        self._next += 1
-        if not self._idle and len(self._open) >= self._plan.connections:
+        request = next(self._requests)
+        if self._idle or len(self._open) < self._plan.connections:
+            self._put(request, due)
+        else:
             self._answers.append(Answer(due, self._now(), self._now(), 0, NOT_SENT))
-            return
-        self._put(request, due)
 
     def _put(self, request: bytes, due: float) -> None:
         connection = self._idle.pop() if self._idle else self._connect()
@@ -318,9 +282,7 @@ class _Loop:
         if reply.complete:
             code = "" if 200 <= reply.status < 300 else error_code(reply.status, reply.body)
             # A reply that came before all was sent leaves the connection in the middle of a request.
-            self._end(
-                connection, reply.status, code, keep=bool(data) and not reply.closes and not connection.is_sending
-            )
+            self._end(connection, reply.status, code, keep=bool(data) and not (reply.closes or connection.unsent))
         elif not data:
             self._lost(connection)
 

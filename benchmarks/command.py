@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.peers import PeerSettings, benchmark_peers
 from benchmarks.result import Result, check_writable, json_of, page_with, read_result, text_of, write_result
@@ -30,7 +30,7 @@ from cxr_training.fit.weights import NORMALISATIONS, THREE_WAYS
 from pneumoscan.files import write_text, write_whole
 from pneumoscan.options import not_negative, positive
 
-_ARCHITECTURES: Final = list(ARCHITECTURES)
+Measure = Callable[[Any], Result]
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -60,13 +60,7 @@ class _Command:
     """One sub-command; its options have the names and the defaults of the fields of its settings."""
 
     def __init__(
-        self,
-        commands: Any,
-        name: str,
-        settings: type[Any],
-        measure: Callable[[Any], Result],
-        summary: str,
-        *more: str,
+        self, commands: Any, name: str, settings: type[Any], measure: Measure, summary: str, *more: str
     ) -> None:
         self.parser = commands.add_parser(name, help=summary, description=" ".join(more) or summary)
         self.parser.set_defaults(settings=settings, measure=measure, plot=None)
@@ -94,7 +88,7 @@ def _add_steps(commands: Any) -> None:
     cam = _Command(commands, "cam", CamSettings, benchmark_cam, "what a heat map costs, beside grad-cam's GradCAM")
     cam.option("rounds", positive, "rounds")
     for command in (raw, cam):
-        command.option("arch", str, "the network", choices=_ARCHITECTURES)
+        command.option("arch", str, "the network", choices=list(ARCHITECTURES))
         command.option("device", str, "auto, cpu or cuda")
     summary = "from a file's bytes to the network's input, beside the tutorial's way"
     decode = _Command(commands, "decode", DecodeSettings, benchmark_decode, summary)
@@ -113,7 +107,7 @@ def _add_train(commands: Any) -> None:
     train.option("epochs", not_negative, "of the tutorial's loop, to compare results; 0 only times")
     train.option("films", positive, "of each source and label in a split, at most, to compare results")
     train.option("seed", int, "of both trainings")
-    train.option("arch", str, "the network", choices=_ARCHITECTURES)
+    train.option("arch", str, "the network", choices=list(ARCHITECTURES))
     train.option("device", str, "auto, cpu or cuda")
 
 

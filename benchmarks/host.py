@@ -24,13 +24,7 @@ _SEARCH_EVERY: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine, and the versions of what was measured on it.
-
-    Parameters
-    ----------
-    load_before
-        The system's load average when the measurement began.
-    """
+    """A machine, and the versions of what was measured on it."""
 
     processor: str
     gpu: str | None
@@ -39,7 +33,7 @@ class Host:
     system: str
     python: str
     versions: Mapping[str, str]
-    load_before: float
+    load_before: float  # the system's load average when the measurement began
 
     @classmethod
     def here(cls, versions: Mapping[str, str] | None = None) -> Host:
@@ -51,7 +45,7 @@ class Host:
             memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
             system=platform.platform(),
             python=platform.python_version(),
-            versions=installed_versions() if versions is None else versions,
+            versions=_installed_versions() if versions is None else versions,
             load_before=round(os.getloadavg()[0], 2),
         )
 
@@ -61,23 +55,13 @@ class Host:
         return f"{self.processor}, {self.cores} cores, {self.memory_gb:.0f} GB{gpu}; {versions}"
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of `PACKAGES`, of those that are installed."""
-    found: dict[str, str] = {}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+def _installed_versions() -> dict[str, str]:
+    found = {one.name: one.version for one in importlib.metadata.distributions()}
+    return {name: found[name] for name in PACKAGES if name in found}
 
 
 class Tree:
-    """A process and its descendants, as they are at the time of each question.
-
-    Parameters
-    ----------
-    pid
-        Of the process at the root.
-    """
+    """The process `pid` and its descendants, as they are at the time of each call."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -118,15 +102,7 @@ def rss_mb(processes: Sequence[psutil.Process]) -> float:
 
 
 class Watch:
-    """Processor time and memory of a tree while a block runs.
-
-    Attributes
-    ----------
-    cpu_s
-        Processor seconds used in the block.
-    before_mb, peak_mb, after_mb
-        Resident memory, sampled four times a second.
-    """
+    """Processor seconds that a tree uses in a block, and its resident memory, sampled four times a second."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -158,8 +134,8 @@ class Watch:
 
 def listener_of(port: int) -> int | None:
     """The process that listens on a local TCP port, None where that cannot be found out."""
-    try:
-        found = [one.pid for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.laddr.port == port]
-    except psutil.AccessDenied:
-        return None
-    return next((pid for pid in found if pid), None)
+    with suppress(psutil.AccessDenied):
+        for one in psutil.net_connections("tcp"):
+            if one.status == "LISTEN" and one.laddr.port == port and one.pid:
+                return int(one.pid)
+    return None

@@ -54,10 +54,7 @@ def measure(server: Running, requests: Sequence[bytes], plan: Plan, seconds: flo
 def summary(answers: Sequence[Answer], seconds: float) -> Figures:
     """Rates, latencies and errors; latencies only where there is an answer.
 
-    Parameters
-    ----------
-    seconds
-        How long requests became due; answers that came later are counted, and left out of the rate.
+    Answers that came later than `seconds`, in which requests became due, are counted, and left out of the rate.
     """
     good = [one for one in answers if one.ok]
     refused = [one for one in answers if one.code in _REFUSALS]

@@ -22,7 +22,6 @@ from benchmarks.peer_handler import SETTINGS
 from benchmarks.servers import (
     BenchmarkError,
     Running,
-    answers,
     environment,
     free_ports,
     process,
@@ -44,47 +43,23 @@ _OWN_LINES: Final = ("inference_address", "management_address", "metrics_address
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One server of a comparison.
-
-    Parameters
-    ----------
-    name
-        As results call it.
-    server
-        ``pneumoscan``, ``torchserve``, ``litserve`` or ``bentoml``.
-    service
-        What it answers with: one of `benchmarks.peer_handler`, or ``stock``, TorchServe's `image_classifier`.
-    needs
-        Packages without which it cannot run.
-    """
+    """One server of a comparison."""
 
     name: str
-    server: str
-    service: str
-    needs: tuple[str, ...] = ()
+    server: str  # pneumoscan, torchserve, litserve or bentoml
+    service: str  # one of `benchmarks.peer_handler`, or stock: TorchServe's `image_classifier`
+    needs: tuple[str, ...] = ()  # packages without which it cannot run
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where servers are started, and from what.
+    """Where servers are started, and from what."""
 
-    Parameters
-    ----------
-    archive, unpacked
-        Ours, and the folder it is unpacked to.
-    folder
-        For what servers write; its path is short.
-    python
-        The interpreter that has the other servers' packages.
-    workers
-        Of each server.
-    """
-
-    archive: Path
+    archive: Path  # ours
     unpacked: Path
-    folder: Path
-    python: str
-    workers: int
+    folder: Path  # for what servers write; its path is short
+    python: str  # the interpreter that has the other servers' packages
+    workers: int  # of each server
 
     def environment(self, temp: Path, **more: str) -> dict[str, str]:
         """The environment of a server whose workers compute with one thread, on the CPU."""
@@ -118,13 +93,7 @@ def request_to(peer: Peer, server: Running, film: bytes) -> bytes:
 
 
 def versions_in(python: str) -> dict[str, str]:
-    """Versions of the compared packages that an interpreter has.
-
-    Raises
-    ------
-    UsageError
-        There is no such interpreter.
-    """
+    """Versions of the compared packages that an interpreter has."""
     program = (
         "import importlib.metadata as m, json\n"
         "print(json.dumps({one.name.lower(): one.version for one in m.distributions() if one.name}))"
@@ -151,10 +120,8 @@ def _python_server(peer: Peer, place: Place, film: bytes) -> Iterator[Running]:
     """LitServe or BentoML."""
     (port,) = free_ports(1)
     place.folder.mkdir(parents=True)
-    if peer.server == "litserve":
-        command = [place.python, "-m", "benchmarks.peer_litserve", "--port", str(port), "--service", peer.service]
-        command += ["--folder", str(place.unpacked), "--workers", str(place.workers)]
-    else:
+    command = [place.python, "-m", "benchmarks.peer_litserve"]
+    if peer.server == "bentoml":
         command = [place.python, "-m", "bentoml", "serve", "benchmarks.peer_bentoml:Service"]
         command += ["--host", HOST, "--port", str(port), "--working-dir", str(REPOSITORY)]
     variables = place.environment(
@@ -164,12 +131,13 @@ def _python_server(peer: Peer, place: Place, film: bytes) -> Iterator[Running]:
         PEER_SERVICE=peer.service,
         PEER_FOLDER=str(place.unpacked),
         PEER_WORKERS=str(place.workers),
+        PEER_PORT=str(port),
     )
     log = place.folder / "out.log"
     with process(command, log, variables) as started:
         server = Running((HOST, port), "/predict", Tree(started.pid))
         request = request_to(peer, server, film)
-        wait_until(lambda: answers(server.address, request), started, log, peer.name)
+        wait_until(lambda: 200 <= exchange(server.address, request)[0] < 300, started, log, peer.name)
         yield server
 
 

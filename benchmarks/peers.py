@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,7 @@ from benchmarks.in_process import unpack
 from benchmarks.load import closed, measure, report_progress
 from benchmarks.peer_servers import MODEL, NO_MODEL, Peer, Place, request_to, start, versions_in
 from benchmarks.result import Column, Figure, Figures, Result, Row, Table, over_rounds, ratio_of
-from benchmarks.servers import BenchmarkError, Running, short_temp
+from benchmarks.servers import BenchmarkError, Running, short_folder
 from pneumoscan.errors import UsageError
 
 _PYTHON: Final = Path(sys.prefix) / "peers" / "bin" / "python"  # where `make bench-peers` puts it
@@ -54,19 +53,13 @@ class PeerSettings:
 
 
 def benchmark_peers(settings: PeerSettings) -> Result:
-    """All comparisons; a server that cannot be measured is there with why.
-
-    Raises
-    ------
-    UsageError
-        Our own archive is none, or the interpreter does not run.
-    """
+    """All comparisons; a server that cannot be measured is there with why."""
     if not set(settings.parts) <= set(PARTS):
         raise UsageError(f"--parts is {','.join(settings.parts)!r}: give null, model or null,model")
     host = Host.here(versions_in(settings.python))
     workers = len(os.sched_getaffinity(0))
     tables = []
-    with tempfile.TemporaryDirectory(prefix="cxrb-", dir=short_temp()) as temp:
+    with short_folder() as temp:
         unpacked = unpack(settings.archive, Path(temp, "unpacked"))
         place = Place(settings.archive, unpacked, Path(temp), settings.python, workers)
         if "null" in settings.parts:

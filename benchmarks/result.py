@@ -18,23 +18,13 @@ from pneumoscan.files import write_text
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What was measured of one thing.
+    """One thing that was measured, over rounds or with a confidence interval where a table says so."""
 
-    Parameters
-    ----------
-    median
-        Over the rounds; the value itself where there was one measurement.
-    lowest, highest
-        Of the rounds, or of the confidence interval that a table announces; None where there is neither.
-    rounds
-        The value of each round.
-    """
-
-    median: float
+    median: float  # the value itself where there was one measurement
     unit: str = ""
     lowest: float | None = None
     highest: float | None = None
-    rounds: tuple[float, ...] = ()
+    rounds: tuple[float, ...] = ()  # the value of each
 
     @classmethod
     def of(cls, rounds: Iterable[float], unit: str = "") -> Figure:
@@ -48,18 +38,10 @@ Figures = dict[str, Figure]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table.
+    """One column of a table."""
 
-    Parameters
-    ----------
-    figure
-        Name of the figure that it shows of each row.
-    template
-        For `str.format`: takes the median, the lowest and the highest value.
-    """
-
-    figure: str
-    template: str
+    figure: str  # the name of the figure that it shows of each row
+    template: str  # for `str.format`: takes the median, the lowest and the highest value
     heading: str = ""
 
     def cell(self, figure: Figure | None) -> str:
@@ -86,45 +68,25 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows with the same columns.
-
-    Parameters
-    ----------
-    title
-        A line above; none where empty.
-    label
-        Heading of the labels, which take `width` characters at least.
-    indent
-        Spaces before each row.
-    """
+    """Rows with the same columns."""
 
     name: str
     columns: Sequence[Column]
     rows: Sequence[Row]
-    title: str = ""
-    label: str = ""
-    width: int = 0
+    title: str = ""  # the line above, if any
+    label: str = ""  # the heading of the labels
+    width: int = 0  # of the labels, at least
     indent: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run of a benchmark found.
+    """The figures of one run of a benchmark, and how they came about."""
 
-    Parameters
-    ----------
-    what
-        The benchmark's name on the command line.
-    settings
-        What was requested, and what followed from it for this machine.
-    title
-        One line on how it was measured.
-    """
-
-    what: str
-    settings: dict[str, Any]
+    what: str  # the benchmark's name on the command line
+    settings: dict[str, Any]  # as requested, and what followed for this machine
     host: Host
-    title: str
+    title: str  # one line on how it was measured
     tables: Sequence[Table]
 
     def rows(self, table: str) -> dict[str, Figures]:
@@ -178,13 +140,7 @@ def _line(table: Table, label: str, cells: Sequence[str]) -> str:
 
 
 def page_with(page: str, results: Sequence[Result]) -> str:
-    """The text of a page with each result between its marks, ``<!-- bench:serve -->`` and ``<!-- /bench -->``.
-
-    Raises
-    ------
-    UsageError
-        The page has no place for one.
-    """
+    """The text of a page with each result between its marks, ``<!-- bench:serve -->`` and ``<!-- /bench -->``."""
     for result in results:
         start, end = f"<!-- bench:{result.what} -->", "<!-- /bench -->"
         before, *after = re.split(rf"{re.escape(start)}.*?{re.escape(end)}", page, flags=re.DOTALL)
@@ -210,13 +166,7 @@ def read_json(text: str) -> Result:
 
 
 def read_result(path: Path) -> Result:
-    """A result that `write_result` wrote.
-
-    Raises
-    ------
-    UsageError
-        It is none.
-    """
+    """A result that `write_result` wrote."""
     try:
         return read_json(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -226,13 +176,7 @@ def read_result(path: Path) -> Result:
 
 
 def check_writable(path: Path | None, *, force: bool) -> None:
-    """Check before anything is measured that a file can be put there.
-
-    Raises
-    ------
-    UsageError
-        There is a file already, or no folder.
-    """
+    """Check before anything is measured that a file can be put there."""
     if path is None:
         return
     if path.exists() and not force:

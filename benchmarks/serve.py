@@ -1,9 +1,11 @@
-"""Our server under load: closed and open loop, the lone client, and the same model without a server."""
+"""Our server under load: closed and open loop, the lone client beside a call in process, the same model unserved."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +15,16 @@ from urllib.parse import urlsplit
 import torch
 from matplotlib.figure import Figure as Drawing
 
-from benchmarks.client import drive, post
-from benchmarks.films import films_of
+from benchmarks.client import drive, error_code, kept_connection, post
+from benchmarks.films import films_of, small_films
 from benchmarks.host import Host, Tree, listener_of
-from benchmarks.in_process import Layout, load_service, lone_client, unpack, without_server
+from benchmarks.in_process import MODEL, SERVICE, Layout, incoming, load_service, team, unpack
 from benchmarks.load import OCTETS, check, client_cost, closed, measure, poisson, report_progress, requests_of
-from benchmarks.result import Column, Figure, Result, Row, Table
-from benchmarks.servers import BenchmarkError, Running, served_archive, short_temp
+from benchmarks.result import Column, Figure, Figures, Result, Row, Table, ratio_of
+from benchmarks.servers import BenchmarkError, Running, served_archive, short_folder
 from pneumoscan.errors import UsageError
+
+Films = Mapping[str, bytes]
 
 STARTING: Final = ("workers", "threads", "batch_size", "batch_delay", "queue")  # options of scripts.serve
 _SEED: Final = 11
@@ -70,16 +74,10 @@ _CLIENT: Final = (Column("cpu_ms", "{:.4f} ms of processor time"), Column("body_
 
 
 def benchmark_serve(settings: ServeSettings) -> Result:
-    """All measurements.
-
-    Raises
-    ------
-    BenchmarkError
-        The server does not start, or does not answer one of the films.
-    """
+    """All measurements."""
     options, films, archive = settings.options(), films_of(settings.films), settings.archive
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cxrb-", dir=short_temp())))
+        folder = Path(stack.enter_context(short_folder()))
         report_progress("starting the server" if archive else f"using {settings.url}")
         if archive:
             server = stack.enter_context(served_archive(archive, folder / "s", options))
@@ -96,11 +94,9 @@ def benchmark_serve(settings: ServeSettings) -> Result:
         if archive:
             unpacked = unpack(archive, folder / "unpacked")
             if settings.pairs:
-                service = load_service(unpacked, settings.device)
-                tables += lone_client(server, service, films, layout.threads, settings.pairs, settings.deadline)
+                tables += _lone_client(server, unpacked, films, layout.threads, settings)
             if settings.rounds:
-                duration = (settings.seconds / 2, settings.deadline)
-                tables += without_server(server, unpacked, films, layout, settings.device, settings.rounds, *duration)
+                tables += _without_server(server, unpacked, films, layout, settings)
         tables.append(Table("client", _CLIENT, costs, indent=0))
     workers, sending = f"{layout.processes} workers x {layout.threads} threads", f"{len(films)} films in turn"
     title = f"{workers}, {sending}, {settings.seconds:g} s each; ms from when a film was due"
@@ -109,13 +105,7 @@ def benchmark_serve(settings: ServeSettings) -> Result:
 
 
 def running_server(url: str) -> Running:
-    """A server that runs already; its processes are known where it listens on this machine.
-
-    Raises
-    ------
-    UsageError
-        It is no address of a server.
-    """
+    """A server that runs already; its processes are known where it listens on this machine."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise UsageError(f"--url is {url!r}: give http://HOST:PORT, the server's address")
@@ -158,6 +148,84 @@ def _loads(server: Running, requests: Sequence[bytes], settings: ServeSettings) 
         offered = {"offered_per_s": Figure(part * capacity, "1/s")}
         rows.append(Row(f"open, {part:g} x capacity", offered | measure(server, requests, plan, seconds)))
     return rows
+
+
+_LONE: Final = (
+    Column("served_ms", "served {:.1f} ms,"),
+    Column("called_ms", "in process {:.1f} ms,"),
+    Column("overhead_ms", "overhead {:.2f} ms at p50"),
+)
+_BY_FILM: Final = [Column("overhead_ms", "overhead {:8.2f} ms")]
+
+
+def _lone_client(server: Running, unpacked: Path, films: Films, threads: int, settings: ServeSettings) -> list[Table]:
+    """The same film served and in this process, in turn; each waits while the other works.
+
+    The connection is kept, as a client with more than one film keeps it.
+    """
+    report_progress("the lone client beside the call in process")
+    works = list(zip(films, requests_of(server, films), map(incoming, films.values()), strict=True))
+    times: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        service = load_service(unpacked, settings.device)
+        for _, _, film in works:
+            service.answer([film])  # warm
+        with kept_connection(server.address, settings.deadline) as send:
+            for name, request, film in itertools.islice(itertools.cycle(works), settings.pairs):
+                start = time.perf_counter()
+                status, body = send(request)
+                between = time.perf_counter()
+                service.answer([film])
+                end = time.perf_counter()
+                if not 200 <= status < 300:
+                    raise BenchmarkError(f"the lone client got {error_code(status, body)}")
+                times[name].append(((between - start) * 1000, (end - between) * 1000))
+    finally:
+        torch.set_num_threads(before)
+    every = Row(f"lone client, {settings.pairs} pairs:", _overhead(list(itertools.chain.from_iterable(times.values()))))
+    by_film = [Row(name, _overhead(some)) for name, some in times.items()]
+    return [Table("lone client", _LONE, [every], indent=0), Table("lone client by film", _BY_FILM, by_film, width=28)]
+
+
+def _overhead(pairs: Sequence[tuple[float, float]]) -> Figures:
+    return {
+        "served_ms": Figure.of((served for served, _ in pairs), "ms"),
+        "called_ms": Figure.of((called for _, called in pairs), "ms"),
+        "overhead_ms": Figure.of((served - called for served, called in pairs), "ms"),
+    }
+
+
+def _without_server(
+    server: Running, unpacked: Path, films: Films, layout: Layout, settings: ServeSettings
+) -> list[Table]:
+    """Served films a second over those of as many processes with as many threads, in turn."""
+    seconds, rounds = settings.seconds / 2, settings.rounds
+    plan = closed(2 * layout.processes * layout.batch, seconds, settings.deadline)
+    kinds = {"": films, "_224": small_films()}
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    with ExitStack() as stack:
+        teams = [team(unpacked, list(some.values()), layout, settings.device) for some in kinds.values()]
+        rate_of = dict(zip(kinds, map(stack.enter_context, teams), strict=True))
+        for number in range(rounds):
+            report_progress(f"served and unserved, round {number + 1} of {rounds}")
+            for suffix, some in kinds.items():
+                served = measure(server, requests_of(server, some), plan, seconds)
+                rates["served" + suffix].append(served["films_per_s"].median)
+                for what in (SERVICE, MODEL):
+                    rates[what + suffix].append(rate_of[suffix](what, seconds))
+    title = f"in turn, medians of {rounds} rounds, films/s (_224: JPEG films of 224x224)"
+    ratios = [("served_224", "model_224"), ("served_224", "service_224"), ("served", "service")]
+    ratio_rows = [
+        Row(f"served over {below.replace('_', ' ')}", {"ratio": ratio_of(rates[above], rates[below])})
+        for above, below in ratios
+    ]
+    rate_rows = [Row(name, {"films_per_s": Figure.of(values, "1/s")}) for name, values in rates.items()]
+    return [
+        Table("unserved", [Column("films_per_s", "{:10.2f}")], rate_rows, title, width=28),
+        Table("served over unserved", [Column("ratio", "{:10.3f} ({:.3f} to {:.3f})")], ratio_rows, width=28),
+    ]
 
 
 _PERCENTILES: Final = (("p50_ms", "#1b6ca8", "o"), ("p95_ms", "#d98324", "s"), ("p99_ms", "#b33a3a", "^"))

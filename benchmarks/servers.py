@@ -11,14 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import psutil
 
-from benchmarks.client import Address, exchange
+from benchmarks.client import Address
 from benchmarks.host import Tree
 from pneumoscan.errors import CommandError, UsageError
 from pneumoscan.server.supervisor import die_with_parent
@@ -35,34 +35,23 @@ class BenchmarkError(CommandError):
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers.
-
-    Parameters
-    ----------
-    address, path
-        Where films are sent.
-    tree
-        Its processes; None where they are not known.
-    """
+    """A server that answers films."""
 
     address: Address
     path: str
-    tree: Tree | None
+    tree: Tree | None  # its processes, where they are known
 
 
-def short_temp() -> str | None:
-    """Where temporary folders with unix sockets go; None for the system's own place."""
-    # The path of a worker's unix socket is limited to 107 bytes.
-    return "/tmp" if len(tempfile.gettempdir()) > 40 else None
+def short_folder() -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder for a run folder: the path of a worker's unix socket is limited to 107 bytes."""
+    return tempfile.TemporaryDirectory(prefix="cxrb-", dir="/tmp" if len(tempfile.gettempdir()) > 40 else None)
 
 
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback interface that nobody listens on now."""
-    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -127,33 +116,16 @@ def wait_until(ready: Callable[[], bool], started: subprocess.Popen[bytes], log:
         time.sleep(_POLL_S)
 
 
-def tail(log: Path, lines: int = 12) -> str:
-    """The end of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
-
-
-def answers(address: Address, request: bytes) -> bool:
-    """Whether a request gets a 2xx."""
-    return 200 <= exchange(address, request)[0] < 300
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-12:])
 
 
 @contextmanager
 def served_archive(archive: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Running]:
-    """Our own server with one archive, as `scripts.serve` starts it.
+    """Our own server with one archive, as `scripts.serve` starts it with some options.
 
-    Parameters
-    ----------
-    folder
-        Empty, with a short path; takes the store, the run folder and the log.
-    options
-        Further ones of `scripts.serve`.
-
-    Raises
-    ------
-    UsageError
-        The archive is missing.
-    BenchmarkError
-        The server does not become ready.
+    The folder has a short path; it takes the store, the run folder and the log.
     """
     if not archive.is_file():
         raise UsageError(f"{archive} is not a file: give an archive made by scripts.package_mar")

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.films import DECODED, grey_films
 from benchmarks.host import Host
+from benchmarks.peer_handler import tutorial_steps
 from benchmarks.result import Column, Figure, Result, Row, Table, ratio_of
 from benchmarks.servers import BenchmarkError
 from cxr.engines.load import Engine, load_engine
@@ -150,11 +151,6 @@ def benchmark_cam(settings: CamSettings) -> Result:
     """A plain classification of one film, one with our map and one with grad-cam's GradCAM, by torch in float32.
 
     What our map adds is far below what a pass varies by, and is therefore timed alone as well.
-
-    Raises
-    ------
-    BenchmarkError
-        grad-cam is not installed.
     """
     try:
         grad_cam = importlib.import_module("pytorch_grad_cam")
@@ -166,30 +162,22 @@ def benchmark_cam(settings: CamSettings) -> Result:
     network: Any = build(settings.arch, 2).to(device)
     side = Preprocessing().size
     film = torch.rand(1, 3, side, side, device=device)
+    inference = torch.inference_mode()
 
-    @torch.inference_mode()
-    def classify() -> Any:
-        return network(film).cpu()
-
-    @torch.inference_mode()
+    @inference
     def map_of(feature_map: torch.Tensor) -> Any:
         maps = class_maps(feature_map, network.fc.weight)
         logits_of(maps, network.fc.bias).cpu()
         return maps.cpu()
 
-    @torch.inference_mode()
-    def with_map() -> Any:
-        return map_of(features(network, film))
-
     with grad_cam.GradCAM(model=network, target_layers=[network.layer4[-1]]) as explain:
         ways: dict[str, Callable[[], Any]] = {
-            "classification": classify,
-            "with our map": with_map,
+            "classification": inference(lambda: network(film).cpu()),
+            "with our map": inference(lambda: map_of(features(network, film))),
             "with gradcam": lambda: explain(input_tensor=film, targets=[targets.ClassifierOutputTarget(1)]),
         }
         shapes = {name: list(way().shape[-2:]) for name, way in ways.items()}  # and warm
-        with torch.inference_mode():
-            feature_map = features(network, film)
+        feature_map = inference(features)(network, film)
         times = in_turn(ways | {"our map alone": lambda: map_of(feature_map)}, settings.rounds, device)
 
     def ratio(above: str, below: str) -> dict[str, Figure]:
@@ -259,23 +247,14 @@ def tutorial_tensor(data: bytes) -> torch.Tensor:
 
     It has no DICOM; such a film is read by pydicom, windowed by its extremes and then treated as a picture.
     """
-    from torchvision import transforms
-
     if data[128:132] == b"DICM":
         stored = dcmread(io.BytesIO(data)).pixel_array.astype(np.float32)
         low, high = stored.min(), stored.max()
         picture = Image.fromarray(((stored - low) / max(high - low, 1) * 255).astype(np.uint8))
     else:
         picture = Image.open(io.BytesIO(data))
-    steps = transforms.Compose(
-        [
-            transforms.Resize((224, 224)),
-            transforms.ToTensor(),
-            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-        ]
-    )
-    tensor = steps(picture.convert("RGB"))
-    assert isinstance(tensor, torch.Tensor)
+    steps = tutorial_steps(224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    tensor: torch.Tensor = steps(picture.convert("RGB"))
     return tensor
 
 

@@ -26,6 +26,7 @@ from torchvision.models.resnet import ResNet
 from tqdm import tqdm
 
 from benchmarks.host import Host
+from benchmarks.peer_handler import tutorial_steps
 from benchmarks.result import Column, Figure, Result, Row, Table
 from benchmarks.steps import in_turn
 from cxr.model.network import features, folded, pool, use_exact_float32
@@ -68,27 +69,31 @@ class TrainBenchmarkSettings:
     arch: str = "resnet152"
     device: str = "auto"
 
+    def training(self) -> TrainSettings:
+        """Our training."""
+        names = ("weights", "arch", "normalisation", "size", "views", "seed")
+        return TrainSettings(**{name: getattr(self, name) for name in names})
+
+    def preprocessing(self) -> Preprocessing:
+        """How both trainings prepare films."""
+        return dataclasses.replace(NORMALISATIONS[self.normalisation], size=self.size)
+
 
 def benchmark_training(settings: TrainBenchmarkSettings) -> Result:
     """The costs, and with epochs the results as well."""
     host, films, device = Host.here(), load_films(settings.data), resolve_device(settings.device)
-    shared = ("weights", "arch", "normalisation", "size", "views", "seed")
-    training = TrainSettings(**{name: getattr(settings, name) for name in shared})
-    preprocessing = dataclasses.replace(NORMALISATIONS[settings.normalisation], size=settings.size)
-    processes = Processes(device)
-    tables = _costs(films, training, preprocessing, processes, settings.rounds)
+    tables = _costs(films, settings, Processes(device))
     if settings.epochs:
-        tables.append(_results(films, training, preprocessing, processes, settings))
+        tables.append(_results(films, settings, Processes(device)))
     title = f"{settings.arch}, medians of {settings.rounds} rounds in turn, ms for a film"
     counts = {split: len(films.of(split)) for split in ("train", "val", "test")}
     conditions = {"device": str(device), "threads": torch.get_num_threads(), "counts": counts}
     return Result("train", asdict(settings) | conditions, host, title, tables)
 
 
-def _costs(
-    films: Films, settings: TrainSettings, preprocessing: Preprocessing, processes: Processes, rounds: int
-) -> list[Table]:
+def _costs(films: Films, settings: TrainBenchmarkSettings, processes: Processes) -> list[Table]:
     """Milliseconds for a film in each way, and what follows for all films and epochs."""
+    training, preprocessing = settings.training(), settings.preprocessing()
     train, val, test = (films.of(split) for split in ("train", "val", "test"))
     start = starting_point(settings.weights, settings.arch, settings.seed).network
     tutorial = TutorialRecipe(start, preprocessing, processes, settings.seed)
@@ -103,7 +108,7 @@ def _costs(
             with torch.inference_mode():
                 pool(features(backbone, on_device)).cpu()
 
-    augmented_view = View(1, settings.augmentation, settings.seed)
+    augmented_view = View(1, training.augmentation, training.seed)
     ways: dict[str, tuple[int, Callable[[Sequence[Record]], object]]] = {
         "tutorial train": (TUTORIAL_BATCH, tutorial.learn),
         "tutorial test": (TUTORIAL_BATCH, tutorial.score),
@@ -118,9 +123,10 @@ def _costs(
         count, way = ways[name]
         way([train[i] for i in rng.permutation(len(train))[:count]])
 
-    times = in_turn({name: partial(on_some, name) for name in ways}, rounds, processes.device, "timing")
+    times = in_turn({name: partial(on_some, name) for name in ways}, settings.rounds, processes.device, "timing")
     per_film = {name: np.array(times[name]) / min(count, len(train)) for name, (count, _) in ways.items()}
-    (head_ms,) = in_turn({"head": lambda: _head_of(len(train), len(val), start, settings)}, 1, processes.device)["head"]
+    head_of = partial(_head_of, len(train), len(val), start.fc.in_features, training)
+    (head_ms,) = in_turn({"head": head_of}, 1, processes.device)["head"]
 
     epoch_ms = per_film["tutorial train"] * len(train) + per_film["tutorial test"] * len(test)
     theirs = EPOCHS * epoch_ms / 1000
@@ -142,11 +148,11 @@ def _costs(
     ]
 
 
-def _head_of(train: int, val: int, start: ResNet, settings: TrainSettings) -> TrainedHead:
+def _head_of(train: int, val: int, channels: int, settings: TrainSettings) -> TrainedHead:
     """A head for as many films as there are; what it costs does not depend on what is in the features."""
     rng = np.random.default_rng(settings.seed)
     sizes = [train] * (1 + settings.views) + [val]
-    *views, val_features = [rng.normal(size=(films, start.fc.in_features)).astype(np.float32) for films in sizes]
+    *views, val_features = [rng.normal(size=(films, channels)).astype(np.float32) for films in sizes]
     targets = [rng.integers(0, 2, films) for films in (train, val)]
     return train_head(views, targets[0], val_features, targets[1], settings.head, progress=False)
 
@@ -159,23 +165,16 @@ _RESULT: Final = (
 )
 
 
-def _results(
-    films: Films,
-    training: TrainSettings,
-    preprocessing: Preprocessing,
-    processes: Processes,
-    settings: TrainBenchmarkSettings,
-) -> Table:
+def _results(films: Films, settings: TrainBenchmarkSettings, processes: Processes) -> Table:
     """Figures of both on the same test films, over all and by group, with paired differences over patients."""
+    preprocessing, seed = settings.preprocessing(), settings.seed
     splits = ("train", "val", "test")
-    train, val, test = (sample_by_group(films.of(split), settings.films, training.seed) for split in splits)
+    train, val, test = (sample_by_group(films.of(split), settings.films, seed) for split in splits)
     steps = -(-len(films.of("train")) // TUTORIAL_BATCH)
     batch = -(-len(train) // steps)
-    start = ready_to_train(
-        training.weights, training.arch, training.seed, train, preprocessing, processes.device
-    ).network
-    theirs = TutorialRecipe(start, preprocessing, processes, training.seed).fit(train, test, settings.epochs, batch)
-    ours = _fit_ours(start, (train, val, test), training, preprocessing, processes)
+    ready = ready_to_train(settings.weights, settings.arch, seed, train, preprocessing, processes.device)
+    theirs = TutorialRecipe(ready.network, preprocessing, processes, seed).fit(train, test, settings.epochs, batch)
+    ours = _fit_ours(ready.network, (train, val, test), settings, processes)
     groups = {"all": np.ones(len(test), dtype=np.bool_), **groups_of(test)}
     targets, patients = targets_of(test), np.array([record.patient_id for record in test])
     rows = []
@@ -220,18 +219,17 @@ def sample_by_group(records: Sequence[Record], per_group: int, seed: int) -> lis
 def _fit_ours(
     start: ResNet,
     films: tuple[Sequence[Record], Sequence[Record], Sequence[Record]],
-    settings: TrainSettings,
-    preprocessing: Preprocessing,
+    settings: TrainBenchmarkSettings,
     processes: Processes,
 ) -> Outcome:
     """The test films by a head trained as `training.train` does, uncalibrated."""
-    train, val, test = films
+    (train, val, test), training = films, settings.training()
     with tempfile.TemporaryDirectory(prefix="cxr-") as folder:
-        cache = FeatureCache(Path(folder), start, preprocessing, processes)
-        views = [View(number, settings.augmentation, settings.seed) for number in range(settings.views + 1)]
+        cache = FeatureCache(Path(folder), start, settings.preprocessing(), processes)
+        views = [View(number, training.augmentation, training.seed) for number in range(settings.views + 1)]
         stored = [np.array(cache.get(train, view)) for view in views]
         val_features, test_features = (np.array(cache.get(records, View())) for records in (val, test))
-    head_settings = dataclasses.replace(settings.head, seed=settings.seed)
+    head_settings = dataclasses.replace(training.head, seed=training.seed)
     head = train_head(stored, targets_of(train), val_features, targets_of(val), head_settings, progress=False)
     logits = torch.from_numpy(test_features) @ head.weight.T + head.bias
     return Outcome(softmax(logits.double().numpy(), 1.0)[:, 1], head.best_epoch)
@@ -262,17 +260,8 @@ class TutorialRecipe:
     were the most accurate on the *test* films.
 
     What is not as published: the network starts from the weights given, with their normalisation; and where there are
-    fewer films than the recipe is asked to stand for, batches shrink so that an epoch has about as many steps; the
+    fewer films than the recipe stands for, batches shrink so that an epoch has about as many steps; the
     statistics BatchNorm takes from a batch are then noisier than those of 256 films.
-
-    Parameters
-    ----------
-    start
-        Network with its starting weights; it is copied.
-    preprocessing
-        Size and normalisation.
-    processes
-        This process; its device is where the network runs.
     """
 
     def __init__(self, start: ResNet, preprocessing: Preprocessing, processes: Processes, seed: int = 0) -> None:
@@ -284,11 +273,9 @@ class TutorialRecipe:
         self.network.fc = nn.Sequential(nn.Linear(start.fc.in_features, len(CLASSES)), nn.LogSoftmax(dim=1))
         self.network.to(self.device)
         self.optimizer = torch.optim.Adam(self.network.fc.parameters(), lr=_RATE)
-        side = (preprocessing.size, preprocessing.size)
-        last = [transforms.ToTensor(), transforms.Normalize(preprocessing.mean, preprocessing.std)]
-        turned = [transforms.RandomRotation(20), transforms.RandomHorizontalFlip()]
-        self.augmented = transforms.Compose([transforms.Resize(side), *turned, *last])
-        self.plain = transforms.Compose([transforms.Resize(side), *last])
+        shape = (preprocessing.size, preprocessing.mean, preprocessing.std)
+        self.augmented = tutorial_steps(*shape, transforms.RandomRotation(20), transforms.RandomHorizontalFlip())
+        self.plain = tutorial_steps(*shape)
 
     def fit(self, train: Sequence[Record], test: Sequence[Record], epochs: int, batch_size: int) -> Outcome:
         """Train for some epochs; of the test films' probabilities those of the most accurate epoch are kept."""
@@ -296,21 +283,16 @@ class TutorialRecipe:
         best = Outcome(np.full(len(test), 0.5), 0, 0.0)
         for epoch in tqdm(range(1, epochs + 1), desc="tutorial", unit="epoch", leave=False):
             order = torch.randperm(len(train)).tolist()
-            self.set_rate(rate_of(epoch))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate_of(epoch)
             for rows in _in_parts(order, batch_size, "training films"):
                 self.learn([train[row] for row in rows])
-            probabilities = np.concatenate(
-                [self.score([test[row] for row in rows]) for rows in _in_parts(range(len(test)), 32, "test")]
-            )
+            parts = _in_parts(range(len(test)), 32, "test")
+            probabilities = np.concatenate([self.score([test[row] for row in rows]) for rows in parts])
             accuracy = float(((probabilities > 0.5) == targets).mean())
             if accuracy > best.test_accuracy:
                 best = Outcome(probabilities, epoch, accuracy)
         return best
-
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def learn(self, records: Sequence[Record]) -> None:
         """One step, films decoded again."""

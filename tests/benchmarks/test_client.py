@@ -16,12 +16,12 @@ from benchmarks.client import (
     TIMED_OUT,
     Address,
     Answer,
-    KeptConnection,
     Plan,
     Reply,
     drive,
     error_code,
     exchange,
+    kept_connection,
     post,
 )
 
@@ -230,11 +230,11 @@ def test_a_reply_is_read_however_it_is_cut(whole: bytes, cut: int) -> None:
 
 
 def test_a_kept_connection_carries_several_requests() -> None:
-    with server(answering(lambda body: OK if body == b"x" else FULL)) as address, KeptConnection(address) as connection:
+    with server(answering(lambda body: OK if body == b"x" else FULL)) as address, kept_connection(address) as send:
         first, second = requests_to(address, b"x", b"y")
-        assert connection.exchange(first) == (200, b"{}")
-        assert connection.exchange(second)[0] == 503
-        assert connection.exchange(first) == (200, b"{}")
+        assert send(first) == (200, b"{}")
+        assert send(second)[0] == 503
+        assert send(first) == (200, b"{}")
 
 
 @pytest.mark.parametrize(

@@ -98,15 +98,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_processes_without_a_server_answer_films_and_are_gone_at_the_end(model: Path) -> None:
     films = list(small_films(2).values())
-    with team(model, films, Layout(processes=2, threads=1), "cpu") as members:
+    with team(model, films, Layout(processes=2, threads=1), "cpu") as rate_of:
         inside = len(Tree(os.getpid()).processes())
-        assert members.rate(MODEL, 0.3) > 0
-        assert members.rate(SERVICE, 0.3) > 0
+        assert rate_of(MODEL, 0.3) > 0
+        assert rate_of(SERVICE, 0.3) > 0
     assert inside >= 3
     assert not [one for one in Tree(os.getpid()).processes()[1:] if "spawn_main" in " ".join(one.cmdline())]
 
 
-def test_a_model_that_does_not_load_in_a_process_is_told(tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_in_a_process_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="has ended"), team(tmp_path, [b"x"], Layout(1, 1), "cpu"):
         pass
 
