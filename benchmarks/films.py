@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from benchmarks.servers import WrongUsage
 from cxr.films.decode import decode
 from cxr.films.film import Pixels
 from cxr_training.data.toy.anatomy import draw_anatomy
 from cxr_training.data.toy.files import LABELS, dicom_bytes, png_bytes
 from cxr_training.data.toy.films import ToyFilm, draw_film
+from pneumoscan.errors import UsageError
 from pneumoscan.film_files import find_films
 
 LARGE: Final = (2500, 2000)  # rows and columns of a computed radiography film
@@ -31,12 +31,11 @@ def _drawn(size: tuple[int, int], number: int) -> ToyFilm:
     return draw_film(rng, draw_anatomy(rng), LABELS[number % 2], size)
 
 
-def jpeg(film: ToyFilm, mode: str = "L") -> bytes:
-    """A drawn film as JPEG, grey or, with mode RGB, as colour."""
-    return _jpeg(np.rint(film.pixels * 255).astype(np.uint8), mode)
+def _grey(size: tuple[int, int], number: int) -> Pixels:
+    return np.rint(_drawn(size, number).pixels * 255).astype(np.uint8)
 
 
-def _jpeg(pixels: Pixels, mode: str) -> bytes:
+def _jpeg(pixels: Pixels, mode: str = "L") -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()
@@ -47,16 +46,14 @@ def _dicom(film: ToyFilm) -> bytes:
 
 
 KINDS: Final[dict[str, Callable[[int], bytes]]] = {
-    "JPEG 2000x2500": lambda number: jpeg(_drawn(LARGE, number)),
+    "JPEG 2000x2500": lambda number: _jpeg(_grey(LARGE, number)),
     "PNG 1024x1024": lambda number: png_bytes(_drawn(MIDDLE, number), 8),
     "DICOM 2000x2500": lambda number: _dicom(_drawn(LARGE, number)),
-    "JPEG 224x224": lambda number: jpeg(_drawn(SMALL, number)),
+    "JPEG 224x224": lambda number: _jpeg(_grey(SMALL, number)),
 }
-
-
 DECODED: Final[dict[str, Callable[[int], bytes]]] = {
     **KINDS,
-    "JPEG 1024x1024": lambda number: jpeg(_drawn(MIDDLE, number)),
+    "JPEG 1024x1024": lambda number: _jpeg(_grey(MIDDLE, number)),
 }
 
 
@@ -73,37 +70,23 @@ def small_films(count: int = 4) -> dict[str, bytes]:
 def colour_films(folder: Path | None) -> dict[str, bytes]:
     """Films saved as colour JPEG, which every server that is compared can read.
 
-    Parameters
-    ----------
-    folder
-        Whose films, each at its own size; four drawn ones of 1024x1024 where None is given.
-
-    Raises
-    ------
-    WrongUsage
-        The folder holds none.
+    They are those of a folder, each at its own size, or four drawn ones of 1024x1024 where None is given.
     """
     if folder is None:
-        return {f"colour JPEG 1024x1024 #{number}": jpeg(_drawn(MIDDLE, number), "RGB") for number in range(4)}
+        return {f"colour JPEG 1024x1024 #{number}": _jpeg(_grey(MIDDLE, number), "RGB") for number in range(4)}
     return {name: _jpeg(decode(data).pixels, "RGB") for name, data in films_of(folder).items()}
 
 
 def grey_films(count: int, side: int) -> npt.NDArray[np.uint8]:
     """Drawn films at the size of a network's input: (count, side, side)."""
-    return np.stack([np.rint(_drawn((side, side), number).pixels * 255).astype(np.uint8) for number in range(count)])
+    return np.stack([_grey((side, side), number) for number in range(count)])
 
 
 def films_of(folder: Path | None) -> dict[str, bytes]:
-    """The films of a folder, or made-up ones where None is given.
-
-    Raises
-    ------
-    WrongUsage
-        The folder holds none.
-    """
+    """The films of a folder, or made-up ones where None is given."""
     if folder is None:
         return made_up_films()
     found = {str(path): path.read_bytes() for path in find_films([folder])}
     if not found:
-        raise WrongUsage(f"{folder} holds no film: give a folder of JPEG, PNG or DICOM files, or leave --films out")
+        raise UsageError(f"{folder} holds no film: give a folder of JPEG, PNG or DICOM files, or leave --films out")
     return found

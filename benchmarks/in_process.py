@@ -1,4 +1,4 @@
-"""The same model without a server: processes that each hold it and answer films as a worker does."""
+"""The same model without a server: in this process, or in processes that each answer films as a worker does."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import multiprocessing
 import os
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
-from benchmarks.load import rate
-from benchmarks.servers import BenchmarkError, WrongUsage
+from benchmarks.load import OCTETS, rate
+from benchmarks.servers import BenchmarkError
 from cxr.films.decode import decode
-from cxr.films.film import Pixels
 from cxr.model.preprocess import resize
 from cxr.predict import Predictor
 from cxr.serving.metrics import silence_libraries
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService, Incoming
+from pneumoscan.errors import UsageError
 
-HEADERS: Final = {"Content-Type": "application/octet-stream"}
 MODEL, SERVICE = "model", "service"  # what a process repeats: the forward pass alone, or all from bytes to reply
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -39,22 +38,16 @@ class Layout:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """The folder an archive is unpacked to, as a worker sees it.
-
-    Raises
-    ------
-    BenchmarkError
-        It is no archive.
-    """
+    """The folder an archive is unpacked to, as a worker sees it."""
     if not zipfile.is_zipfile(archive):
-        raise WrongUsage(f"{archive} is not a model archive: give one made by scripts.package_mar")
+        raise UsageError(f"{archive} is not a model archive: give one made by scripts.package_mar")
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder)
     return folder
 
 
 def load_service(folder: Path, device: str) -> BatchService:
-    """What a worker answers with, in this process."""
+    """The service of a worker, in this process."""
     silence_libraries()
     predictor = Predictor.load(folder, device)
     return BatchService(predictor, ModelIdentity.of(predictor.spec, "pneumonia", "in-process"))
@@ -62,116 +55,91 @@ def load_service(folder: Path, device: str) -> BatchService:
 
 def incoming(film: bytes) -> Incoming:
     """A film as a server hands it over."""
-    return Incoming({"body": film}, HEADERS, "00000000-0000-0000-0000-000000000000")
+    return Incoming({"body": film}, {"Content-Type": OCTETS}, "00000000-0000-0000-0000-000000000000")
 
 
-class Team:
-    """Processes that are idle until they are asked."""
+Rate = Callable[[str, float], float]
 
-    def __init__(self, pipes: Sequence[Connection]) -> None:
-        self._pipes = pipes
 
-    def rate(self, what: str, seconds: float) -> float:
-        """Films a second of all processes together.
+@contextmanager
+def team(folder: Path, films: Sequence[bytes], layout: Layout, device: str) -> Iterator[Rate]:
+    """Processes in a layout, each with the model of an unpacked archive; ended with the block.
 
-        Parameters
-        ----------
-        what
-            MODEL or SERVICE.
-        """
+    They are idle but while the function that is given measures their films a second, of MODEL or SERVICE for a time.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+
+    def rate_of(what: str, seconds: float) -> float:
         start = time.time() + 0.05
-        for pipe in self._pipes:
+        for pipe in pipes:
             pipe.send((what, start, seconds))
-        done = sorted(itertools.chain.from_iterable(_received(pipe) for pipe in self._pipes))
+        done = sorted(itertools.chain.from_iterable(_received(pipe) for pipe in pipes))
         return rate([at for at in done if at <= seconds], seconds)
+
+    with ExitStack() as stack:
+        with _variables(dict.fromkeys(_THREADS, str(layout.threads))):
+            for _ in range(layout.processes):
+                ours, theirs = context.Pipe()
+                member = context.Process(target=_work, args=(theirs, folder, films, layout.batch, device), daemon=True)
+                member.start()
+                stack.callback(member.join)
+                stack.callback(member.kill)
+                theirs.close()
+                pipes.append(ours)
+        for pipe in pipes:
+            _received(pipe)  # loaded and warm
+        yield rate_of
 
 
 def _received(pipe: Connection) -> list[float]:
     try:
-        said = pipe.recv()
+        times: list[float] = pipe.recv()
     except EOFError as error:
         raise BenchmarkError("a process that holds the model in memory has ended: see its output above") from error
-    assert isinstance(said, list)
-    return said
-
-
-@contextmanager
-def team(folder: Path, films: Sequence[bytes], layout: Layout, device: str) -> Iterator[Team]:
-    """Processes in a layout, each with the model of an unpacked archive; ended with the block."""
-    context = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
-    members = []
-    try:
-        with _variables(dict.fromkeys(_THREADS, str(layout.threads))):
-            for _ in range(layout.processes):
-                ours, theirs = context.Pipe()
-                member = context.Process(target=_work, args=(theirs, folder, films, layout, device), daemon=True)
-                member.start()
-                theirs.close()
-                members.append(member)
-                pipes.append(ours)
-        for pipe in pipes:
-            _received(pipe)  # loaded and warm
-        yield Team(pipes)
-    finally:
-        for member in members:
-            member.kill()
-            member.join()
+    return times
 
 
 @contextmanager
 def _variables(changed: Mapping[str, str]) -> Iterator[None]:
     """Environment for processes that are started in the block: libraries read it when they are loaded."""
-    before = {name: os.environ.get(name) for name in changed}
+    before = dict(os.environ)
     os.environ.update(changed)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in changed.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({name: before[name] for name in changed.keys() & before.keys()})
 
 
-def _work(pipe: Connection, folder: Path, films: Sequence[bytes], layout: Layout, device: str) -> None:
+def _work(pipe: Connection, folder: Path, films: Sequence[bytes], batch: int, device: str) -> None:
+    """Answer films for as long as another process wants it; each time, when each film was done, from the start."""
     service = load_service(folder, device)
-    asked = [incoming(film) for film in films]
+    requests = [incoming(film) for film in films]
     preprocessing = service.predictor.spec.preprocessing
     small = [resize(decode(film).pixels, preprocessing) for film in films]
+
+    def repeat(what: str, start: float, seconds: float) -> list[float]:
+        time.sleep(max(0.0, start - time.time()))
+        begun = time.perf_counter()
+        done: list[float] = []
+        turns = itertools.cycle(range(len(films)))
+        while not done or done[-1] < seconds:
+            some = list(itertools.islice(turns, batch))
+            if what == MODEL:
+                service.predictor.predict([small[i] for i in some])
+            else:
+                service.answer([requests[i] for i in some])
+            done += [time.perf_counter() - begun] * batch
+        return done
+
     for what in (MODEL, SERVICE):
-        _repeat(service, what, asked, small, layout.batch, 0.0, time.time())
+        repeat(what, time.time(), 0.0)
     pipe.send([])
     while True:
         try:
-            what, start, seconds = pipe.recv()
-        except (EOFError, OSError):  # whoever asked has gone
+            work = pipe.recv()
+        except (EOFError, OSError):  # the other end has gone
             return
-        pipe.send(_repeat(service, what, asked, small, layout.batch, seconds, start))
-
-
-def _repeat(
-    service: BatchService,
-    what: str,
-    asked: Sequence[Incoming],
-    small: Sequence[Pixels],
-    batch: int,
-    seconds: float,
-    start: float,
-) -> list[float]:
-    """When each film was answered, in seconds from `start`; one batch at least."""
-    time.sleep(max(0.0, start - time.time()))
-    begun = time.perf_counter()
-    done: list[float] = []
-    turn = 0
-    while True:
-        some = [(turn * batch + i) % len(asked) for i in range(batch)]
-        if what == MODEL:
-            service.predictor.predict([small[i] for i in some])
-        else:
-            service.answer([asked[i] for i in some])
-        turn += 1
-        now = time.perf_counter() - begun
-        done += [now] * batch
-        if now >= seconds:
-            return done
+        pipe.send(repeat(*work))

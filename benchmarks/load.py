@@ -1,24 +1,29 @@
-"""A server under load: what is sent when, and what the answers say of it."""
+"""A server under load: what is sent when, what the answers show, and what the client itself takes."""
 
 from __future__ import annotations
 
+import multiprocessing
+import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from multiprocessing.connection import Connection
+from typing import Final
 
 import numpy as np
 
-from benchmarks.client import Answer, Plan, drive
-from benchmarks.http import ask, code_of, post
-from benchmarks.processes import Watch
+from benchmarks.client import CHUNK, Answer, Plan, drive, error_code, exchange, post
+from benchmarks.host import Watch
+from benchmarks.result import Figure, Figures
 from benchmarks.servers import BenchmarkError, Running
+from pneumoscan.server.torchserve import HOST
 
 OCTETS: Final = "application/octet-stream"
-OVERLOADED: Final = "OVERLOADED"
+# Ours, and what a TorchServe 0.12.0 whose queue is full replies where no edge turns it into the contract's words.
+_REFUSALS: Final = ("OVERLOADED", "ServiceUnavailableException")
 _PERCENTILES: Final = (50, 95, 99)
-# What a TorchServe 0.12.0 whose queue is full says where no edge turns it into the contract's words.
-_QUEUE_FULL: Final = "ServiceUnavailableException"
+_REPLY: Final = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n{"label":"NORMAL"}'
 
 
 def closed(clients: int, seconds: float, deadline_s: float) -> Plan:
@@ -30,49 +35,40 @@ def poisson(rate: float, seconds: float, deadline_s: float, seed: int) -> Plan:
     """Clients that know nothing of each other: exponential gaps, `rate` arrivals a second on average."""
     rng = np.random.default_rng(seed)
     times = np.cumsum(rng.exponential(1 / rate, int(rate * seconds * 2) + 20))
-    return Plan(tuple(float(time) for time in times[times < seconds]), deadline_s=deadline_s)
+    return Plan(tuple(times[times < seconds].tolist()), deadline_s=deadline_s)
 
 
-def measure(server: Running, requests: Sequence[bytes], plan: Plan, seconds: float) -> dict[str, Any]:
-    """Rates, latencies, errors and what the server's processes used, as JSON values."""
+def measure(server: Running, requests: Sequence[bytes], plan: Plan, seconds: float) -> Figures:
+    """Rates, latencies, errors and what the server's processes used, where these are known."""
     if server.tree is None:
         return summary(drive(server.address, requests, plan), seconds)
     with Watch(server.tree) as watch:
         answers = drive(server.address, requests, plan)
     found = summary(answers, seconds)
-    found["cpu_s_per_film"] = _rounded(watch.cpu_s / found["answered"]) if found["answered"] else None
-    found["memory_mb"] = {
-        "before": round(watch.before_mb, 1),
-        "peak": round(watch.peak_mb, 1),
-        "after": round(watch.after_mb, 1),
-    }
-    return found
+    if found["answered"].median:
+        found["cpu_s_per_film"] = Figure(watch.cpu_s / found["answered"].median, "s")
+    memory = {"before": watch.before_mb, "peak": watch.peak_mb, "after": watch.after_mb}
+    return found | {f"memory_{when}_mb": Figure(mb, "MB") for when, mb in memory.items()}
 
 
-def summary(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
-    """What the answers say.
+def summary(answers: Sequence[Answer], seconds: float) -> Figures:
+    """Rates, latencies and errors; latencies only where there is an answer.
 
-    Parameters
-    ----------
-    seconds
-        How long requests became due; answers that came later are counted, and left out of the rate.
+    Answers that came later than `seconds`, in which requests became due, are counted, and left out of the rate.
     """
     good = [one for one in answers if one.ok]
-    refused = [one for one in answers if one.code in (OVERLOADED, _QUEUE_FULL)]
-    errors = Counter(one.code for one in answers if not one.ok)
+    refused = [one for one in answers if one.code in _REFUSALS]
+    errors = [one for one in answers if not one.ok and one.code not in _REFUSALS]
+    counts = {"sent": len(answers), "answered": len(good), "refused": len(refused), "errors": len(errors)}
+    counts |= {f"refused {code}": count for code, count in sorted(Counter(one.code for one in refused).items())}
+    counts |= {f"error {code}": count for code, count in sorted(Counter(one.code for one in errors).items())}
     return {
-        "sent": len(answers),
-        "answered": len(good),
-        "films_per_s": _rounded(rate([one.done for one in good if one.done <= seconds], seconds)),
-        "latency_ms": latencies(good),
-        "send_lag_p99_ms": latencies(answers, sending=True).get("p99"),
-        "refused": {"count": len(refused), "latency_ms": latencies(refused), "codes": _codes(refused)},
-        "errors": dict(sorted((errors - Counter(one.code for one in refused)).items())),
+        **{name: Figure(count, "films") for name, count in counts.items()},
+        "films_per_s": Figure(rate([one.done for one in good if one.done <= seconds], seconds), "1/s"),
+        **_percentiles("", [one.latency_s for one in good]),
+        **_percentiles("refused_", [one.latency_s for one in refused]),
+        **_percentiles("send_lag_", [one.sent - one.due for one in answers]),
     }
-
-
-def _codes(refused: Sequence[Answer]) -> dict[str, int]:
-    return dict(sorted(Counter(one.code for one in refused).items()))
 
 
 def rate(done: Sequence[float], seconds: float) -> float:
@@ -86,17 +82,16 @@ def rate(done: Sequence[float], seconds: float) -> float:
     return float(np.polyfit(np.sort(done), np.arange(len(done)), 1)[0])
 
 
-def latencies(answers: Sequence[Answer], *, sending: bool = False) -> dict[str, float]:
-    """Percentiles in ms from when a request was due to its answer, or until it was sent; empty where there is none."""
-    if not answers:
+def _percentiles(prefix: str, seconds: Sequence[float]) -> Figures:
+    if not seconds:
         return {}
-    ms = np.array([(one.sent - one.due if sending else one.latency_s) * 1000 for one in answers])
-    found = {f"p{p}": _rounded(float(np.percentile(ms, p))) for p in _PERCENTILES}
-    return found | {"max": _rounded(float(ms.max()))}
+    found = dict(zip(_PERCENTILES, np.percentile(seconds, _PERCENTILES), strict=True))
+    figures = {f"{prefix}p{p}_ms": Figure(float(value) * 1000, "ms") for p, value in found.items()}
+    return figures | {f"{prefix}max_ms": Figure(max(seconds) * 1000, "ms")}
 
 
-def told(text: str) -> None:
-    """Say on stderr what is being done."""
+def report_progress(text: str) -> None:
+    """Write to stderr what is being done."""
     print(f"scripts.benchmark: {text}", file=sys.stderr, flush=True)
 
 
@@ -114,11 +109,45 @@ def check(server: Running, requests: Mapping[str, bytes]) -> None:
         One is not answered.
     """
     for name, request in requests.items():
-        status, body = ask(server.address, request)
+        status, body = exchange(server.address, request)
         if not 200 <= status < 300:
-            why = code_of(status, body) if status else "no reply"
+            why = error_code(status, body) if status else "no reply"
             raise BenchmarkError(f"the server does not answer {name}: {why}; give other --films, or mend the server")
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
+def client_cost(body: bytes, seconds: float = 1.0) -> Figures:
+    """Processor time and round trip of a lone client, against a server that reads a request and answers a constant."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=_answer_all, args=(theirs, len(body)), daemon=True)
+    server.start()
+    try:
+        address = (HOST, int(ours.recv()))
+        request = [post(address, "/", body, OCTETS)]
+        before = time.thread_time()
+        answers = drive(address, request, Plan((0.0,), repeat_until=seconds))
+        cpu_s = time.thread_time() - before
+        return {
+            "body_kb": Figure(round(len(body) / 1000, 1), "kB"),
+            "cpu_ms": Figure(cpu_s / len(answers) * 1000, "ms"),
+            **_percentiles("", [one.latency_s for one in answers if one.ok]),
+        }
+    finally:
+        server.kill()
+        server.join()
+
+
+def _answer_all(to_parent: Connection, length: int) -> None:
+    """A server of one connection at a time that answers each body of `length` bytes at once."""
+    listener = socket.create_server((HOST, 0))
+    to_parent.send(listener.getsockname()[1])
+    while True:
+        connection, _ = listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        due = 0
+        while data := connection.recv(CHUNK):
+            if due == 0:
+                due = data.index(b"\r\n\r\n") + 4 + length
+            due -= len(data)
+            if due == 0:
+                connection.sendall(_REPLY)

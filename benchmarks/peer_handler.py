@@ -1,6 +1,6 @@
-"""What the servers that are compared answer with, and TorchServe's entry to it.
+"""The services that the compared servers answer with, and TorchServe's entry to them.
 
-This file is packed as a TorchServe handler by itself: one class, and nothing of `scripts` is imported.
+This file is packed as a TorchServe handler by itself: one class, and nothing of `benchmarks` is imported.
 
 ``null``   a constant, for every film
 ``ours``   this product's service, with the engine of its archive
@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,15 +23,7 @@ _CLASSES: Final = ("NORMAL", "PNEUMONIA")
 
 
 def answerer(service: str, folder: Path) -> Callable[[bytes], bytes]:
-    """What answers a film with the bytes of a JSON reply.
-
-    Parameters
-    ----------
-    service
-        One of the four named above.
-    folder
-        Of an unpacked archive of this product.
-    """
+    """A service named above, with the unpacked archive in a folder: from a film to the bytes of a JSON reply."""
     if service == "null":
         logging.getLogger().setLevel(logging.WARNING)  # as our handler does
         return lambda _: CONSTANT
@@ -55,7 +47,7 @@ def _ours(folder: Path) -> Callable[[bytes], bytes]:
 def _eager(folder: Path, *, with_map: bool) -> Callable[[bytes], bytes]:
     import torch
     from PIL import Image
-    from torchvision import transforms
+    from torchvision.transforms.functional import to_tensor
 
     from cxr.model.network import build, load_strictly, read_state_dict
     from cxr.model.spec import ModelSpec
@@ -67,35 +59,37 @@ def _eager(folder: Path, *, with_map: bool) -> Callable[[bytes], bytes]:
     if with_map:
         network.layer4.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
     size = spec.preprocessing.size
-    steps = transforms.Compose(
-        [
-            transforms.Resize((size, size)),
-            transforms.ToTensor(),
-            transforms.Normalize(spec.preprocessing.mean, spec.preprocessing.std),
-        ]
-    )
+    steps = tutorial_steps(size, spec.preprocessing.mean, spec.preprocessing.std)
 
     def answer(film: bytes) -> bytes:
         tensor = steps(Image.open(io.BytesIO(film)).convert("RGB"))
         with torch.no_grad():
             probabilities = torch.softmax(network(tensor[None]), dim=1)[0]
         best = int(probabilities.argmax())
-        said: dict[str, Any] = {"label": _CLASSES[best], "probabilities": probabilities.tolist()}
+        reply: dict[str, Any] = {"label": _CLASSES[best], "probabilities": probabilities.tolist()}
         if with_map:
             cells = torch.einsum("c,chw->hw", network.fc.weight[best].detach(), seen.pop()[0])
             cells = (cells - cells.min()) / (cells.max() - cells.min())
             picture = Image.fromarray((cells * 255).byte().numpy()).resize((size, size), Image.Resampling.BILINEAR)
-            said["cam"] = (transforms.functional.to_tensor(picture)[0]).tolist()
-        return json.dumps(said).encode()
+            reply["cam"] = to_tensor(picture)[0].tolist()
+        return json.dumps(reply).encode()
 
     return answer
 
 
+def tutorial_steps(size: int, mean: Sequence[float], std: Sequence[float], *more: Any) -> Any:
+    """The well-known tutorials' way from a picture to the network's input; `more` changes the resized picture."""
+    from torchvision import transforms
+
+    resize, normalise = transforms.Resize((size, size)), transforms.Normalize(mean, std)
+    return transforms.Compose([resize, *more, transforms.ToTensor(), normalise])
+
+
 class PeerHandler:
-    """TorchServe's entry: what is answered with stands in peer.json beside this file."""
+    """TorchServe's entry; peer.json beside this file names the service."""
 
     def initialize(self, context: Any) -> None:
-        """Load what answers."""
+        """Load the service."""
         folder = Path(context.system_properties["model_dir"])
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         self._answer = answerer(settings["service"], Path(settings["folder"]))

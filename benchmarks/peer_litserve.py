@@ -6,13 +6,10 @@ in JSON, one worker for each core, as many processes for HTTP as workers (its de
 
 from __future__ import annotations
 
-import argparse
 import base64
 import importlib
 import os
 import signal
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +47,15 @@ def _end(number: int, frame: object) -> None:  # noqa: ARG001
     os.killpg(0, signal.SIGKILL)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until a signal comes."""
-    parser = argparse.ArgumentParser(prog="benchmarks.peer_litserve", description=__doc__)
-    parser.add_argument("--service", required=True, choices=("null", "ours", "eager", "map"))
-    parser.add_argument("--folder", type=Path, required=True, help="an unpacked archive")
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    arguments = parser.parse_args(argv)
+def main() -> None:
+    """Serve until a signal comes; the settings are variables of the environment."""
     signal.signal(signal.SIGTERM, _end)
     api = Api()
-    api.service, api.folder = arguments.service, arguments.folder
-    server = _litserve.LitServer(api, accelerator="cpu", workers_per_device=arguments.workers, timeout=120)
-    server.run(host="127.0.0.1", port=arguments.port, generate_client_file=False, log_level="warning")
-    return 0
+    api.service, api.folder = os.environ["PEER_SERVICE"], Path(os.environ["PEER_FOLDER"])
+    workers, port = int(os.environ["PEER_WORKERS"]), int(os.environ["PEER_PORT"])
+    server = _litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, timeout=120)
+    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

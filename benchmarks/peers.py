@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
-import tempfile
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,140 +12,115 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.client import error_code, exchange
 from benchmarks.films import colour_films, small_films
-from benchmarks.http import ask, code_of
+from benchmarks.host import Host
 from benchmarks.in_process import unpack
-from benchmarks.load import closed, measure, told
-from benchmarks.machine import host
+from benchmarks.load import closed, measure, report_progress
 from benchmarks.peer_servers import MODEL, NO_MODEL, Peer, Place, request_to, start, versions_in
-from benchmarks.servers import BenchmarkError, Running, short_temp
+from benchmarks.result import Column, Figure, Figures, Result, Row, Table, over_rounds, ratio_of
+from benchmarks.servers import BenchmarkError, Running, short_folder
+from pneumoscan.errors import UsageError
 
-OURS: Final = "PneumoScan"
+_PYTHON: Final = Path(sys.prefix) / "peers" / "bin" / "python"  # where `make bench-peers` puts it
+PARTS: Final = ("null", "model")
 _WARM_ROUNDS: Final = 5  # at most
 _FASTER: Final = 1.05
-_AGREE: Final = 1e-4  # in a probability, between servers that run the same service
+_IDLE_S: Final = 2.0
+_DEADLINE_S: Final = 60.0  # what a client waits
+_COLUMNS: Final = (
+    Column("films_per_s", "{:9.2f}", "per s"),
+    Column("p50_ms", "{:8.2f}", "p50 ms"),
+    Column("p99_ms", "{:8.2f}", "p99 ms"),
+    Column("unanswered", "{:6.0f}", "errors"),
+    Column("idle_cpu", "{:8.2%}", "idle CPU"),
+    Column("ours_over_it", " {:.3f} ({:.3f} to {:.3f})", " ours / it"),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What is compared, and for how long.
+class PeerSettings:
+    """The servers that are compared, and for how long; `benchmarks.command` explains each field."""
 
-    Parameters
-    ----------
-    rounds
-        In each every server is measured once; the order moves on by one server a round.
-    seconds
-        Of a measurement.
-    null_clients
-        Of the closed loop where no model is behind the servers; where one is there are two for each worker.
-    films
-        A folder of films for the servers with the model; None for drawn ones.
-    parts
-        ``null``, ``model`` or both.
-    restart
-        Start and stop a server for each measurement instead of keeping all at once: for little memory, or where an
-        idle server takes processor time.
-    deadline_s
-        What a client waits.
-    """
-
+    archive: Path
+    python: str = str(_PYTHON if _PYTHON.is_file() else sys.executable)
+    parts: tuple[str, ...] = PARTS
     rounds: int = 5
     seconds: float = 8.0
-    null_clients: int = 16
+    clients: int = 16
     films: Path | None = None
-    parts: tuple[str, ...] = ("null", "model")
     restart: bool = False
-    deadline_s: float = 60.0
 
 
-def benchmark_peers(archive: Path, python: str, settings: Settings) -> dict[str, Any]:
-    """All comparisons, as JSON values; a server that cannot be measured is there with why.
-
-    Parameters
-    ----------
-    archive
-        Ours; all models have its weights.
-    python
-        An interpreter that has LitServe, BentoML and captum, which TorchServe's stock handler needs.
-
-    Raises
-    ------
-    BenchmarkError
-        Our own archive is none, or the interpreter does not run.
-    """
-    versions = versions_in(python)
+def benchmark_peers(settings: PeerSettings) -> Result:
+    """All comparisons; a server that cannot be measured is there with why."""
+    if not set(settings.parts) <= set(PARTS):
+        raise UsageError(f"--parts is {','.join(settings.parts)!r}: give null, model or null,model")
+    host = Host.here(versions_in(settings.python))
     workers = len(os.sched_getaffinity(0))
-    found: dict[str, Any] = {
-        "what": "peers",
-        "machine": {**host(), "versions": versions},
-        "settings": {**asdict(settings), "films": str(settings.films or "drawn")},
-        "cores": workers,
-        "parts": {},
-    }
-    with tempfile.TemporaryDirectory(prefix="cxrb-", dir=short_temp()) as temp:
-        place = Place(archive, unpack(archive, Path(temp, "unpacked")), Path(temp), python, workers)
+    tables = []
+    with short_folder() as temp:
+        unpacked = unpack(settings.archive, Path(temp, "unpacked"))
+        place = Place(settings.archive, unpacked, Path(temp), settings.python, workers)
         if "null" in settings.parts:
-            told("servers with no model")
-            part = _compare(NO_MODEL, place, small_films(), settings.null_clients, settings, versions)
-            found["parts"]["null"] = {"title": "no model: a constant for each film of 224x224", **part}
+            report_progress("servers with no model")
+            field = _Field(place, small_films(), settings.clients, settings)
+            title = "no model: a constant for each film of 224x224"
+            tables.append(_compare("null", title, NO_MODEL, field, host.versions))
         if "model" in settings.parts:
-            told("servers with the model")
-            part = _compare(MODEL, place, colour_films(settings.films), 2 * workers, settings, versions)
-            size = "of a folder" if settings.films else "of 1024x1024"
-            found["parts"]["model"] = {"title": f"the same weights: colour JPEG films {size}", **part}
-    return found
+            report_progress("servers with the model")
+            field = _Field(place, colour_films(settings.films), 2 * workers, settings)
+            title = f"the same weights: colour JPEG films {'of a folder' if settings.films else 'of 1024x1024'}"
+            tables.append(_compare("model", title, MODEL, field, host.versions))
+    each = f"{settings.seconds:g} s in each of {settings.rounds} rounds"
+    title = f"{workers} workers x 1 thread each, {each}, in turn; medians"
+    return Result("peers", asdict(settings) | {"workers": workers, "deadline_s": _DEADLINE_S}, host, title, tables)
 
 
-def _compare(
-    peers: Sequence[Peer],
-    place: Place,
-    films: Mapping[str, bytes],
-    clients: int,
-    settings: Settings,
-    versions: Mapping[str, str],
-) -> dict[str, Any]:
-    field = _Field(place, list(films.values()), clients, settings)
+def _compare(part: str, title: str, peers: Sequence[Peer], field: _Field, installed: Mapping[str, str]) -> Table:
+    settings = field.settings
     with ExitStack() as stack:
         for peer in peers:
-            missing = [name for name in peer.needs if name not in versions]
+            missing = [name for name in peer.needs if name not in installed]
             if missing:
-                field.fail(peer, f"skipped: {', '.join(missing)} is not installed in {place.python}")
+                field.fail(peer, f"skipped: {', '.join(missing)} is not installed in {settings.python}")
             elif not settings.restart:
-                told(f"starting {peer.name}")
-                with field.noted(peer):
+                report_progress(f"starting {peer.name}")
+                with field.failures(peer):
                     field.running[peer] = stack.enter_context(field.started(peer, "kept"))
         if field.running:
             field.rest()
         for number in range(settings.rounds):
-            for at in range(len(peers)):
-                peer = peers[(at + number) % len(peers)]
-                if peer in field.failed:
-                    continue
-                told(f"round {number + 1} of {settings.rounds}: {peer.name}")
-                with field.noted(peer):
-                    field.measure(peer, number)
-    return {"clients": clients, "servers": {peer.name: field.figures(peer, peers[0]) for peer in peers}}
+            first = number % len(peers)
+            for peer in (*peers[first:], *peers[:first]):
+                if peer not in field.failed:
+                    report_progress(f"round {number + 1} of {settings.rounds}: {peer.name}")
+                    with field.failures(peer):
+                        field.measure(peer, number)
+    rows = [field.row(peer, peers[0]) for peer in peers]
+    return Table(part, _COLUMNS, rows, f"{title}, {field.clients} clients", width=24)
 
 
 class _Field:
     """The servers of one comparison, and what was found of each."""
 
-    def __init__(self, place: Place, films: Sequence[bytes], clients: int, settings: Settings) -> None:
-        self._place, self._films, self._clients, self._settings = place, films, clients, settings
-        self._rows: dict[Peer, dict[int, dict[str, Any]]] = {}
-        self._said: dict[Peer, dict[str, Any]] = {}
+    def __init__(self, place: Place, films: Mapping[str, bytes], clients: int, settings: PeerSettings) -> None:
+        self._place, self._films = place, list(films.values())
+        self.clients, self.settings = clients, settings
+        self._rounds: dict[Peer, dict[int, Figures]] = {}
+        self._replies: dict[Peer, dict[str, Any]] = {}
         self._idle: dict[Peer, float] = {}
         self.running: dict[Peer, Running] = {}
         self.failed: dict[Peer, str] = {}
 
     def fail(self, peer: Peer, why: str) -> None:
         """Leave a server out from now on."""
-        told(f"{peer.name}: {why}")
+        report_progress(f"{peer.name}: {why}")
         self.failed[peer] = why
 
     @contextmanager
-    def noted(self, peer: Peer) -> Iterator[None]:
-        """Note what goes wrong with a server, and go on with the others."""
+    def failures(self, peer: Peer) -> Iterator[None]:
+        """Note what goes wrong with a server in the block, and go on with the others."""
         try:
             yield
         except (BenchmarkError, OSError) as error:
@@ -161,12 +135,11 @@ class _Field:
                 request = request_to(peer, server, film)
                 # Each worker gets its first films, which are slow, before anything is measured.
                 for _ in range(2 * self._place.workers):
-                    status, body = ask(server.address, request)
+                    status, body = exchange(server.address, request)
                     if not 200 <= status < 300:
-                        raise BenchmarkError(
-                            f"it does not answer a film: {code_of(status, body) if status else status}"
-                        )
-            self._said[peer] = json.loads(body)
+                        why = error_code(status, body) if status else "no reply"
+                        raise BenchmarkError(f"it does not answer a film: {why}")
+            self._replies[peer] = json.loads(body)
             self._warm(peer, server)
             yield server
 
@@ -174,67 +147,50 @@ class _Field:
         """Rounds that are not counted, until they get no faster: Java compiles what it has run often."""
         fastest = 0.0
         for _ in range(_WARM_ROUNDS):
-            now = float(self._drive(peer, server)["films_per_s"])
+            now = self._drive(peer, server)["films_per_s"].median
             if now < fastest * _FASTER:
                 return
             fastest = max(fastest, now)
 
-    def rest(self, seconds: float = 2.0) -> None:
-        """What each server's processes take while nobody asks anything."""
-        before = {peer: server.tree.cpu_s() for peer, server in self.running.items() if server.tree}
+    def rest(self) -> None:
+        """Measure what each server's processes take while no request comes."""
+        trees = {peer: server.tree for peer, server in self.running.items() if server.tree}
+        before = {peer: tree.cpu_s() for peer, tree in trees.items()}
         start = time.perf_counter()
-        time.sleep(seconds)
-        for peer, cpu in before.items():
-            tree = self.running[peer].tree
-            assert tree is not None
-            self._idle[peer] = (tree.cpu_s() - cpu) / (time.perf_counter() - start)
+        time.sleep(_IDLE_S)
+        for peer, tree in trees.items():
+            self._idle[peer] = (tree.cpu_s() - before[peer]) / (time.perf_counter() - start)
 
     def measure(self, peer: Peer, number: int) -> None:
         """One measurement of one server."""
-        if not self._settings.restart:
-            self._measure(peer, self.running[peer], number)
-            return
-        with self.started(peer, f"round{number}") as server:
-            self._measure(peer, server, number)
+        with ExitStack() as stack:
+            server = self.running.get(peer) or stack.enter_context(self.started(peer, f"round{number}"))
+            found = self._drive(peer, server)
+        if not found["answered"].median:
+            errors = ", ".join(name for name in found if name.startswith(("error ", "refused ")))
+            raise BenchmarkError(f"no film was answered in round {number + 1}: {errors}")
+        unanswered = Figure(found["sent"].median - found["answered"].median, "films")
+        self._rounds.setdefault(peer, {})[number] = found | {"unanswered": unanswered}
 
-    def _measure(self, peer: Peer, server: Running, number: int) -> None:
-        row = self._drive(peer, server)
-        if not row["answered"]:
-            raise BenchmarkError(f"no film was answered in round {number + 1}: {row['errors']}")
-        self._rows.setdefault(peer, {})[number] = row
-
-    def _drive(self, peer: Peer, server: Running) -> dict[str, Any]:
+    def _drive(self, peer: Peer, server: Running) -> Figures:
         requests = [request_to(peer, server, film) for film in self._films]
-        plan = closed(self._clients, self._settings.seconds, self._settings.deadline_s)
-        return measure(server, requests, plan, self._settings.seconds)
+        seconds = self.settings.seconds
+        return measure(server, requests, closed(self.clients, seconds, _DEADLINE_S), seconds)
 
-    def figures(self, peer: Peer, ours: Peer) -> dict[str, Any]:
-        """What was found of one server; ratios are ours over its, round by round."""
-        rows = self._rows.get(peer, {})
-        found: dict[str, Any] = {"server": peer.server, "service": peer.service, "rounds": list(rows.values())}
+    def row(self, peer: Peer, ours: Peer) -> Row:
+        """What was found of one server; ratios are ours over its, round by round, and errors those of all rounds."""
+        rounds = self._rounds.get(peer, {})
+        found = over_rounds(list(rounds.values()))
         if peer in self.failed:
-            return found | {"failed": self.failed[peer]}
-        found |= {
-            "per_s": round(_median(row["films_per_s"] for row in rows.values()), 3),
-            "p50_ms": _median(row["latency_ms"]["p50"] for row in rows.values()),
-            "p99_ms": _median(row["latency_ms"]["p99"] for row in rows.values()),
-            "errors": sum(row["sent"] - row["answered"] for row in rows.values()),
-            "idle_cpu": round(self._idle.get(peer, 0.0), 4),
-        }
-        both = sorted(self._rows.get(ours, {}).keys() & rows.keys())
+            return Row(peer.name, found, self.failed[peer])
+        found["unanswered"] = replace(found["unanswered"], median=sum(found["unanswered"].rounds))
+        found["idle_cpu"] = Figure(self._idle.get(peer, 0.0), "cores")
+        our_rounds = self._rounds.get(ours, {})
+        both = [number for number in rounds if number in our_rounds and rounds[number]["films_per_s"].median]
         if peer != ours and both:
-            ratios = [self._rows[ours][number]["films_per_s"] / rows[number]["films_per_s"] for number in both]
-            found["ours_over_it"] = {"median": _median(ratios), "lowest": min(ratios), "highest": max(ratios)}
-        if peer != ours and peer.service == ours.service and peer.service == "ours" and ours in self._said:
-            found["answers_agree"] = _agree(self._said[ours], self._said[peer])
-        return found
-
-
-def _median(values: Any) -> float:
-    return float(statistics.median(values))
-
-
-def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two replies to the same film say the same."""
-    names = one["probabilities"]
-    return all(abs(names[name] - other["probabilities"][name]) <= _AGREE for name in names)
+            above, below = ([one[number]["films_per_s"].median for number in both] for one in (our_rounds, rounds))
+            found["ours_over_it"] = ratio_of(above, below)
+        if peer != ours and peer.service == ours.service == "ours" and ours in self._replies:
+            one, other = (self._replies[each]["probabilities"] for each in (ours, peer))
+            found["probability_difference"] = Figure(max(abs(one[name] - other[name]) for name in one))
+        return Row(peer.name, found)

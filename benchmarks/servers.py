@@ -11,15 +11,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
-from benchmarks.http import Address, ask
-from benchmarks.processes import Tree
+from benchmarks.client import Address
+from benchmarks.host import Tree
+from pneumoscan.errors import CommandError, UsageError
 from pneumoscan.server.supervisor import die_with_parent
 from pneumoscan.server.torchserve import HOST, REPOSITORY
 
@@ -28,53 +29,34 @@ _GRACE_S: Final = 40.0  # scripts.serve gives TorchServe 30 s
 _POLL_S: Final = 0.2
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(CommandError):
     """Something could not be measured; the message says what and why."""
-
-
-class WrongUsage(BenchmarkError):
-    """What was asked for cannot be measured at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers.
-
-    Parameters
-    ----------
-    address, path
-        Where films are sent.
-    tree
-        Its processes; None where they are not known.
-    run_dir
-        Its run folder, where `scripts.serve` started it.
-    """
+    """A server that answers films."""
 
     address: Address
     path: str
-    tree: Tree | None
-    run_dir: Path | None = None
+    tree: Tree | None  # its processes, where they are known
 
 
-def short_temp() -> str | None:
-    """Where temporary folders with unix sockets go; None for the system's own place."""
-    # The path of a worker's unix socket is limited to 107 bytes.
-    return "/tmp" if len(tempfile.gettempdir()) > 40 else None
+def short_folder() -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder for a run folder: the path of a worker's unix socket is limited to 107 bytes."""
+    return tempfile.TemporaryDirectory(prefix="cxrb-", dir="/tmp" if len(tempfile.gettempdir()) > 40 else None)
 
 
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback interface that nobody listens on now."""
-    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a server's processes see: the caller's environment without a PYTHONPATH, and what is added."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return kept | more
+    """The environment of a server: the caller's without a PYTHONPATH, and what is added."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
 
 
 @contextmanager
@@ -134,34 +116,19 @@ def wait_until(ready: Callable[[], bool], started: subprocess.Popen[bytes], log:
         time.sleep(_POLL_S)
 
 
-def tail(log: Path, lines: int = 12) -> str:
-    """The end of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
-
-
-def answers(address: Address, request: bytes) -> bool:
-    """Whether a request gets a 2xx."""
-    return 200 <= ask(address, request)[0] < 300
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-12:])
 
 
 @contextmanager
 def served_archive(archive: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Running]:
-    """Our own server with one archive, as `scripts.serve` starts it.
+    """Our own server with one archive, as `scripts.serve` starts it with some options.
 
-    Parameters
-    ----------
-    folder
-        Empty, with a short path; takes the store, the run folder and the log.
-    options
-        Further ones of `scripts.serve`.
-
-    Raises
-    ------
-    BenchmarkError
-        The archive is missing, or the server does not become ready.
+    The folder has a short path; it takes the store, the run folder and the log.
     """
     if not archive.is_file():
-        raise WrongUsage(f"{archive} is not a file: give an archive made by scripts.package_mar")
+        raise UsageError(f"{archive} is not a file: give an archive made by scripts.package_mar")
     store = folder / "store"
     store.mkdir(parents=True)
     try:
@@ -169,13 +136,9 @@ def served_archive(archive: Path, folder: Path, options: Sequence[str] = ()) -> 
     except OSError:  # another file system
         shutil.copyfile(archive, store / archive.name)
     port, metrics_port = free_ports(2)
-    run_dir, log = folder / "run", folder / "serve.log"
-    command = [sys.executable, "-m", "scripts.serve", "--store", str(store), "--run-dir", str(run_dir)]
+    log = folder / "serve.log"
+    command = [sys.executable, "-m", "scripts.serve", "--store", str(store), "--run-dir", str(folder / "run")]
     command += ["--port", str(port), "--metrics-port", str(metrics_port), "--timeout", str(START_S), *options]
     with process(command, log, environment()) as started:
-        wait_until(lambda: any(line.startswith(b"ready:") for line in _lines(log)), started, log, "scripts.serve")
-        yield Running((HOST, port), "/predictions/pneumonia", Tree(started.pid), run_dir)
-
-
-def _lines(log: Path) -> list[bytes]:
-    return log.read_bytes().splitlines()
+        wait_until(lambda: b"\nready:" in b"\n" + log.read_bytes(), started, log, "scripts.serve")
+        yield Running((HOST, port), "/predictions/pneumonia", Tree(started.pid))

@@ -10,8 +10,20 @@ from contextlib import contextmanager
 
 import pytest
 
-from benchmarks.client import NO_REPLY, NOT_SENT, TIMED_OUT, Answer, Plan, drive
-from benchmarks.http import Address, Kept, Reply, ask, code_of, post
+from benchmarks.client import (
+    NO_REPLY,
+    NOT_SENT,
+    TIMED_OUT,
+    Address,
+    Answer,
+    Plan,
+    Reply,
+    drive,
+    error_code,
+    exchange,
+    kept_connection,
+    post,
+)
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 FULL = (
@@ -155,7 +167,7 @@ def test_nobody_listening_is_counted_and_not_raised() -> None:
         address = gone.getsockname()
     answers = drive(address, requests_to(address, b"x"), Plan((0.0, 0.0)))
     assert [one.code for one in answers] == [NO_REPLY, NO_REPLY]
-    assert ask(address, b"x") == (0, b"")
+    assert exchange(address, b"x") == (0, b"")
 
 
 def test_a_connection_that_breaks_within_a_reply_is_an_error() -> None:
@@ -165,11 +177,11 @@ def test_a_connection_that_breaks_within_a_reply_is_an_error() -> None:
 
     with server(serve) as address:
         answers = drive(address, requests_to(address, b"x"), Plan((0.0,)))
-        assert ask(address, requests_to(address, b"x")[0]) == (0, b"")
+        assert exchange(address, requests_to(address, b"x")[0]) == (0, b"")
     assert [one.code for one in answers] == [NO_REPLY]
 
 
-def test_a_kept_connection_that_the_server_closed_is_opened_anew() -> None:
+def test_a_kept_connection_that_the_server_closed_is_opened_again() -> None:
     def serve(connection: socket.socket) -> None:
         read_request(connection)
         connection.sendall(OK)
@@ -180,7 +192,7 @@ def test_a_kept_connection_that_the_server_closed_is_opened_anew() -> None:
     assert {one.status for one in answers} == {200}
 
 
-def test_arrivals_beyond_the_connections_are_told_apart_from_errors_of_the_server() -> None:
+def test_arrivals_beyond_the_connections_are_distinguished_from_errors_of_the_server() -> None:
     released = threading.Event()
 
     def serve(connection: socket.socket) -> None:
@@ -217,12 +229,12 @@ def test_a_reply_is_read_however_it_is_cut(whole: bytes, cut: int) -> None:
     assert b"hello" in reply.body
 
 
-def test_a_kept_connection_asks_several_times() -> None:
-    with server(answering(lambda body: OK if body == b"x" else FULL)) as address, Kept(address) as connection:
+def test_a_kept_connection_carries_several_requests() -> None:
+    with server(answering(lambda body: OK if body == b"x" else FULL)) as address, kept_connection(address) as send:
         first, second = requests_to(address, b"x", b"y")
-        assert connection.ask(first) == (200, b"{}")
-        assert connection.ask(second)[0] == 503
-        assert connection.ask(first) == (200, b"{}")
+        assert send(first) == (200, b"{}")
+        assert send(second)[0] == 503
+        assert send(first) == (200, b"{}")
 
 
 @pytest.mark.parametrize(
@@ -235,4 +247,4 @@ def test_a_kept_connection_asks_several_times() -> None:
     ],
 )
 def test_an_error_is_called_what_the_reply_calls_it(body: bytes, code: str) -> None:
-    assert code_of(503, body) == code
+    assert error_code(503, body) == code

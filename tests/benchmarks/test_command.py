@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.command import main
-from benchmarks.train_result import chosen
-from benchmarks.tutorial_recipe import TutorialRecipe, rate_of
+from benchmarks.result import Result, read_json
+from benchmarks.train import TutorialRecipe, rate_of, sample_by_group
 from cxr_training.data.records import load_films
 from cxr_training.fit.processes import Processes
 from tests.cxr.networks import SMALL, small_network
@@ -19,12 +18,19 @@ from tests.cxr_training.folders import write_manifest
 CPU = Processes(torch.device("cpu"))
 
 
+def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> Result:
+    """The result that a command gives as JSON."""
+    assert main([*arguments, "--json"]) == 0
+    return read_json(capsys.readouterr().out)
+
+
 def test_the_network_alone_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "2", "--repeats", "3", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["images_per_s"] == pytest.approx(2 / result["forward_ms"] * 1000, rel=0.01)
-    assert result["cam_share"] > 0
-    assert (result["arch"], result["batch"], result["repeats"]) == ("resnet10", 2, 3)
+    result = measured(capsys, "raw", "--arch", "resnet10", "--device", "cpu", "--batch", "2", "--repeats", "3")
+    reference = result.rows("engines")["torch-float32"]
+    assert reference["images_per_s"].median == pytest.approx(2 / reference["forward_ms"].median * 1000, rel=0.01)
+    assert len(reference["forward_ms"].rounds) == 3
+    assert result.rows("share")["heat maps / reference's pass"]["share"].median > 0
+    assert [result.settings[name] for name in ("arch", "batch", "repeats", "device")] == ["resnet10", 2, 3, "cpu"]
 
 
 def test_the_table_names_the_network_and_the_share(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,11 +42,13 @@ def test_the_table_names_the_network_and_the_share(capsys: pytest.CaptureFixture
 
 
 def test_every_engine_that_runs_here_is_timed_in_turn_and_others_say_why(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "1", "--repeats", "2", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert {"torch-float32", "openvino-float32"} <= set(result["engines"])
-    assert result["engines"]["torch-float32"]["speedup"] == 1.0
-    assert "training.quantise" in result["not_timed"]["openvino-int8"]
+    result = measured(capsys, "raw", "--arch", "resnet10", "--device", "cpu", "--batch", "1", "--repeats", "2")
+    engines = result.rows("engines")
+    assert {"torch-float32", "openvino-float32"} <= {name for name, figures in engines.items() if figures}
+    assert engines["torch-float32"]["speedup"].median == 1.0
+    (note,) = (row.note for row in result.tables[0].rows if row.label == "openvino-int8")
+    assert "not timed: " in note
+    assert "training.quantise" in note
 
 
 def test_a_batch_of_none_is_wrong_usage() -> None:
@@ -70,23 +78,27 @@ def test_training_is_compared_with_the_tutorials_loop_on_the_same_films(
         "--device",
         "cpu",
     ]
-    assert main([*base, "--rounds", "3", "--epochs", "2", "--films", "3", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    cost, result = found["cost"], found["result"]
-    low, high = cost["ratio_range"]
-    assert low <= cost["ratio"] <= high
-    ms = cost["ms_per_film"]
-    assert cost["tutorial_s"] == pytest.approx(
-        100 * (16 * ms["tutorial_train"] + 16 * ms["tutorial_test"]) / 1000, rel=0.5
+    result = measured(capsys, *base, "--rounds", "3", "--epochs", "2", "--films", "3")
+    assert result.settings["counts"] == {"train": 16, "val": 16, "test": 16}
+    ms = {name: figures["ms"].median for name, figures in result.rows("cost").items()}
+    carried_on = result.rows("carried on")["tutorial"]
+    assert carried_on["tutorial_s"].median == pytest.approx(
+        100 * (16 * ms["tutorial train"] + 16 * ms["tutorial test"]) / 1000, rel=0.5
     )
-    assert result["films"] == {"train": 12, "val": 12, "test": 12}  # three of two sources and two classes
-    assert result["tutorial"]["kept_epoch"] in (1, 2)
-    assert set(result["groups"]) == {"all", "source=one", "source=two"}
-    for row in result["groups"].values():
-        assert row["auroc"]["difference"] == pytest.approx(row["ours"]["auroc"] - row["tutorial"]["auroc"])
+    ratio = carried_on["ratio"]
+    assert ratio.lowest is not None
+    assert ratio.highest is not None
+    assert ratio.lowest <= ratio.median <= ratio.highest
+    groups = result.rows("result")
+    assert set(groups) == {"all", "source=one", "source=two"}
+    assert groups["all"]["films"].median == 12  # three of two sources and two classes
+    assert groups["all"]["epoch tutorial"].median in (1, 2)
+    for row in groups.values():
+        assert row["difference"].median == pytest.approx(row["ours"].median - row["tutorial"].median)
+        assert row["difference"] == row["auroc difference"]
 
 
-def test_without_epochs_only_costs_are_told(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_epochs_only_costs_are_shown(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = [
         "train",
         "--data",
@@ -112,7 +124,7 @@ def test_a_folder_that_is_missing_is_one_line_and_exit_2(capsys: pytest.CaptureF
 
 
 def test_the_tutorials_rate_is_a_tenth_already_in_the_fourth_epoch() -> None:
-    """As its scheduler does that is stepped first: torch's own, asked."""
+    """As its scheduler does that is stepped first: torch's own."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4)
     optimizer.step()
@@ -150,9 +162,9 @@ def test_a_source_of_normal_films_alone_is_shown_by_its_specificity(
 
 def test_at_most_so_many_films_of_each_source_and_label_are_taken(data: Path) -> None:
     records = load_films(data).of("train")
-    few = chosen(records, 2, seed=0)
+    few = sample_by_group(records, 2, seed=0)
     keys = [(record.extra["source"], record.label) for record in few]
     assert sorted(keys.count(key) for key in set(keys)) == [2, 2, 2, 2]
-    assert few == chosen(records, 2, seed=0)
+    assert few == sample_by_group(records, 2, seed=0)
     assert [records.index(one) for one in few] == sorted(records.index(one) for one in few)
-    assert len(chosen(records, 99, seed=0)) == len(records)
+    assert len(sample_by_group(records, 99, seed=0)) == len(records)

@@ -17,18 +17,20 @@ import pytest
 from PIL import Image
 
 from benchmarks import peer_handler
+from benchmarks.client import Plan, drive
 from benchmarks.command import main
-from benchmarks.decode import our_tensor, tutorial_tensor
 from benchmarks.films import DECODED, KINDS, colour_films, films_of, made_up_films, small_films
+from benchmarks.host import Host, Tree, Watch, listener_of
 from benchmarks.in_process import MODEL, SERVICE, Layout, load_service, team, unpack
-from benchmarks.load import Plan, drive
-from benchmarks.machine import client_cost, host
+from benchmarks.load import client_cost
 from benchmarks.peer_handler import CONSTANT, answerer
-from benchmarks.processes import Tree, Watch, listener_of
-from benchmarks.servers import BenchmarkError, WrongUsage, environment, process, wait_until
-from benchmarks.torchserve import command
+from benchmarks.peer_servers import torchserve_command
+from benchmarks.result import read_json
+from benchmarks.servers import BenchmarkError, environment, process, wait_until
+from benchmarks.steps import our_tensor, tutorial_tensor
 from cxr.films.decode import decode
 from cxr.model.spec import DECODES
+from pneumoscan.errors import UsageError
 from tests.cxr.networks import save_model
 
 
@@ -50,7 +52,7 @@ def test_the_same_films_are_drawn_each_time_and_differ_from_each_other() -> None
 
 
 def test_films_come_from_a_folder_where_one_is_given(tmp_path: Path) -> None:
-    with pytest.raises(WrongUsage, match="holds no film"):
+    with pytest.raises(UsageError, match="holds no film"):
         films_of(tmp_path)
     (tmp_path / "a.jpg").write_bytes(KINDS["JPEG 224x224"](0))
     assert films_of(tmp_path) == {str(tmp_path / "a.jpg"): KINDS["JPEG 224x224"](0)}
@@ -69,20 +71,22 @@ def test_both_ways_to_read_a_film_give_nearly_the_same_tensor(kind: str) -> None
 
 def test_reading_is_timed_for_each_kind_of_film(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["decode", "--rounds", "2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert set(found["films"]) == set(DECODED)
-    for one in found["films"].values():
+    films = read_json(capsys.readouterr().out).rows("films")
+    assert set(films) == set(DECODED)
+    for one in films.values():
         for way in DECODES:
-            assert one[f"{way}_lowest"] <= one[f"{way}_ratio"] <= one[f"{way}_highest"]
-        assert one["tutorial_ms"] > 0
+            first, second = one["tutorial_ms"].rounds, one[f"{way}_ms"].rounds
+            assert one[f"{way}_ratio"].rounds == (first[0] / second[0], first[1] / second[1])
+        assert one["tutorial_ms"].median > 0
 
 
 def test_the_map_is_timed_beside_another_library(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cam", "--arch", "resnet10", "--device", "cpu", "--rounds", "3", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert set(found["ms"]) == {"classification", "with_our_map", "with_gradcam", "our_map_alone"}
-    assert found["shapes"] == {"ours": [7, 7], "gradcam": [224, 224]}
-    assert found["ms"]["our_map_alone"] < found["ms"]["classification"]
+    found = read_json(capsys.readouterr().out)
+    times = found.rows("times")
+    assert list(times) == ["classification", "with our map", "with gradcam", "our map alone"]
+    assert (found.settings["shapes"]["with our map"], found.settings["shapes"]["with gradcam"]) == ([7, 7], [224, 224])
+    assert times["our map alone"]["ms"].median < times["classification"]["ms"].median
 
 
 @pytest.fixture(scope="module")
@@ -94,22 +98,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_processes_without_a_server_answer_films_and_are_gone_at_the_end(model: Path) -> None:
     films = list(small_films(2).values())
-    with team(model, films, Layout(processes=2, threads=1), "cpu") as members:
+    with team(model, films, Layout(processes=2, threads=1), "cpu") as rate_of:
         inside = len(Tree(os.getpid()).processes())
-        assert members.rate(MODEL, 0.3) > 0
-        assert members.rate(SERVICE, 0.3) > 0
+        assert rate_of(MODEL, 0.3) > 0
+        assert rate_of(SERVICE, 0.3) > 0
     assert inside >= 3
     assert not [one for one in Tree(os.getpid()).processes()[1:] if "spawn_main" in " ".join(one.cmdline())]
 
 
-def test_a_model_that_does_not_load_in_a_process_is_told(tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_in_a_process_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="has ended"), team(tmp_path, [b"x"], Layout(1, 1), "cpu"):
         pass
 
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "no.mar").write_text("nothing")
-    with pytest.raises(WrongUsage, match=r"no\.mar is not a model archive"):
+    with pytest.raises(UsageError, match=r"no\.mar is not a model archive"):
         unpack(tmp_path / "no.mar", tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "yes.mar", "w") as archive:
         archive.writestr("model.json", "{}")
@@ -134,23 +138,24 @@ def test_the_services_that_are_compared_answer_the_same_film(model: Path) -> Non
     assert answerer("null", model)(film) == CONSTANT
 
 
-def test_the_handler_that_is_packed_by_itself_imports_nothing_of_scripts_and_has_one_class() -> None:
+def test_the_handler_that_is_packed_by_itself_imports_nothing_beside_cxr_and_has_one_class() -> None:
     tree = ast.parse(Path(str(peer_handler.__file__)).read_text(encoding="utf-8"))
     assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == ["PeerHandler"]
     modules = [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert not [name for name in modules if name.startswith("scripts")]
+    assert not [name for name in modules if name.startswith(("benchmarks", "pneumoscan", "cxr_training"))]
 
 
 def test_the_clients_own_cost_is_measured_against_a_server_that_does_nothing() -> None:
     found = client_cost(b"x" * 5000, seconds=0.2)
-    assert found["body_kb"] == 5.0
-    assert 0 < found["cpu_ms"] <= found["p50_ms"] * 3
+    assert found["body_kb"].median == 5.0
+    assert 0 < found["cpu_ms"].median <= found["p50_ms"].median * 3
 
 
 def test_the_machine_is_named() -> None:
-    found = host()
-    assert found["cores"] == len(os.sched_getaffinity(0))
-    assert found["versions"]["torchserve"] == "0.12.0"
+    host = Host.here()
+    assert host.cores == len(os.sched_getaffinity(0))
+    assert host.versions["torchserve"] == "0.12.0"
+    assert f"{host.cores} cores" in str(host)
 
 
 def test_what_a_process_and_its_children_use_is_counted(tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_what_a_process_and_its_children_use_is_counted(tmp_path: Path) -> None:
     assert not any(one.is_running() for one in family)
 
 
-def test_a_server_that_ends_while_starting_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_server_that_ends_while_starting_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         process([sys.executable, "-c", "print('no such model'); raise SystemExit(3)"], log, environment()) as started,
@@ -180,7 +185,11 @@ def test_a_server_that_ends_while_starting_is_told_with_the_end_of_its_log(tmp_p
 
 def test_only_what_stands_for_our_server_has_its_logs_and_its_java(tmp_path: Path) -> None:
     ours, stock = (
-        [word for word in command(service, tmp_path, tmp_path, sys.executable) if word.startswith(("-Dlog4j", "-XX"))]
+        [
+            word
+            for word in torchserve_command(service, tmp_path, tmp_path, sys.executable)
+            if word.startswith(("-Dlog4j", "-XX"))
+        ]
         for service in ("null", "stock")
     )
     assert len(ours) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ import pytest
 
 from benchmarks.command import main
 from benchmarks.peer_servers import MODEL, NO_MODEL, versions_in
+from benchmarks.result import read_json, read_result
 from pneumoscan.archive import package
 from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
@@ -45,19 +45,19 @@ def test_our_server_is_measured_and_stopped(archive: Path, tmp_path: Path, capsy
     command = ["serve", "--archive", str(archive), "--device", "cpu", "--workers", "1", "--queue", "2"]
     command += ["--clients", "1,4", "--rate", "0.5,5", "--seconds", "1.5", "--pairs", "8", "--rounds", "1"]
     assert main([*command, "--plot", str(plot), "--out", str(out), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found == json.loads(out.read_text())
+    found = read_json(capsys.readouterr().out)
+    assert found == read_result(out)
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert found["layout"]["processes"] == 1
-    lone, *_ = found["closed"]
-    assert lone["answered"] == lone["sent"] > 0
-    assert lone["cpu_s_per_film"] > 0
-    assert lone["memory_mb"]["peak"] > 100
-    overload = found["open"][-1]
-    assert overload["refused"]["count"] > 0  # five times what it can do, with room for two that wait
-    assert overload["errors"] == {}
-    assert len(found["lone_client"]["by_film"]) == 8
-    assert found["without_server"]["ratios"]["served_over_service"]["median"] > 0
+    assert found.settings["layout"]["processes"] == 1
+    loads = found.rows("load")
+    lone, overload = loads["closed, 1 clients"], loads["open, 5 x capacity"]
+    assert lone["answered"].median == lone["sent"].median > 0
+    assert lone["cpu_s_per_film"].median > 0
+    assert lone["memory_peak_mb"].median > 100
+    assert overload["refused"].median > 0  # five times what it can do, with room for two that wait
+    assert overload["errors"].median == 0
+    assert len(found.rows("lone client by film")) == 8
+    assert found.rows("served over unserved")["served over service"]["ratio"].median > 0
     assert descendants() == before
 
 
@@ -68,9 +68,9 @@ def test_a_running_server_is_measured_without_being_touched(archive: Path, capsy
         assert server.call("--detach", "--device", "cpu").returncode == 0
         command = ["serve", "--url", server.url, "--clients", "1", "--rate", "0.5", "--seconds", "1", "--json"]
         assert main(command) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found["closed"][0]["cpu_s_per_film"] > 0  # found by the port it listens on
-        assert "lone_client" not in found
+        found = read_json(capsys.readouterr().out)
+        assert found.rows("load")["closed, 1 clients"]["cpu_s_per_film"].median > 0  # found by the port it listens on
+        assert not found.rows("lone client")
         assert server.call("--ready").returncode == 0
 
 
@@ -128,16 +128,17 @@ def test_every_server_that_is_installed_is_compared_and_the_others_are_named(
     before = descendants()
     command = ["peers", "--archive", str(archive), "--python", python, "--rounds", "1", "--seconds", "1"]
     assert main([*command, "--clients", "4", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    null, model = read_json(capsys.readouterr().out).tables
     installed = versions_in(python)
-    for part, peers_of in (("null", NO_MODEL), ("model", MODEL)):
-        for peer in peers_of:
-            one = found["parts"][part]["servers"][peer.name]
+    for table, peers_of in ((null, NO_MODEL), (model, MODEL)):
+        for peer, row in zip(peers_of, table.rows, strict=True):
+            assert row.label == peer.name
             if set(peer.needs) <= installed.keys():
-                assert "failed" not in one, one["failed"]
-                assert one["per_s"] > 0
-                assert one["errors"] == 0
-                assert one.get("answers_agree", True)
+                assert not row.note
+                assert row.figures["films_per_s"].median > 0
+                assert row.figures["unanswered"].median == 0
+                if "probability_difference" in row.figures:  # the same service, served by another
+                    assert row.figures["probability_difference"].median <= 1e-4
             else:
-                assert one["failed"].startswith("skipped: ")
+                assert row.note.startswith("skipped: ")
     assert descendants() == before
