@@ -20,9 +20,9 @@ from cxr.films.decode import decode
 from cxr.films.film import Pixels
 from cxr.model.preprocess import resize
 from cxr.predict import Predictor
-from cxr.serving.metrics import silence_libraries
+from cxr.serving.metrics import quiet_libraries
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 
 HEADERS: Final = {"Content-Type": "application/octet-stream"}
 MODEL, SERVICE = "model", "service"  # what a process repeats: the forward pass alone, or all from bytes to reply
@@ -55,14 +55,14 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 def load_service(folder: Path, device: str) -> BatchService:
     """What a worker answers with, in this process."""
-    silence_libraries()
+    quiet_libraries()
     predictor = Predictor.load(folder, device)
     return BatchService(predictor, ModelIdentity.of(predictor.spec, "pneumonia", "in-process"))
 
 
-def incoming(film: bytes) -> Incoming:
+def incoming(film: bytes) -> IncomingRequest:
     """A film as a server hands it over."""
-    return Incoming({"body": film}, HEADERS, "00000000-0000-0000-0000-000000000000")
+    return IncomingRequest({"body": film}, HEADERS, "00000000-0000-0000-0000-000000000000")
 
 
 class Team:
@@ -153,7 +153,7 @@ def _work(pipe: Connection, folder: Path, films: Sequence[bytes], layout: Layout
 def _repeat(
     service: BatchService,
     what: str,
-    asked: Sequence[Incoming],
+    asked: Sequence[IncomingRequest],
     small: Sequence[Pixels],
     batch: int,
     seconds: float,

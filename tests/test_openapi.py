@@ -25,7 +25,7 @@ from cxr.model.spec import CLASSES, Preprocessing
 from cxr.predict import TARGETS, Predictor
 from cxr.serving.reply import NOTICE, ModelIdentity, error_reply
 from cxr.serving.request import CAM_FORMS, MAX_FILMS, VIEWS
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import save_model
 from tests.films import dicom, encoded, film
 
@@ -69,7 +69,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> BatchService:
 
 
 def ask(service: BatchService, row: Mapping[str, Any], **headers: str) -> tuple[int, str, bytes]:
-    (reply,) = service.answer([Incoming(row, headers, "id-0")])
+    (reply,) = service.answer([IncomingRequest(row, headers, "id-0")])
     return reply.status, reply.content_type, reply.body
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 from cxr.films.film import Pixels
 from cxr.model.cam import upsample
 from cxr.predict import Prediction
-from cxr.serving.metrics import Measured
+from cxr.serving.metrics import BatchMetrics
 from cxr.serving.reply import NOTICE, ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.films import dicom, encoded, film
 
@@ -34,7 +34,7 @@ def service(tmp_path: Path) -> BatchService:
 
 def ask(service: BatchService, *bodies: Any, **headers: str) -> list[tuple[int, str, Any]]:
     """Status, content type and parsed body of the reply to each body, all in one batch."""
-    batch = [Incoming({"body": body}, headers, f"id-{i}") for i, body in enumerate(bodies)]
+    batch = [IncomingRequest({"body": body}, headers, f"id-{i}") for i, body in enumerate(bodies)]
     replies = service.answer(batch)
     assert len(replies) == len(bodies)
     return [
@@ -209,8 +209,8 @@ def test_a_large_batch_gives_each_film_its_own_answer_however_many_threads_prepa
     finally:
         torch.set_num_threads(usual)
     bodies = [b"no film" if index % 7 == 3 else encoded(film(index)) for index in range(70)]
-    measured = Measured()
-    batch = [Incoming({"body": body}, {}, f"id-{i}") for i, body in enumerate(bodies)]
+    measured = BatchMetrics()
+    batch = [IncomingRequest({"body": body}, {}, f"id-{i}") for i, body in enumerate(bodies)]
     for index, reply in enumerate(service.answer(batch, measured)):
         alone = ask(service, bodies[index])[0]
         assert reply.status == alone[0]
