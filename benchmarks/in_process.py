@@ -19,9 +19,9 @@ from benchmarks.servers import BenchmarkError
 from cxr.films.decode import decode
 from cxr.model.preprocess import resize
 from cxr.predict import Predictor
-from cxr.serving.metrics import silence_libraries
+from cxr.serving.metrics import quiet_libraries
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from pneumoscan.errors import UsageError
 
 MODEL, SERVICE = "model", "service"  # what a process repeats: the forward pass alone, or all from bytes to reply
@@ -48,14 +48,14 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 def load_service(folder: Path, device: str) -> BatchService:
     """The service of a worker, in this process."""
-    silence_libraries()
+    quiet_libraries()
     predictor = Predictor.load(folder, device)
     return BatchService(predictor, ModelIdentity.of(predictor.spec, "pneumonia", "in-process"))
 
 
-def incoming(film: bytes) -> Incoming:
+def incoming(film: bytes) -> IncomingRequest:
     """A film as a server hands it over."""
-    return Incoming({"body": film}, {"Content-Type": OCTETS}, "00000000-0000-0000-0000-000000000000")
+    return IncomingRequest({"body": film}, {"Content-Type": OCTETS}, "00000000-0000-0000-0000-000000000000")
 
 
 Rate = Callable[[str, float], float]

@@ -36,12 +36,12 @@ def answerer(service: str, folder: Path) -> Callable[[bytes], bytes]:
 def _ours(folder: Path) -> Callable[[bytes], bytes]:
     from cxr.predict import Predictor
     from cxr.serving.reply import ModelIdentity
-    from cxr.serving.service import BatchService, Incoming
+    from cxr.serving.service import BatchService, IncomingRequest
 
     predictor = Predictor.load(folder, "cpu")
     service = BatchService(predictor, ModelIdentity.of(predictor.spec, "pneumonia", "peer"))
     headers = {"Content-Type": "application/octet-stream"}
-    return lambda film: service.answer([Incoming({"body": film}, headers, "0")])[0].body
+    return lambda film: service.answer([IncomingRequest({"body": film}, headers, "0")])[0].body
 
 
 def _eager(folder: Path, *, with_map: bool) -> Callable[[bytes], bytes]:

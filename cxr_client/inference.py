@@ -77,6 +77,8 @@ class InferenceClient(HoldsSession):
         target: str = "predicted",
         version: str | None = None,
         view: str | None = None,
+        *,
+        film_picture: bool = False,
     ) -> dict[str, Any]:
         """Give the server's reply about one film.
 
@@ -92,6 +94,8 @@ class InferenceClient(HoldsSession):
             Version of the model; the server's default version without it.
         view : {"PA", "AP", "LATERAL"}, optional
             What is known of the view, for a file without a tag that says it.
+        film_picture : bool
+            Also have the film's own picture in the reply: ``image.png``, grey, base64, at most 1024 pixels a side.
 
         Returns
         -------
@@ -109,7 +113,8 @@ class InferenceClient(HoldsSession):
         ServerUnreachable
             Nobody to ask.
         """
-        reply = self._post(film, {"cam": cam, "target": target, "view": view}, version, accept="application/json")
+        options = {"cam": cam, "target": target, "view": view, "film": "png" if film_picture else None}
+        reply = self._post(film, options, version, accept="application/json")
         try:
             value = json.loads(reply.content, parse_constant=_no_constant)
         except ValueError:  # not JSON, not text, or NaN

@@ -12,10 +12,10 @@ from cxr.errors import ModelError
 from cxr.predict import Predictor
 from cxr.serving.card import read_audit, read_metrics
 from cxr.serving.drift import read_reference
-from cxr.serving.metrics import Measured, MetricLines, silence_libraries
+from cxr.serving.metrics import BatchMetrics, MetricLines, quiet_libraries
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.self_check import check_digests, check_golden
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 
 _LAST_WORDS_S: Final = 0.5
 
@@ -32,7 +32,7 @@ class CxrHandler:
             If the code is not the archive's own, a file has other bytes or the golden films get other answers than when
             they were packed; the worker then never becomes ready.
         """
-        silence_libraries()
+        quiet_libraries()
         properties = context.system_properties
         folder = Path(properties["model_dir"])
         self._refuse_foreign_code(folder)
@@ -42,22 +42,22 @@ class CxrHandler:
         check_golden(predictor, folder)
         manifest = context.manifest["model"]
         identity = ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
-        measured = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
-        self.service = BatchService(predictor, identity, *measured, read_reference(folder, predictor.spec))
+        figures = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
+        self.service = BatchService(predictor, identity, *figures, read_reference(folder, predictor.spec))
         self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
-        self.metrics.write(Measured.zeros())
+        self.metrics.write(BatchMetrics.zeros())
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One reply for each request of a batch, each with its own status and content type."""
-        measured = Measured()
+        metrics = BatchMetrics()
         replies = self.service.answer(
             [
-                Incoming(row, context.get_all_request_header(i), context.get_request_id(i) or "")
+                IncomingRequest(row, context.get_all_request_header(i), context.get_request_id(i) or "")
                 for i, row in enumerate(rows)
             ],
-            measured,
+            metrics,
         )
-        self.metrics.write(measured)
+        self.metrics.write(metrics)
         for i, reply in enumerate(replies):
             context.set_response_status(code=reply.status, phrase="", idx=i)
             context.set_response_content_type(i, reply.content_type)

@@ -24,8 +24,8 @@ from cxr.films import film as films
 from cxr.model.spec import CLASSES, Preprocessing
 from cxr.predict import TARGETS, Predictor
 from cxr.serving.reply import NOTICE, ModelIdentity, error_reply
-from cxr.serving.request import CAM_FORMS, MAX_FILMS, VIEWS
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.request import CAM_FORMS, FILM_FORMS, MAX_FILMS, VIEWS
+from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import save_model
 from tests.films import dicom, encoded, film
 
@@ -69,7 +69,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> BatchService:
 
 
 def ask(service: BatchService, row: Mapping[str, Any], **headers: str) -> tuple[int, str, bytes]:
-    (reply,) = service.answer([Incoming(row, headers, "id-0")])
+    (reply,) = service.answer([IncomingRequest(row, headers, "id-0")])
     return reply.status, reply.content_type, reply.body
 
 
@@ -108,6 +108,7 @@ def test_option_values_are_those_of_the_handler() -> None:
     assert SCHEMAS["Cam"]["enum"] == list(CAM_FORMS)
     assert SCHEMAS["Target"]["enum"] == ["predicted", *TARGETS]
     assert SCHEMAS["View"]["enum"] == list(VIEWS)
+    assert SCHEMAS["FilmPicture"]["enum"] == list(FILM_FORMS)
     assert SCHEMAS["V1Request"]["properties"]["instances"]["maxItems"] == MAX_FILMS
     tensor = SCHEMAS["OpenInferenceRequest"]["properties"]["inputs"]["items"]["properties"]
     assert tensor["data"]["maxItems"] == MAX_FILMS
@@ -157,6 +158,11 @@ def test_an_answer_is_as_described_for_every_option(service: BatchService, cam: 
     body = ask_json(service, FILM, **{"Cxr-Cam": cam, "Cxr-Target": target})
     validator("Answer").validate(body)
     assert ("cam" in body) == (cam != "none")
+    assert "png" not in body["image"]
+    with_film = ask_json(service, FILM, **{"Cxr-Cam": cam, "Cxr-Target": target, "Cxr-Film": "png"})
+    validator("Answer").validate(with_film)
+    assert with_film["image"].pop("png")
+    assert with_film == body
 
 
 @pytest.mark.parametrize(
@@ -269,9 +275,9 @@ def test_every_code_makes_a_problem_of_its_own_status_and_of_no_other() -> None:
 
 
 def test_a_reply_with_a_field_too_few_or_too_many_is_not_as_described(service: BatchService) -> None:
-    answer = ask_json(service, dicom(film(), bits=8), **{"Cxr-Cam": "overlay"})
+    answer = ask_json(service, dicom(film(), bits=8), **{"Cxr-Cam": "overlay", "Cxr-Film": "png"})
     problem = json.loads(ask(service, {"body": b"GIF"})[2])
-    for schema, body, may_miss in (("Answer", answer, {"cam", "cam.png"}), ("Problem415", problem, set())):
+    for schema, body, may_miss in (("Answer", answer, {"cam", "cam.png", "image.png"}), ("Problem415", problem, set())):
         validator(schema).validate(body)
         missed = {name for name, changed in without_each_field(body) if validator(schema).is_valid(changed)}
         assert missed == may_miss

@@ -17,7 +17,7 @@ from cxr.films.film import Film, Pixels
 from cxr.films.frontal import Screen, check_frontal, thumbnail
 from cxr.model.spec import Preprocessing
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from cxr_training.fit.screen import fit_screen
 from tests.cxr.networks import predictor, save_model
 from tests.films import dicom, encoded
@@ -64,13 +64,13 @@ def covid_film(row: dict[str, str]) -> Film:
 
 def test_every_film_of_the_rsna_sample_is_answered(service: BatchService) -> None:
     assert len(RSNA) == 60
-    replies = service.answer([Incoming({"body": path.read_bytes()}, {}, path.stem) for path in RSNA])
+    replies = service.answer([IncomingRequest({"body": path.read_bytes()}, {}, path.stem) for path in RSNA])
     assert [reply.status for reply in replies] == [200] * 60
 
 
 def test_a_monochrome1_film_in_jpeg_2000_is_answered_and_a_leg_refused(service: BatchService) -> None:
     bodies = [(REAL / "dicom" / name).read_bytes() for name in ("RG1_J2KI.dcm", "RG3_J2KR.dcm")]
-    chest, leg = service.answer([Incoming({"body": body}, {}, "id") for body in bodies])
+    chest, leg = service.answer([IncomingRequest({"body": body}, {}, "id") for body in bodies])
     assert chest.status == 200
     assert json.loads(chest.body)["image"]["photometric_interpretation"] == "MONOCHROME1"
     assert (leg.status, json.loads(leg.body)["code"]) == (422, "NOT_A_RADIOGRAPH")
@@ -90,7 +90,7 @@ def test_every_lateral_film_that_is_said_to_be_one_is_refused(service: BatchServ
     for row in covid_rows():
         view = {"L": "LATERAL", "AP Supine": "AP"}.get(row["view"], row["view"])
         body = (COVID / "images" / row["filename"]).read_bytes()
-        (reply,) = service.answer([Incoming({"body": body}, {"Cxr-View": view}, "id")])
+        (reply,) = service.answer([IncomingRequest({"body": body}, {"Cxr-View": view}, "id")])
         assert reply.status == (422 if row["view"] == "L" else 200), row["filename"]
 
 
@@ -160,7 +160,7 @@ def test_the_depth_and_polarity_of_a_file_do_not_change_the_answer(service: Batc
         dicom(twelve, **window),
         dicom(4095 - twelve, PhotometricInterpretation="MONOCHROME1", **window),
     ]
-    replies = service.answer([Incoming({"body": body}, {}, "id") for body in bodies])
+    replies = service.answer([IncomingRequest({"body": body}, {}, "id") for body in bodies])
     p = [json.loads(reply.body)["probabilities"]["PNEUMONIA"] for reply in replies]
     assert max(p) - min(p) <= 0.01
     assert p[2] == pytest.approx(p[3], abs=1e-5)

@@ -50,7 +50,7 @@ PROBLEMS: Final = (
         400,
         "BAD_OPTION",
         "An option has a value this server does not know",
-        "The query may hold cam=, target= and view=, each with a word of letters. Leave the rest out.",
+        "The query may hold cam=, target=, view= and film=, each with a word of letters. Leave the rest out.",
     ),
     EdgeProblem(
         "401",

@@ -56,6 +56,14 @@ def test_options_go_both_as_query_and_as_headers(server: FilmServer, client: Inf
     assert asked.path == "/predictions/pneumonia/1.0.0-rc.1"
     assert asked.query == {"cam": ["heatmap"], "target": ["contrast"], "view": ["PA"]}
     assert [asked.headers[f"cxr-{name}"] for name in ("cam", "target", "view")] == ["heatmap", "contrast", "PA"]
+    assert "cxr-film" not in asked.headers
+
+
+def test_the_films_own_picture_is_asked_for(server: FilmServer, client: InferenceClient) -> None:
+    client.predict(b"\x00", film_picture=True)
+    (asked,) = server.asked
+    assert asked.query["film"] == ["png"]
+    assert asked.headers["cxr-film"] == "png"
 
 
 def test_a_version_cannot_change_the_path(server: FilmServer, client: InferenceClient) -> None:

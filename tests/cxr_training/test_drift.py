@@ -14,7 +14,7 @@ from cxr.predict import Predictor
 from cxr.serving.drift import DRIFT_FILE, Reference, read_reference
 from cxr.serving.metrics import SIGNALS
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from cxr_training import calibrate, drift, export, train
 from cxr_training.data.records import load_films
 from cxr_training.measure.predictions import score
@@ -68,7 +68,7 @@ def test_a_worker_finds_in_the_validation_films_what_the_reference_says_of_them(
     reference = drift.reference_of(records, probabilities, spec, spec.temperature, progress=False)
     assert reference is not None
     service = BatchService(loaded, ModelIdentity.of(spec, "pneumonia", "1.0.0"), reference=reference)
-    service.answer([Incoming({"body": record.file.read_bytes()}, {}, "id") for record in records])
+    service.answer([IncomingRequest({"body": record.file.read_bytes()}, {}, "id") for record in records])
     assert service.drift is not None
     assert service.drift.counts == {name: reference.signals[name].counts for name in SIGNALS}
 

@@ -171,9 +171,12 @@ def test_a_file_of_keys_that_cannot_be_believed_lets_nobody_in_until_it_is_mende
 
 
 def test_options_of_the_query_count_as_those_of_headers_do(edge: Edge) -> None:
-    asked = edge.ask("POST", "/predictions/pneumonia/1.0.0?cam=heatmap&target=contrast&view=PA", data=FILM).json()
+    asked = edge.ask(
+        "POST", "/predictions/pneumonia/1.0.0?cam=heatmap&target=contrast&view=PA&film=png", data=FILM
+    ).json()
     assert asked["cam"]["target"] == "contrast"
     assert asked["cam"]["png"]
+    assert asked["image"]["png"]
     headers = bearer(edge) | {"Cxr-Cam": "none"}
     assert "cam" not in edge.ask("POST", "/predictions/pneumonia", headers, data=FILM).json()
     assert "cam" in edge.ask("POST", "/predictions/pneumonia?cam=grid", headers, data=FILM).json()

@@ -19,13 +19,14 @@ from django.core.management import call_command
 from django.test import Client, override_settings
 from django.test.utils import setup_test_environment
 
-from cxr.serving.render import overlay, png
+from cxr.serving.render import evidence_map, heat_map, png
 from tests.film_server import Answer, Asked, FilmServer, serving
 from tests.films import film
 
 SECRET = "s" * 60
 WEIGHTS = "ab" * 32
 SCALE = 2.0
+FILM = base64.b64encode(png(film())).decode()
 CARD = {
     "model": {"name": "pneumonia", "version": "1.0.0", "arch": "resnet10", "weights_sha256": WEIGHTS},
     "intended_use": "Ranking films.",
@@ -75,9 +76,9 @@ def reply_to(body: bytes, **changes: Any) -> dict[str, Any]:
             "unit": "logit",
             "bias": 0.0,
             "grid": grid.tolist(),
-            "png": base64.b64encode(png(overlay(film(), grid, "contrast", SCALE))).decode(),
+            "png": base64.b64encode(png(heat_map(evidence_map(grid, "contrast", SCALE, 96, 80)))).decode(),
         },
-        "image": {"format": "PNG", "width": 80, "height": 96, "bits": 8, "flags": ["clipped"]},
+        "image": {"format": "PNG", "width": 80, "height": 96, "bits": 8, "flags": ["clipped"], "png": FILM},
         "notice": "Research use only. Not a diagnosis.",
     } | changes
 

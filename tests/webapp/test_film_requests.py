@@ -27,7 +27,8 @@ def test_a_film_is_answered_with_the_servers_reply_and_what_its_map_is_drawn_by(
     assert answer["scale"] == {"cam_scale": 2.0, "indeterminate": [0.4, 0.6]}
     (asked,) = server.asked
     assert asked.body == b"\xccfilm"
-    assert asked.headers["cxr-cam"] == "overlay"
+    assert asked.headers["cxr-cam"] == "heatmap"
+    assert asked.headers["cxr-film"] == "png"
     assert asked.headers["cxr-target"] == "contrast"
 
 
@@ -194,7 +195,8 @@ def test_a_form_with_a_file_is_stopped_and_nothing_of_it_kept(tmp_path: Path) ->
         {"cam": {"grid": [[0.0, 1.0], [2.0]], "bias": 0.0, "png": ""}},
         {"cam": {"grid": "seven", "bias": 0.0, "png": ""}},
         {"image": ["x"]},
-        {"image": {"format": "PNG", "width": 4, "height": 4, "flags": None}},
+        {"image": {"format": "PNG", "width": 4, "height": 4, "flags": None, "png": ""}},
+        {"image": {"format": "PNG", "width": 4, "height": 4, "flags": []}},
     ],
 )
 def test_an_answer_that_is_none_is_a_failure_of_the_server_and_not_of_the_page(

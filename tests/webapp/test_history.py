@@ -4,6 +4,7 @@ import io
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
@@ -11,11 +12,11 @@ from django.test import Client, override_settings
 from django.utils import timezone
 from PIL import Image
 
-from cxr.serving.render import overlay
-from cxr_webapp.history import THUMBNAIL_SIDE, bar_width
+from cxr.serving.render import RGB, blend, evidence_map, heat_map, png
+from cxr_webapp.history import THUMBNAIL_SIDE, thumbnail_of
 from cxr_webapp.models import Result
 from tests.film_server import FilmServer
-from tests.films import film
+from tests.films import encoded, film
 from tests.webapp.pages import page_before, post_film, reader, scored
 
 
@@ -33,15 +34,25 @@ def test_only_what_a_reader_asked_to_keep_is_kept_and_only_what_the_server_said(
     }
     with Image.open(io.BytesIO(kept.thumbnail)) as picture:
         assert max(picture.size) <= THUMBNAIL_SIDE
-        assert picture.size == (80, 96)  # the film, without the colour bar
+        assert picture.size == (80, 96)  # the film and nothing beside it
         assert not picture.getexif()
 
 
-@pytest.mark.parametrize("height", [96, 512, 700, 1024])
-def test_the_colour_bar_is_as_wide_as_the_renderer_draws_it(height: int) -> None:
-    pixels = film(height=height, width=80)
-    drawn = overlay(pixels, pixels[:7, :7].astype("float32") * 0, "contrast", 1.0)
-    assert drawn.shape[1] - 80 == bar_width(height)
+def test_the_kept_picture_is_coloured_as_the_servers_overlay() -> None:
+    grid = np.random.default_rng(3).normal(0, 2, (7, 7)).astype(np.float32)  # some of it beyond full colour
+    grey = film(height=140, width=120)
+    evidence = evidence_map(grid, "contrast", 3.0, 140, 120)
+    with Image.open(io.BytesIO(thumbnail_of(png(grey), png(heat_map(evidence))))) as picture:
+        kept = np.asarray(picture).astype(int)
+    with Image.open(io.BytesIO(jpeg(blend(grey, evidence)))) as picture:
+        drawn = np.asarray(picture).astype(int)
+    assert kept.shape == drawn.shape
+    assert np.abs(kept - drawn).mean() < 1
+    assert np.abs(kept - drawn).max() < 16  # 255 steps of a heat map, and what the JPEG makes of them
+
+
+def jpeg(picture: RGB) -> bytes:
+    return encoded(picture, "JPEG", quality=80)
 
 
 def test_one_entry_or_all_of_them_can_be_deleted(tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def test_a_history_that_cannot_be_written_costs_nobody_an_answer(tmp_path: Path)
     with page_before(FilmServer(scored), tmp_path):
         client = reader()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("cxr_webapp.history.thumbnail_of", lambda _: (_ for _ in ()).throw(OSError("full")))
+            patch.setattr("cxr_webapp.history.thumbnail_of", lambda *_: (_ for _ in ()).throw(OSError("full")))
             answer = post_film(client, b"\xccfilm", "?keep=1")
     assert answer.status_code == 200
     assert answer.json()["kept"] is None

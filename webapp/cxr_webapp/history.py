@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 
 THUMBNAIL_SIDE = 160  # pixels; names that a device burnt into the film cannot be read at this size
 _QUALITY = 80
+# Of the server's overlay, `cxr.serving.render`, which a page without torch cannot import; a test compares the two.
+_COLOURS = ((30, 80, 255), (90, 190, 255), (235, 235, 235), (255, 205, 60), (255, 50, 10))
+_MAX_OPACITY = _OPACITY_POWER = 0.6
 
 
 def keep(reply: Mapping[str, Any]) -> int | None:
@@ -45,36 +48,55 @@ def purge() -> int:
     return int(Result.objects.filter(answered_at__lt=limit).delete()[0])
 
 
-def thumbnail_of(overlay: bytes) -> bytes:
-    """A small JPEG of an overlay, map included, without its colour bar.
+def thumbnail_of(film: bytes, heat_map: bytes) -> bytes:
+    """A small JPEG of a film with its map, coloured as the server's overlay is.
+
+    Parameters
+    ----------
+    film, heat_map
+        PNGs of one size: ``image.png`` and ``cam.png`` of a reply to ``cam=heatmap``.
 
     Raises
     ------
     ValueError
-        If it is no PNG.
+        If one is no PNG.
     """
-    try:
-        with Image.open(io.BytesIO(overlay), formats=("PNG",)) as picture:
-            small = picture.convert("RGB").crop((0, 0, picture.width - bar_width(picture.height), picture.height))
-    except OSError as error:
-        raise ValueError("the overlay is no PNG") from error
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    grey, heat = _small(film), _small(heat_map)
+    colour = Image.merge("RGB", [heat.point([_colour(value)[channel] for value in range(256)]) for channel in range(3)])
+    opacity = heat.point([round(255 * _MAX_OPACITY * abs(_evidence(value)) ** _OPACITY_POWER) for value in range(256)])
     stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=_QUALITY)  # a new file: no chunk of the old one comes along
+    # A new file: no chunk of the old ones comes along.
+    Image.composite(colour, grey.convert("RGB"), opacity).save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()
 
 
-def bar_width(height: int) -> int:
-    """Pixels of the colour bar at the right of an overlay: 96 up to a height of 512 and 192 at 1024."""
-    return round(96 * min(max(height / 512, 1.0), 2.0))
+def _small(data: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            small = picture.convert("L")
+    except OSError as error:
+        raise ValueError("the picture is no PNG") from error
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return small
+
+
+def _evidence(grey: int) -> float:
+    """The evidence of a heat map's grey: 0 at 128, 1 for PNEUMONIA at 255."""
+    return max((grey - 128) / 127, -1.0)
+
+
+def _colour(grey: int) -> list[int]:
+    place = 2 * (_evidence(grey) + 1)
+    low = min(int(place), 3)
+    return [round(one + (other - one) * (place - low)) for one, other in zip(*_COLOURS[low : low + 2], strict=True)]
 
 
 def _write(reply: Mapping[str, Any]) -> Result:
     decision, image, model = reply["decision"], reply["image"], reply["model"]
     try:
-        overlay = base64.b64decode(reply["cam"]["png"], validate=True)
+        film, heat_map = (base64.b64decode(part["png"], validate=True) for part in (image, reply["cam"]))
     except binascii.Error as error:
-        raise ValueError("the overlay is not base64") from error
+        raise ValueError("a picture is not base64") from error
     result = Result(
         label=reply["label"],
         probability=reply["probabilities"]["PNEUMONIA"],
@@ -84,7 +106,7 @@ def _write(reply: Mapping[str, Any]) -> Result:
         film_format=image["format"],
         model_version=model["version"],
         weights_sha256=model.get("weights_sha256", ""),
-        thumbnail=thumbnail_of(overlay),
+        thumbnail=thumbnail_of(film, heat_map),
     )
     result.save()
     return result

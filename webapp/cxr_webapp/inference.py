@@ -70,12 +70,11 @@ def ask(film: bytes, view: str | None = None) -> dict[str, Any] | Trouble:
 
     Returns
     -------
-    The server's reply, the overlay with it, or why there is none. The overlay is how the film itself gets here: it is
-    the film as the server decoded it under a map that is known, so the browser takes the map off again. No second
-    decoder can then show another film than the one that was scored.
+    The server's reply with the film's own picture and the heat map, or why there is none. The picture is the film as
+    the server decoded it: no second decoder can show another film than the one that was scored.
     """
     try:
-        answer = client().predict(film, cam="overlay", target=TARGET, view=view)
+        answer = client().predict(film, cam="heatmap", target=TARGET, view=view, film_picture=True)
     except ClientError as error:
         return trouble_of(error)
     if not is_reply(answer):

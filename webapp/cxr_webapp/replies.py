@@ -16,7 +16,7 @@ def is_reply(answer: object) -> bool:
             "logits": {"NORMAL": one, "PNEUMONIA": other},
             "decision": {"threshold": threshold},
             "cam": {"grid": [[*first], *rows], "bias": bias, "png": str()},
-            "image": {"format": str(), "width": int(), "height": int(), "flags": list()},
+            "image": {"format": str(), "width": int(), "height": int(), "flags": list(), "png": str()},
         }:
             cells = [*first, *(cell for row in rows if isinstance(row, list) for cell in row)]
             even = all(isinstance(row, list) and len(row) == len(first) for row in rows)

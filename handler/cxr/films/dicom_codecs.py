@@ -21,12 +21,12 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from cxr.errors import InputError
 from cxr.films.picture_headers import JPEG_START, jpeg_segments
-from cxr.films.sandbox import can_decode_apart, decode_apart
+from cxr.films.sandbox import decode_in_sandbox, is_installed
 
 Stored = npt.NDArray[np.int32]
 
 _NATIVE: Final = frozenset({uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian})
-_APART: Final[dict[uid.UID, str]] = {
+_SANDBOXED: Final[dict[uid.UID, str]] = {
     **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), "gdcm"),
     **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "_CharLS"),
     **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "_openjpeg"),
@@ -94,8 +94,8 @@ def read_stored(dataset: Dataset) -> Stored:
 
 
 def _can_decode(syntax: uid.UID | None) -> bool:
-    if syntax in _APART:
-        return can_decode_apart(_APART[syntax])
+    if syntax in _SANDBOXED:
+        return is_installed(_SANDBOXED[syntax])
     return syntax in _NATIVE or syntax in (uid.RLELossless, uid.JPEGBaseline8Bit)
 
 
@@ -208,7 +208,7 @@ def _decode(frame: bytes, syntax: uid.UID, stream: Layout) -> npt.NDArray[Any]:
         with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
             return np.asarray(picture)
     try:
-        pixels = decode_apart(_APART[syntax], frame, stream.width, stream.height, stream.bits)
+        pixels = decode_in_sandbox(_SANDBOXED[syntax], frame, stream.width, stream.height, stream.bits)
     except TimeoutError as error:
         raise InputError("OVERLOADED", "no processor was free to decode the film; send it again later.") from error
     kind = f"<{'i' if stream.signed else 'u'}{1 if stream.bits <= 8 else 2}"

@@ -59,6 +59,11 @@ class Film:
     pixels: Pixels
     info: ImageInfo
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every pixel of the file is here; a large JPEG may come smaller, see `decode`."""
+        return self.pixels.shape == (self.info.height, self.info.width)
+
     def flagged(self, *flags: str) -> Film:
         """The same film with further flags."""
         return replace(self, info=replace(self.info, flags=(*self.info.flags, *flags)))

@@ -27,12 +27,12 @@ _DAMAGE: Final = (b"remature end", b"bad Huffman code")
 _KEPT: Final[list[Any]] = []  # GDCM 3.2 aborts where Python frees its objects in the order of the names
 
 
-def can_decode_apart(library: str) -> bool:
+def is_installed(library: str) -> bool:
     """Whether a library, ``gdcm``, ``_CharLS`` or ``_openjpeg``, is installed."""
     return importlib.util.find_spec(library) is not None
 
 
-def decode_apart(library: str, stream: bytes, width: int, height: int, bits: int) -> bytes:
+def decode_in_sandbox(library: str, stream: bytes, width: int, height: int, bits: int) -> bytes:
     """The values of a grey stream, each in one byte where `bits` is at most 8, or else in two, low byte first.
 
     Parameters

@@ -24,7 +24,7 @@ from cxr.errors import ModelError
 from cxr.films.film import Pixels
 from cxr.json_records import FieldError, parse, read
 from cxr.model.spec import ModelSpec
-from cxr.serving.metrics import SIGNALS, Measured
+from cxr.serving.metrics import SIGNALS, BatchMetrics
 
 WINDOW: Final = 500  # films
 FEWEST: Final = 50  # with fewer films the index is noise, and is not published; each worker counts its own
@@ -142,17 +142,17 @@ class DriftWindow:
         """The PSI of each signal over the films now in the window."""
         return {name: psi(self.reference.signals[name].counts, self._counts[name]) for name in SIGNALS}
 
-    def publish(self, measured: Measured) -> None:
-        """Add index and limit of each signal to what is measured, if enough films came since the last time."""
+    def publish(self, metrics: BatchMetrics) -> None:
+        """Add index and limit of each signal to the metrics, if enough films came since the last time."""
         if self._until_published > 0:
             return
         self._until_published = EVERY
         films = len(self._films)
-        measured.observe("cxr_drift_films", films)
+        metrics.observe("cxr_drift_films", films)
         for name, index in self.indices().items():
             limit = psi_limit(self.reference.signals[name].chi_square, self.reference.films, films)
-            measured.observe("cxr_drift_psi", index, name)
-            measured.observe("cxr_drift_psi_limit", limit, name)
+            metrics.observe("cxr_drift_psi", index, name)
+            metrics.observe("cxr_drift_psi_limit", limit, name)
 
 
 DRIFT_FILE: Final = "drift.json"

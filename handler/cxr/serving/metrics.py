@@ -64,8 +64,8 @@ SERIES: Final[Mapping[str, Series]] = MappingProxyType(
 
 
 @dataclass(slots=True)
-class Measured:
-    """What happened in one batch.
+class BatchMetrics:
+    """The counts and figures of one batch.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Measured:
     _counting: Lock = field(default_factory=Lock, repr=False, compare=False)  # films are prepared in threads
 
     @classmethod
-    def zeros(cls) -> Measured:
+    def zeros(cls) -> BatchMetrics:
         """Every counter at zero, so that the first event of each kind is already an increase to who reads them."""
         zero = cls()
         for code in (OK, *CODES):
@@ -164,7 +164,7 @@ _SEPARATORS: Final = re.compile(r"[,:|#\s]")
 
 
 class MetricLines:
-    """Writes what was measured for one model and version.
+    """Writes the metrics of one model and version.
 
     Parameters
     ----------
@@ -180,15 +180,15 @@ class MetricLines:
         self._host = _SEPARATORS.sub("_", socket.gethostname()) or "_"
         self._stream = stream
 
-    def write(self, measured: Measured) -> None:
+    def write(self, metrics: BatchMetrics) -> None:
         """Write all of it in one piece. Never raises: a lost figure must not cost a batch its answers."""
         try:
-            self._stream.write(self.text(measured, int(time.time())))
+            self._stream.write(self.text(metrics, int(time.time())))
             self._stream.flush()
         except (OSError, ValueError):  # TorchServe closed the pipe, and is about to replace the worker
             return
 
-    def text(self, measured: Measured, now: int) -> str:
+    def text(self, metrics: BatchMetrics, now: int) -> str:
         """The lines, each ending in a line break.
 
         Parameters
@@ -196,7 +196,7 @@ class MetricLines:
         now
             Seconds since 1970.
         """
-        amounts = [*measured.counts.items(), *measured.values]
+        amounts = [*metrics.counts.items(), *metrics.values]
         return "".join(self._line(key, amount, now) for key, amount in amounts)
 
     def _line(self, key: Key, amount: float, now: int) -> str:
@@ -213,7 +213,7 @@ class MetricLines:
 _LIBRARIES: Final = ("pydicom", "PIL", "py.warnings")
 
 
-def silence_libraries() -> None:
+def quiet_libraries() -> None:
     """Stop warnings and library logs in this process, for good. For workers; training lets its reader see them."""
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.WARNING)  # TorchServe 0.12 logs a line for every batch

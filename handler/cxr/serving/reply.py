@@ -75,7 +75,7 @@ def answer_of(
             "indeterminate": prediction.indeterminate,
         },
         "cam": _cam(explanation, film, options.cam, spec),
-        "image": asdict(film.info),
+        "image": _image(film, options.film),
         "notice": NOTICE,
     }
     if options.cam == "none":
@@ -118,7 +118,7 @@ def reply_to(
         raise InputError(
             "TOO_MANY_BYTES",
             f"the reply would have {len(data):,} bytes, at most {MAX_REPLY_BYTES:,} are sent. Ask for fewer films at "
-            "once, or for cam=grid.",
+            "once, or for cam=grid and no picture of the film.",
         )
     return Reply(200, "application/json", data)
 
@@ -158,13 +158,23 @@ def _cam(explanation: Explanation, film: Film, form: str, spec: ModelSpec) -> di
         "grid": [[round(float(value), _DIGITS) for value in row] for row in explanation.grid],
     }
     if form == "overlay":
-        picture = png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale))
-        cam["png"] = base64.b64encode(picture).decode("ascii")
+        cam["png"] = _base64(png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale)))
     elif form == "heatmap":
         height, width = display_film(film.pixels).shape
         evidence = evidence_map(explanation.grid, explanation.target, spec.cam_scale, height, width)
-        cam["png"] = base64.b64encode(png(heat_map(evidence))).decode("ascii")
+        cam["png"] = _base64(png(heat_map(evidence)))
     return cam
+
+
+def _image(film: Film, form: str) -> dict[str, Any]:
+    image = asdict(film.info)
+    if form == "png":
+        image["png"] = _base64(png(display_film(film.pixels)))
+    return image
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def _strict_json(body: dict[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from cxr.films.frontal import LATERAL
 from cxr.predict import TARGETS
 
 CAM_FORMS: Final = ("none", "grid", "heatmap", "overlay")
+FILM_FORMS: Final = ("none", "png")
 _TARGETS: Final = ("predicted", *TARGETS)
 VIEWS: Final = ("PA", "AP", LATERAL)
 MAX_FILMS: Final = 32
@@ -23,7 +24,8 @@ _SHAPES: Final = (
     'send {"data": "<base64>"}, {"instances": [{"b64": "<base64>"}]} or {"inputs": [{"name": "image", "datatype": '
     '"BYTES", "shape": [1], "data": ["<base64>"]}]}.'
 )
-_NOT_FILMS: Final = ("cam", "target", "view", "model_name")
+_FILM_FIELD: Final = "film_picture"  # of the option `film`: in a form, `film` is the upload itself
+_NOT_FILMS: Final = ("cam", "target", "view", _FILM_FIELD, "model_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +42,20 @@ class Options:
         What the client knows of the view, where the file has no tag: one of `VIEWS`, or None.
     as_png
         Answer with the overlay itself instead of JSON.
+    film
+        One of `FILM_FORMS`: with ``png`` the reply has the film's own picture.
     """
 
     cam: str = "grid"
     target: str = "predicted"
     view: str | None = None
     as_png: bool = False
+    film: str = "none"
 
     @property
     def needs_picture(self) -> bool:
         """Whether the reply shows the film or is as large as it."""
-        return self.as_png or self.cam in ("heatmap", "overlay")
+        return self.as_png or self.film == "png" or self.cam in ("heatmap", "overlay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +86,10 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     A film is the raw body, the part ``film`` of a form or else its first that is no option, or base64 in JSON:
     ``{"data": …}``, KServe V1 ``{"instances": [{"b64": …}]}``, Open Inference Protocol
     ``{"inputs": [{"datatype": "BYTES", "data": […]}]}``.
-    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``), in form fields or JSON keys (``cam``,
-    ``target``, ``view``; for the Open Inference Protocol under ``parameters``), or in the query of ``/invocations``:
-    TorchServe 0.12 drops the query of ``/predictions`` before any handler sees it (pytorch/serve issue 989).
+    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``, ``Cxr-Film``), in form fields (``cam``,
+    ``target``, ``view``, ``film_picture``: ``film`` is the film itself there) or JSON keys (the same, or ``film``; for
+    the Open Inference Protocol under ``parameters``), or in the query of ``/invocations``: TorchServe 0.12 drops the
+    query of ``/predictions`` before any handler sees it (pytorch/serve issue 989).
 
     Parameters
     ----------
@@ -133,7 +139,7 @@ def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[st
     if "instances" in body:
         instances = _few(body["instances"])
         texts = [one.get("b64") if isinstance(one, dict) else None for one in instances]
-        return Request(_films(texts), _read_options({**row, **body}, headers, several=True), "v1")
+        return Request(_films(texts), _read_options(_fields(row, body), headers, several=True), "v1")
     if "inputs" in body:
         inputs = body["inputs"]
         tensor = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
@@ -142,17 +148,22 @@ def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[st
         parameters = body.get("parameters", {})
         if not isinstance(parameters, dict):
             raise InputError("BAD_JSON", f'"parameters" is no object; {_SHAPES}')
-        fields = {**row, **parameters}
         client_id = body.get("id")
         return Request(
             _films(_few(tensor.get("data"))),
-            _read_options(fields, headers, several=True),
+            _read_options(_fields(row, parameters), headers, several=True),
             "v2",
             client_id if isinstance(client_id, str) and len(client_id) <= _LONGEST_ID else "",
         )
     if not isinstance(body.get("data"), str):
         raise InputError("BAD_JSON", f'the JSON has no text under "data"; {_SHAPES}')
-    return Request((_from_base64(body["data"]),), _read_options({**row, **body}, headers))
+    return Request((_from_base64(body["data"]),), _read_options(_fields(row, body), headers))
+
+
+def _fields(row: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Form fields and JSON keys together, the latter first; in JSON ``film`` can be nothing but the option."""
+    renamed = {_FILM_FIELD: keys["film"]} if "film" in keys else {}
+    return {**row, **keys, **renamed}
 
 
 def _few(films: Any) -> list[Any]:
@@ -185,14 +196,17 @@ def _read_options(fields: Mapping[str, Any], headers: Mapping[str, Any], *, seve
     cam = _option("cam", CAM_FORMS, fields, lower) or ("overlay" if explain else "grid")
     target = _option("target", _TARGETS, fields, lower) or "predicted"
     as_png = not several and lower.get("accept", "").split(";")[0].strip().lower() == "image/png"
-    return Options(cam, target, _option("view", VIEWS, fields, lower), as_png)
+    film = _option("film", FILM_FORMS, fields, lower, _FILM_FIELD) or "none"
+    return Options(cam, target, _option("view", VIEWS, fields, lower), as_png, film)
 
 
-def _option(name: str, known: tuple[str, ...], fields: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
-    """What the body says of an option, else what its header says; both have to be known values."""
-    places = ((fields, name), (headers, f"cxr-{name}"))
-    said = [_known(name, source[key], known) for source, key in places if key in source]
-    return said[0] if said else None
+def _option(
+    name: str, known: tuple[str, ...], fields: Mapping[str, Any], headers: Mapping[str, str], field: str | None = None
+) -> str | None:
+    """The value of an option in the body's field (the option's name), else in its header; both have to be known."""
+    places = ((fields, field or name), (headers, f"cxr-{name}"))
+    values = [_known(name, source[key], known) for source, key in places if key in source]
+    return values[0] if values else None
 
 
 def _known(name: str, value: Any, known: tuple[str, ...]) -> str:

@@ -1,15 +1,18 @@
-"""A batch of requests in, one reply for each out; what is wrong with one stays with that one."""
+"""A batch of requests in, one reply for each out; what is wrong with one stays with that one.
+
+Each film is a job that is decoded, scored and answered; an error ends its job alone, wherever it occurs.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import torch
 
@@ -22,7 +25,7 @@ from cxr.predict import Prediction, Predictor
 from cxr.serving.card import AuditSummary, model_card
 from cxr.serving.drift import DriftWindow, Reference
 from cxr.serving.faults import DeviceLostError, is_out_of_memory, predict_each, where
-from cxr.serving.metrics import OK, Measured
+from cxr.serving.metrics import OK, BatchMetrics
 from cxr.serving.render import MAX_SIDE, display_film
 from cxr.serving.reply import Answer, ModelIdentity, Reply, answer_of, card_reply, error_reply, reply_to
 from cxr.serving.request import Options, Request, asks_for_card, read_request
@@ -32,11 +35,10 @@ from cxr.serving.request import Options, Request, asks_for_card, read_request
 _DECODING_S: Final = 40.0
 _FILMS_A_PASS: Final = 32  # of a batch: the next ones are prepared while these are scored
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming:
+class IncomingRequest:
     """One request as the server hands it over: its parts by name, its headers, its id."""
 
     row: Mapping[str, Any]
@@ -44,20 +46,57 @@ class Incoming:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is kept of a film until its batch is scored; a batch of full films could fill the memory.
+@dataclass(slots=True)
+class FilmJob:
+    """One film on its way from its bytes to what is said of it.
 
     Parameters
     ----------
+    data
+        The bytes of its file; let go once they are decoded.
+    options
+        What its request asks for.
     tensor_film
-        At the size of the network's input, (size, size) uint8.
+        At the size of the network's input, (size, size) uint8. With `film` all that is kept of the pixels until the
+        batch is scored: a batch of full films could fill the memory.
     film
         At the size of the reply's pictures, with what its file said of the original.
+    prediction, answer
+        What the model says of it, and that as the reply has it.
+    error
+        What ended the job, if something did.
     """
 
-    tensor_film: Pixels
-    film: Film
+    data: bytes | None
+    options: Options
+    tensor_film: Pixels | None = None
+    film: Film | None = None
+    prediction: Prediction | None = None
+    answer: Answer | None = None
+    error: InputError | None = None
+
+    @property
+    def outcome(self) -> Answer | InputError:
+        """What its request's reply says of it, once it came to its end."""
+        outcome = self.answer if self.error is None else self.error
+        assert outcome is not None, "a job ends in an answer or an error"
+        return outcome
+
+
+@dataclass(slots=True)
+class RequestJob:
+    """One request on its way to its reply; without a `request` and an `error` it asks for the model card."""
+
+    request_id: str
+    request: Request | None = None
+    films: list[FilmJob] = field(default_factory=list)
+    reply: Reply | None = None
+    error: InputError | None = None
+
+    @property
+    def is_for_card(self) -> bool:
+        """Whether it asks for the model card, and of no film."""
+        return self.request is None and self.error is None
 
 
 class BatchService:
@@ -91,143 +130,161 @@ class BatchService:
         self._pool = ThreadPoolExecutor(threads, "film") if threads > 1 else None
         self.is_lost = False  # the device fails every call: the process has to end
 
-    def answer(self, batch: Sequence[Incoming], measured: Measured | None = None) -> list[Reply]:
+    def answer(self, batch: Sequence[IncomingRequest], metrics: BatchMetrics | None = None) -> list[Reply]:
         """One reply for each request, in their order. Never raises for anything a request holds.
 
         Parameters
         ----------
-        measured
+        metrics
             What is counted and timed on the way is put in here.
         """
-        measured = Measured() if measured is None else measured
+        metrics = BatchMetrics() if metrics is None else metrics
         begun = time.monotonic()
-        deadline = begun + _DECODING_S
-        read = [
-            None if asks_for_card(one.row, one.headers) else _attempt(partial(read_request, one.row, one.headers))
-            for one in batch
-        ]
-        steps = [
-            partial(self._prepare, one, request.options, deadline, measured)
-            for request in read
-            if isinstance(request, Request)
-            for one in request.films
-        ]
-        outcomes = iter(self._prepare_and_score(steps, measured))
-        replies: list[Reply] = []
-        for one, request in zip(batch, read, strict=True):
-            if request is None:
-                replies.append(self.card)
-                continue
-            if isinstance(request, InputError):
-                measured.count_request(request.code, is_answered=False)
-                replies.append(error_reply(request, one.request_id))
-                continue
-            with measured.timed("cxr_render_seconds"):
-                scored = list(islice(outcomes, len(request.films)))
-                replies.append(self._reply(request, scored, one.request_id, measured))
-        if size := sum(request is not None for request in read):
-            measured.observe("cxr_batch_size", size)
-            measured.observe("cxr_batch_seconds", time.monotonic() - begun)
+        jobs = [_read(incoming) for incoming in batch]
+        self._decode_and_score([film for job in jobs for film in job.films], begun + _DECODING_S, metrics)
+        replies = [self._reply(job, metrics) for job in jobs]
+        if size := sum(not job.is_for_card for job in jobs):
+            metrics.observe("cxr_batch_size", size)
+            metrics.observe("cxr_batch_seconds", time.monotonic() - begun)
         if self.drift is not None:
-            self.drift.publish(measured)
+            self.drift.publish(metrics)
         return replies
 
-    def _prepare_and_score(
-        self, steps: Sequence[Callable[[], Prepared]], measured: Measured
-    ) -> list[tuple[Prepared, Prediction] | InputError]:
-        """Each film with what the model says of it, or the error that ended it, in their order.
+    def _decode_and_score(self, jobs: Sequence[FilmJob], deadline: float, metrics: BatchMetrics) -> None:
+        """Bring each job to its prediction or its error.
 
-        As many films are prepared side by side as the worker has threads; those that are ready are scored meanwhile.
+        As many films are decoded side by side as the worker has threads; those that are ready are scored meanwhile.
         """
-        # Without threads all are prepared first: while earlier ones are scored, the time to decode would run out.
-        attempts = list(map(_attempt, steps)) if self._pool is None else self._pool.map(_attempt, steps)
-        outcomes: dict[int, tuple[Prepared, Prediction] | InputError] = {}
-        ready: dict[int, Prepared] = {}
-        for place, film in enumerate(attempts):
-            if isinstance(film, InputError):
-                outcomes[place] = film
-            else:
-                ready[place] = film
-            if len(ready) == _FILMS_A_PASS or place == len(steps) - 1:
-                for (one, its), scored in zip(ready.items(), self._score([*ready.values()], measured), strict=True):
-                    outcomes[one] = scored if isinstance(scored, InputError) else (its, scored)
-                ready = {}
-        return [outcomes[place] for place in range(len(steps))]
+        step = partial(self._decode, deadline=deadline, metrics=metrics)
+        # Without threads all are decoded first: while earlier ones are scored, the time to decode would run out.
+        decoded = list(map(step, jobs)) if self._pool is None else self._pool.map(step, jobs)
+        ready: list[FilmJob] = []
+        for count, job in enumerate(decoded, start=1):
+            if job.error is None:
+                ready.append(job)
+            if len(ready) == _FILMS_A_PASS or count == len(jobs):
+                self._score(ready, metrics)
+                ready = []
 
-    def _prepare(self, data: bytes | InputError, options: Options, deadline: float, measured: Measured) -> Prepared:
-        if isinstance(data, InputError):
-            raise data
-        if time.monotonic() > deadline:
-            raise InputError("OVERLOADED", "the films before it took too long to decode; send it again, or by itself.")
-        spec = self.predictor.spec
-        with measured.timed("cxr_decode_seconds"):
-            film = decode(data, spec.preprocessing.least_side)
-        measured.count("cxr_images_total", film.info.format)
-        with measured.timed("cxr_preprocess_seconds"):
-            film = check_frontal(film, options.view, spec.screen)
-            tensor_film = resize(film.pixels, spec.preprocessing)
-            # What is scored must not depend on whether a picture is asked for.
-            shown = display_film(decode(data, MAX_SIDE).pixels) if options.needs_picture else tensor_film
-        return Prepared(tensor_film, replace(film, pixels=shown))
+    def _decode(self, job: FilmJob, deadline: float, metrics: BatchMetrics) -> FilmJob:
+        data, job.data = job.data, None
+        if data is None:
+            return job
+        with _errors_of(job):
+            if time.monotonic() > deadline:
+                raise InputError(
+                    "OVERLOADED", "the films before it took too long to decode; send it again, or by itself."
+                )
+            spec = self.predictor.spec
+            with metrics.timed("cxr_decode_seconds"):
+                film = decode(data, spec.preprocessing.least_side)
+            metrics.count("cxr_images_total", film.info.format)
+            with metrics.timed("cxr_preprocess_seconds"):
+                film = check_frontal(film, job.options.view, spec.screen)
+                job.tensor_film = resize(film.pixels, spec.preprocessing)
+                pixels = _picture(film, data) if job.options.needs_picture else job.tensor_film
+                job.film = replace(film, pixels=pixels)
+        return job
 
-    def _score(self, films: Sequence[Prepared], measured: Measured) -> Sequence[Prediction | InputError]:
+    def _score(self, jobs: Sequence[FilmJob], metrics: BatchMetrics) -> None:
+        films = [job.tensor_film for job in jobs if job.tensor_film is not None]
         if not films:
-            return []
+            return
         try:
-            with measured.timed("cxr_forward_seconds"):
-                scored = predict_each(self.predictor, [one.tensor_film for one in films])
+            with metrics.timed("cxr_forward_seconds"):
+                scored = predict_each(self.predictor, films)
         except DeviceLostError:
             self.is_lost = True
             lost = InputError("WORKER_LOST", "the server's GPU failed and the worker starts anew; send it again.")
-            return [lost] * len(films)
-        return [one if isinstance(one, Prediction) else _explain(one) for one in scored]
+            scored = [lost] * len(films)
+        for job, one in zip(jobs, scored, strict=True):
+            if isinstance(one, Prediction):
+                job.prediction = one
+            else:
+                job.error = _explain(one)
 
-    def _reply(
-        self,
-        request: Request,
-        scored: Sequence[tuple[Prepared, Prediction] | InputError],
-        request_id: str,
-        measured: Measured,
-    ) -> Reply:
-        outcomes = [one if isinstance(one, InputError) else self._say(*one, request, request_id) for one in scored]
-        reply = _attempt(partial(reply_to, request, outcomes, self.identity, request_id))
-        if isinstance(reply, InputError):
-            measured.count_request(reply.code, is_answered=False)
-            return error_reply(reply, request_id)
-        for one, outcome in zip(scored, outcomes, strict=True):
-            if not isinstance(one, InputError) and not isinstance(outcome, InputError):
-                self._count_answer(*one, measured)
-        errors = [outcome.code for outcome in outcomes if isinstance(outcome, InputError)]
-        measured.count_request(errors[0] if errors else OK, is_answered=len(errors) < len(outcomes))
-        return reply
+    def _reply(self, job: RequestJob, metrics: BatchMetrics) -> Reply:
+        if job.is_for_card:
+            return self.card
+        if job.request is not None:
+            with metrics.timed("cxr_render_seconds"), _errors_of(job):
+                for film in job.films:
+                    self._answer(film, job.request_id)
+                outcomes = [film.outcome for film in job.films]
+                job.reply = reply_to(job.request, outcomes, self.identity, job.request_id)
+        if job.reply is None:
+            assert job.error is not None
+            metrics.count_request(job.error.code, is_answered=False)
+            return error_reply(job.error, job.request_id)
+        errors = [film.error.code for film in job.films if film.error is not None]
+        metrics.count_request(errors[0] if errors else OK, is_answered=len(errors) < len(job.films))
+        for film in job.films:
+            self._count_answer(film, metrics)
+        return job.reply
 
-    def _say(self, film: Prepared, scored: Prediction, request: Request, request_id: str) -> Answer | InputError:
-        spec = self.predictor.spec
-        return _attempt(partial(answer_of, scored, film.film, request.options, spec, self.identity, request_id))
+    def _answer(self, job: FilmJob, request_id: str) -> None:
+        if job.error is not None:
+            return
+        with _errors_of(job):
+            assert job.prediction is not None
+            assert job.film is not None
+            spec = self.predictor.spec
+            job.answer = answer_of(job.prediction, job.film, job.options, spec, self.identity, request_id)
 
-    def _count_answer(self, prepared: Prepared, prediction: Prediction, measured: Measured) -> None:
-        probability = float(prediction.probabilities[1])
-        measured.count("cxr_predictions_total", prediction.label)
-        if prediction.indeterminate:
-            measured.count("cxr_indeterminate_total")
-        if prediction.rescored:
-            measured.count("cxr_rescored_total")
-        measured.observe("cxr_probability_pneumonia", probability)
+    def _count_answer(self, job: FilmJob, metrics: BatchMetrics) -> None:
+        if job.error is not None or job.prediction is None or job.film is None or job.tensor_film is None:
+            return
+        probability = float(job.prediction.probabilities[1])
+        metrics.count("cxr_predictions_total", job.prediction.label)
+        if job.prediction.indeterminate:
+            metrics.count("cxr_indeterminate_total")
+        if job.prediction.rescored:
+            metrics.count("cxr_rescored_total")
+        metrics.observe("cxr_probability_pneumonia", probability)
         if self.drift is not None:
-            info = prepared.film.info
-            self.drift.add(prepared.tensor_film, info.width, info.height, probability)
+            info = job.film.info
+            self.drift.add(job.tensor_film, info.width, info.height, probability)
 
 
-def _attempt(step: Callable[[], _T]) -> _T | InputError:
-    """What a step gives, or the error that ends the one request it was for."""
+def _read(incoming: IncomingRequest) -> RequestJob:
+    """The job of a request, with a job for each of its films."""
+    job = RequestJob(incoming.request_id)
+    if asks_for_card(incoming.row, incoming.headers):
+        return job
+    with _errors_of(job):
+        job.request = read_request(incoming.row, incoming.headers)
+        job.films = [
+            FilmJob(None, job.request.options, error=film)
+            if isinstance(film, InputError)
+            else FilmJob(film, job.request.options)
+            for film in job.request.films
+        ]
+    return job
+
+
+def _picture(film: Film, data: bytes) -> Pixels:
+    """A decoded film at the size of the reply's pictures.
+
+    What is scored must not depend on whether a picture is asked for, and the picture must not lose what the network
+    does without. One decoding serves both, but for a JPEG whose sides are both at least twice those that the network
+    needs: its coding gives a half, a quarter or an eighth of the pixels by leaving out the finest waves of each block,
+    which no averaging of larger pixels gives again to the bit. Only that one is decoded a second time.
+    """
+    has_detail = film.is_whole or min(film.pixels.shape) >= MAX_SIDE
+    return display_film(film.pixels if has_detail else decode(data, MAX_SIDE).pixels)
+
+
+@contextmanager
+def _errors_of(job: FilmJob | RequestJob) -> Iterator[None]:
+    """Any error in the block ends the job and nothing else."""
     try:
-        return step()
+        yield
     except Exception as error:
-        return _explain(error)
+        job.error = _explain(error)
 
 
 def _explain(error: Exception) -> InputError:
-    """What a client is told of an error."""
+    """An error as its reply puts it."""
     if isinstance(error, InputError):
         return error.bare()
     if is_out_of_memory(error):

@@ -21,7 +21,7 @@ from cxr.errors import InputError
 from cxr.films.decode import decode
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.request import read_request
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from tests.bad_requests import (
     bad_requests,
     deflated,
@@ -175,7 +175,7 @@ def test_the_bad_requests_cover_twenty_ways_and_get_their_codes(tmp_path: Path) 
     bad = bad_requests()
     assert len(bad) >= 20
     batch = [
-        Incoming(
+        IncomingRequest(
             {"body": one.sent["data"] if "data" in one.sent else json.dumps(one.sent["json"]).encode()},
             one.sent.get("headers", {}),
             one.name,
@@ -202,7 +202,7 @@ def test_a_reply_too_large_to_be_sent_is_an_error_and_not_the_end_of_the_worker(
     monkeypatch.setattr("cxr.serving.reply.MAX_REPLY_BYTES", 20_000)
     text = base64.b64encode(encoded(film())).decode()
     body = {"instances": [{"b64": text}] * 4}
-    asked = [Incoming({"body": body}, {"Cxr-Cam": cam}, "id") for cam in ("overlay", "none")]
+    asked = [IncomingRequest({"body": body}, {"Cxr-Cam": cam}, "id") for cam in ("overlay", "none")]
     too_large, small = service.answer(asked)
     assert (too_large.status, json.loads(too_large.body)["code"]) == (413, "TOO_MANY_BYTES")
     assert small.status == 200

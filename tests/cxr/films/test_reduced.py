@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image
 
 from cxr.errors import InputError, ModelError
 from cxr.films.decode import decode
-from cxr.films.film import Pixels
+from cxr.films.film import Film, Pixels
 from cxr.model.preprocess import resize
 from cxr.model.spec import Preprocessing
+from cxr.serving.render import MAX_SIDE
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService
 from cxr_training.data.toy.anatomy import draw_anatomy
@@ -89,6 +91,57 @@ def test_the_answer_does_not_depend_on_the_picture_and_the_picture_is_full(tmp_p
     assert (status, form) == (200, "image/png")
     with Image.open(io.BytesIO(picture)) as overlay:
         assert overlay.height == 1024
+
+
+CODED: dict[str, Callable[[Pixels], bytes]] = {
+    "PNG": encoded,
+    "JPEG": lambda grey: encoded(grey, "JPEG"),
+    "DICOM": lambda grey: dicom(grey.astype(np.uint16) * 16),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "side", "times"),
+    [("PNG", 2200, 1), ("DICOM", 2200, 1), ("JPEG", 90, 1), ("JPEG", 255, 1), ("JPEG", 256, 2), ("JPEG", 2200, 2)],
+)
+def test_a_film_is_decoded_once_for_score_and_picture_but_a_large_jpeg(
+    form: str, side: int, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network of these tests takes 64 x 64 pixels: 128 are needed, and a JPEG of 256 comes at half its size."""
+    sides: list[int | None] = []
+
+    def counted(data: bytes, least_side: int | None = None) -> Film:
+        sides.append(least_side)
+        return decode(data, least_side)
+
+    monkeypatch.setattr("cxr.serving.service.decode", counted)
+    spec = save_model(tmp_path, preprocessing=dataclasses.replace(SMALL, decode="reduced"))
+    service = BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
+    data = CODED[form](film(height=side, width=side + 10))
+    (plain,) = ask(service, data, **{"Cxr-Cam": "grid"})
+    assert len(sides) == 1
+    sides.clear()
+    (pictured,) = ask(service, data, **{"Cxr-Cam": "overlay"})
+    assert len(sides) == times
+    assert pictured[2]["logits"] == plain[2]["logits"]
+
+
+def test_the_two_sizes_of_a_large_jpeg_are_two_decodings() -> None:
+    """So none of them gives the other to the bit: what a picture needs cannot be scored in its place."""
+    data = encoded(chest(2200, 2100), "JPEG", quality=90)
+    scored, shown = decode(data, REDUCED.least_side).pixels, decode(data, MAX_SIDE).pixels
+    assert shown.shape == (1100, 1050)
+    smaller = np.asarray(Image.fromarray(shown).reduce(2))
+    assert scored.shape == smaller.shape == (550, 525)
+    assert not np.array_equal(scored, smaller)
+    assert not np.array_equal(resize(scored, REDUCED), resize(shown, REDUCED))
+
+
+@pytest.mark.parametrize("form", ["PNG", "DICOM"])
+def test_a_film_that_is_no_jpeg_is_decoded_whole_whatever_size_is_needed(form: str) -> None:
+    data = CODED[form](film(height=1200, width=1100))
+    for side in (64, 448, MAX_SIDE):
+        assert np.array_equal(decode(data, side).pixels, decode(data).pixels)
 
 
 def test_another_word_is_refused() -> None:

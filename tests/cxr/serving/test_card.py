@@ -10,7 +10,7 @@ import pytest
 from cxr.errors import ModelError
 from cxr.serving.card import AuditSummary, read_audit, read_metrics
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import predictor, save_model
 from tests.films import encoded, film
 
@@ -26,7 +26,7 @@ def service(tmp_path: Path) -> BatchService:
 def test_who_asks_in_a_batch_gets_the_card_and_the_others_their_answers(service: BatchService) -> None:
     rows = [{"body": encoded(film())}, {}, {"body": b"GIF89a"}]
     headers = [{}, {"describe": "True"}, {}]
-    replies = service.answer([Incoming(*one, "id") for one in zip(rows, headers, strict=True)])
+    replies = service.answer([IncomingRequest(*one, "id") for one in zip(rows, headers, strict=True)])
     assert [reply.status for reply in replies] == [200, 200, 415]
     card = json.loads(replies[1].body)
     assert card["model"]["version"] == "2.0.0"
@@ -37,7 +37,7 @@ def test_who_asks_in_a_batch_gets_the_card_and_the_others_their_answers(service:
 
 
 def test_a_film_with_the_header_is_still_a_film(service: BatchService) -> None:
-    (reply,) = service.answer([Incoming({"body": encoded(film())}, {"describe": "True"}, "id")])
+    (reply,) = service.answer([IncomingRequest({"body": encoded(film())}, {"describe": "True"}, "id")])
     assert "label" in json.loads(reply.body)
 
 

@@ -29,7 +29,7 @@ from cxr.serving.drift import (
     psi_limit,
     read_reference,
 )
-from cxr.serving.metrics import SIGNALS, Measured
+from cxr.serving.metrics import SIGNALS, BatchMetrics
 from cxr_training.data.toy.anatomy import draw_anatomy
 from cxr_training.data.toy.films import draw_film
 from cxr_training.drift import histogram_of
@@ -68,7 +68,7 @@ CHANGES: dict[str, tuple[Callable[[Pixels], Pixels], set[str]]] = {
 }
 
 
-def values_of(measured: Measured, name: str) -> dict[str, float]:
+def values_of(measured: BatchMetrics, name: str) -> dict[str, float]:
     return {labels[0] if labels else "": value for (found, labels), value in measured.values if found == name}
 
 
@@ -149,7 +149,7 @@ def test_nothing_is_published_before_there_are_enough_films_and_then_now_and_aga
     published = []
     for number in range(1, FEWEST + 3 * EVERY + 1):
         window.add(small_film(rng), 80, 96, rng.random())
-        measured = Measured()
+        measured = BatchMetrics()
         window.publish(measured)
         if measured.values:
             published.append(number)
@@ -166,7 +166,7 @@ def test_an_unshifted_stream_stays_below_the_limit_and_a_shifted_one_goes_above_
     def shifted(count: int, brightness: float) -> set[str]:
         for _ in range(count):
             window.add(small_film(rng, brightness), 80, 96, rng.random())
-        measured = Measured()
+        measured = BatchMetrics()
         window._until_published = 0
         window.publish(measured)
         limits = values_of(measured, "cxr_drift_psi_limit")

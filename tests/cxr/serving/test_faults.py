@@ -20,7 +20,7 @@ from cxr.model.spec import Preprocessing
 from cxr.predict import Prediction, Predictor
 from cxr.serving.faults import DeviceLostError, is_alive, is_out_of_memory, predict_each, where
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import predictor, save_model
 from tests.films import encoded, film
 
@@ -193,7 +193,7 @@ def test_a_lost_device_is_told_from_a_film_that_fails(small: Predictor, monkeypa
 def test_the_films_of_a_lost_device_may_be_sent_again(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     service = BatchService(small, ModelIdentity.of(small.spec, "pneumonia", "1.0.0"))
     lose_the_device(small, monkeypatch)
-    replies = service.answer([Incoming({"body": body}, {}, "id") for body in (encoded(film()), b"GIF89a")])
+    replies = service.answer([IncomingRequest({"body": body}, {}, "id") for body in (encoded(film()), b"GIF89a")])
     bodies = [json.loads(reply.body) for reply in replies]
     assert [(body["code"], body["retryable"]) for body in bodies] == [("WORKER_LOST", True), ("UNKNOWN_FORMAT", False)]
     assert service.is_lost

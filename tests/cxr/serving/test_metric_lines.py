@@ -12,7 +12,7 @@ import yaml
 from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.metric_type_enum import MetricTypes
 
-from cxr.serving.metrics import SERIES, SIGNALS, Measured, MetricLines
+from cxr.serving.metrics import SERIES, SIGNALS, BatchMetrics, MetricLines
 
 DECLARED = yaml.safe_load((Path(__file__).parents[3] / "metrics.yaml").read_text(encoding="utf-8"))["model_metrics"]
 # org.pytorch.serve.metrics.Metric of TorchServe 0.12.0
@@ -21,9 +21,9 @@ PATTERN = re.compile(
 )
 
 
-def everything() -> Measured:
+def everything() -> BatchMetrics:
     """One value of every series."""
-    measured = Measured()
+    measured = BatchMetrics()
     for name, series in SERIES.items():
         labels = [values[-1] for values in series.labels.values()]
         if series.kind == "counter":
@@ -69,7 +69,7 @@ def test_torchserve_reads_every_line() -> None:
 
 
 def test_a_line_is_the_one_that_torchserves_own_metrics_write(caplog: pytest.LogCaptureFixture) -> None:
-    measured = Measured()
+    measured = BatchMetrics()
     measured.observe("cxr_drift_psi", 0.5, SIGNALS[0])
     ours = MetricLines("pneumonia", "1.0.0", io.StringIO()).text(measured, 7)
     theirs = CachingMetric("cxr_drift_psi", "Ratio", ["ModelName", "model_version", "signal"], MetricTypes.GAUGE)
@@ -82,7 +82,7 @@ def test_a_line_is_the_one_that_torchserves_own_metrics_write(caplog: pytest.Log
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 3.3e-5, 0.1, 12345678.0, 1e15])
 def test_small_and_large_values_are_read_back(value: float) -> None:
-    measured = Measured()
+    measured = BatchMetrics()
     measured.observe("cxr_decode_seconds", value)
     line = MetricLines("pneumonia", "1.0.0", io.StringIO()).text(measured, 7).strip()
     assert as_torchserve(line)[2] == pytest.approx(value, abs=1e-7)

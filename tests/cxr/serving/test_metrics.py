@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cxr.errors import CODES
-from cxr.serving.metrics import OK, SERIES, Measured, outcome_of
+from cxr.serving.metrics import OK, SERIES, BatchMetrics, outcome_of
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from cxr.serving.metrics import OK, SERIES, Measured, outcome_of
     ],
 )
 def test_a_label_holds_nothing_that_is_not_on_its_list(name: str, labels: tuple[str, ...]) -> None:
-    measured = Measured()
+    measured = BatchMetrics()
     with pytest.raises(ValueError) as refused:
         measured.count(name, *labels)
     assert not measured.counts
@@ -43,7 +43,7 @@ def test_every_error_code_is_the_senders_or_ours_by_its_status() -> None:
 
 
 def test_before_the_first_request_every_counter_is_at_zero() -> None:
-    zeros = Measured.zeros()
+    zeros = BatchMetrics.zeros()
     assert set(zeros.counts.values()) == {0}
     assert not zeros.values
     counters = {name for name, series in SERIES.items() if series.kind == "counter"}
@@ -53,7 +53,7 @@ def test_before_the_first_request_every_counter_is_at_zero() -> None:
 
 
 def test_a_request_with_some_of_its_films_answered_is_partial() -> None:
-    measured = Measured()
+    measured = BatchMetrics()
     measured.count_request("TOO_SMALL", is_answered=True)
     measured.count_request("TOO_SMALL", is_answered=False)
     measured.count_request(OK, is_answered=True)
@@ -66,7 +66,7 @@ def test_a_request_with_some_of_its_films_answered_is_partial() -> None:
 
 
 def test_what_fails_is_timed_too() -> None:
-    measured = Measured()
+    measured = BatchMetrics()
     with pytest.raises(KeyError), measured.timed("cxr_decode_seconds"):
         raise KeyError
     ((key, seconds),) = measured.values
@@ -76,6 +76,6 @@ def test_what_fails_is_timed_too() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_a_number_is_left_out(value: float) -> None:
-    measured = Measured()
+    measured = BatchMetrics()
     measured.observe("cxr_probability_pneumonia", value)
     assert not measured.values

@@ -53,10 +53,20 @@ def test_the_film_is_found(row: dict[str, Any]) -> None:
         ({"body": FILM}, {"accept": "*/*"}, Options()),
         ({"body": {"instances": [{"b64": TEXT}], "cam": "none"}}, {"Accept": "image/png"}, Options("none")),
         ({"body": oip(TEXT, parameters={"target": "contrast"})}, {}, Options(target="contrast")),
+        ({"body": FILM}, {"Cxr-Film": "png"}, Options(film="png")),
+        ({"film": FILM, "film_picture": b"png"}, {"Cxr-Film": "none"}, Options(film="png")),
+        ({"film_picture": b"png", "image": FILM}, {}, Options(film="png")),
+        ({"body": {"data": TEXT, "film_picture": "png"}}, {}, Options(film="png")),
+        ({"body": {"data": TEXT, "film": "png", "cam": "none"}}, {}, Options("none", film="png")),
+        ({"film": b'{"data": "' + TEXT.encode() + b'"}'}, {}, Options()),
+        ({"body": {"instances": [{"b64": TEXT}], "film": "png"}}, {}, Options(film="png")),
+        ({"body": oip(TEXT, parameters={"film": "png"})}, {}, Options(film="png")),
     ],
 )
 def test_options_are_read(row: dict[str, Any], headers: dict[str, Any], options: Options) -> None:
-    assert read_request(row, headers).options == options
+    request = read_request(row, headers)
+    assert request.films == (FILM,)
+    assert request.options == options
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,9 @@ def test_options_are_read(row: dict[str, Any], headers: dict[str, Any], options:
         ({"body": {"data": "é" + TEXT}}, {}, "BAD_BASE64"),
         ({"body": {"data": "data:image/png," + TEXT}}, {}, "BAD_BASE64"),
         ({"body": FILM}, {"Cxr-Cam": "CANARY"}, "BAD_OPTION"),
+        ({"body": FILM}, {"Cxr-Film": "CANARY"}, "BAD_OPTION"),
+        ({"film": FILM, "film_picture": b"CANARY"}, {}, "BAD_OPTION"),
+        ({"film_picture": b"png"}, {}, "EMPTY_BODY"),
         ({"body": FILM, "target": b"\xff"}, {}, "BAD_OPTION"),
         ({"body": {"data": TEXT, "cam": ["grid"]}}, {}, "BAD_OPTION"),
         ({"body": {"data": TEXT, "view": None}}, {}, "BAD_OPTION"),

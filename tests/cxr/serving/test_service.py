@@ -19,9 +19,10 @@ from PIL import Image
 from cxr.films.film import Pixels
 from cxr.model.cam import upsample
 from cxr.predict import Prediction
-from cxr.serving.metrics import Measured
+from cxr.serving.metrics import BatchMetrics
+from cxr.serving.render import blend, evidence_map
 from cxr.serving.reply import NOTICE, ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.films import dicom, encoded, film
 
@@ -34,7 +35,7 @@ def service(tmp_path: Path) -> BatchService:
 
 def ask(service: BatchService, *bodies: Any, **headers: str) -> list[tuple[int, str, Any]]:
     """Status, content type and parsed body of the reply to each body, all in one batch."""
-    batch = [Incoming({"body": body}, headers, f"id-{i}") for i, body in enumerate(bodies)]
+    batch = [IncomingRequest({"body": body}, headers, f"id-{i}") for i, body in enumerate(bodies)]
     replies = service.answer(batch)
     assert len(replies) == len(bodies)
     return [
@@ -136,6 +137,27 @@ def test_the_overlay_in_json_is_the_same_picture(service: BatchService) -> None:
     assert base64.b64decode(in_json) == as_png
 
 
+@pytest.mark.parametrize("cam", ["none", "grid", "heatmap", "overlay"])
+def test_the_reply_has_the_films_own_picture_where_it_is_asked_for(service: BatchService, cam: str) -> None:
+    body = ask(service, dicom(film(), bits=8), **{"Cxr-Cam": cam, "Cxr-Film": "png"})[0][2]
+    with Image.open(io.BytesIO(base64.b64decode(body["image"]["png"]))) as picture:
+        assert picture.mode == "L"
+        np.testing.assert_array_equal(np.asarray(picture), film())
+
+
+def test_film_and_overlay_in_one_reply_lie_on_each_other(service: BatchService) -> None:
+    """Where there is no evidence either way, the overlay's pixels are the film's; the colour bar is what is beside."""
+    options = {"Cxr-Cam": "overlay", "Cxr-Film": "png", "Cxr-Target": "contrast"}
+    body = ask(service, encoded(film(height=1500, width=1300), "JPEG"), **options)[0][2]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in (body["image"]["png"], body["cam"]["png"])]
+    own, overlaid = (np.asarray(picture) for picture in pictures)
+    height, width = own.shape
+    assert (height, width) == (1024, round(1300 * 1024 / 1500))
+    assert overlaid.shape == (height, width + 192, 3)
+    evidence = evidence_map(np.asarray(body["cam"]["grid"], np.float32), "contrast", 2.0, height, width)
+    np.testing.assert_allclose(overlaid[:, :width], blend(own, evidence), atol=1)
+
+
 def test_an_answer_that_is_not_finite_is_an_error_and_valid_json(tmp_path: Path) -> None:
     network = small_network()
     with torch.no_grad():
@@ -209,8 +231,8 @@ def test_a_large_batch_gives_each_film_its_own_answer_however_many_threads_prepa
     finally:
         torch.set_num_threads(usual)
     bodies = [b"no film" if index % 7 == 3 else encoded(film(index)) for index in range(70)]
-    measured = Measured()
-    batch = [Incoming({"body": body}, {}, f"id-{i}") for i, body in enumerate(bodies)]
+    measured = BatchMetrics()
+    batch = [IncomingRequest({"body": body}, {}, f"id-{i}") for i, body in enumerate(bodies)]
     for index, reply in enumerate(service.answer(batch, measured)):
         alone = ask(service, bodies[index])[0]
         assert reply.status == alone[0]

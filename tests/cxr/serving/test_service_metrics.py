@@ -13,9 +13,9 @@ import torch
 
 from cxr.predict import Predictor
 from cxr.serving.drift import FEWEST
-from cxr.serving.metrics import OK, SIGNALS, Measured
+from cxr.serving.metrics import OK, SIGNALS, BatchMetrics
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.service import BatchService, Incoming
+from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.cxr.references import reference_for
 from tests.films import dicom, encoded, film
@@ -27,21 +27,21 @@ def service(tmp_path: Path) -> BatchService:
     return BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
 
 
-def measure(service: BatchService, *bodies: Any, **headers: str) -> Measured:
-    measured = Measured()
-    service.answer([Incoming({"body": body}, headers, f"CANARY-{i}") for i, body in enumerate(bodies)], measured)
+def measure(service: BatchService, *bodies: Any, **headers: str) -> BatchMetrics:
+    measured = BatchMetrics()
+    service.answer([IncomingRequest({"body": body}, headers, f"CANARY-{i}") for i, body in enumerate(bodies)], measured)
     return measured
 
 
-def requests_of(measured: Measured) -> dict[tuple[str, ...], int]:
+def requests_of(measured: BatchMetrics) -> dict[tuple[str, ...], int]:
     return {labels: count for (name, labels), count in measured.counts.items() if name == "cxr_requests_total"}
 
 
-def count_of(measured: Measured, name: str) -> dict[tuple[str, ...], int]:
+def count_of(measured: BatchMetrics, name: str) -> dict[tuple[str, ...], int]:
     return {labels: count for (found, labels), count in measured.counts.items() if found == name}
 
 
-def observed(measured: Measured) -> Counter[str]:
+def observed(measured: BatchMetrics) -> Counter[str]:
     return Counter(name for (name, _), _ in measured.values)
 
 
@@ -125,8 +125,8 @@ def test_a_fault_of_ours_is_counted_as_one(service: BatchService, monkeypatch: p
 
 
 def test_who_asks_for_the_model_card_is_not_counted(service: BatchService) -> None:
-    measured = Measured()
-    replies = service.answer([Incoming({}, {"describe": "True"}, "id")], measured)
+    measured = BatchMetrics()
+    replies = service.answer([IncomingRequest({}, {"describe": "True"}, "id")], measured)
     assert b"notice" in replies[0].body
     assert not measured.counts
     assert not measured.values
@@ -145,7 +145,7 @@ def test_films_like_the_references_have_not_drifted_and_darkened_ones_have(tmp_p
     shifted: dict[str, set[str]] = {}
     for kind in ("like", "darker"):
         service = BatchService(loaded, ModelIdentity.of(spec, "pneumonia", "1.0.0"), reference=reference)
-        measured = Measured()
+        measured = BatchMetrics()
         for start in range(0, 100, 10):
             films = [film(seed) for seed in range(start, start + 10)]
             films = films if kind == "like" else [(one // 3).astype(np.uint8) for one in films]

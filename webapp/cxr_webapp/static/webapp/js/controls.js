@@ -17,7 +17,7 @@ export function showSettings(now, chosen) {
   find("#width").value = find("#width-words").textContent = now.width;
   find("#invert").checked = now.invert;
   find("#zoom").textContent = `${Math.round(now.zoom * 100)} %`;
-  find("#corner-window").textContent = drawn && chosen.scale ? `L ${now.level}  W ${now.width}` : "";
+  find("#corner-window").textContent = drawn ? `L ${now.level}  W ${now.width}` : "";
   find("#wiper").hidden = now.layout !== "wipe" || !drawn;
   find("#wiper").value = now.wipe * 100;
   for (const button of findAll("[data-layout]")) button.setAttribute("aria-pressed", String(button.dataset.layout === now.layout));

@@ -1,7 +1,6 @@
-// The map over the film, as cxr/cam.py and cxr/render.py draw it, and the way back from their picture to the film.
+// The map over the film, as cxr/model/cam.py and cxr/serving/render.py draw it.
 // Pure functions on arrays: no page, no canvas.
 
-const MAX_OPACITY = 0.6; // of the server's overlay
 const POWER = 0.6; // below 1, so that half the scale can be seen on a bright film
 const STOPS = [-1, -0.5, 0, 0.5, 1];
 export const COLOURS = {
@@ -12,13 +11,6 @@ export const COLOURS = {
 const LINES_AT = [0.25, 0.5, 0.75]; // shares of full colour
 const LINE_PNEUMONIA = [255, 190, 60];
 const LINE_NORMAL = [140, 205, 255];
-
-/** Pixels of the colour bar at the right of a server's overlay of this height. */
-export function barWidth(height) {
-  const length = 96 * Math.min(Math.max(height / 512, 1), 2);
-  const whole = Math.floor(length);
-  return length - whole === 0.5 ? whole + (whole % 2) : Math.round(length); // half to even, as Python rounds
-}
 
 /** Signed evidence of each pixel, -1 to 1: the grid in logits, bilinear with corner cells on corner pixels. */
 export function evidenceMap(grid, scale, width, height) {
@@ -49,6 +41,9 @@ export function evidenceMap(grid, scale, width, height) {
   return evidence;
 }
 
+/** Signed evidence of each pixel from the server's own heat map: 128 is none, 255 full PNEUMONIA, 1 full NORMAL. */
+export const evidenceOf = (heatMap) => Float32Array.from(heatMap, (grey) => Math.max(-1, (grey - 128) / 127));
+
 /** The colour of an evidence value: three numbers, 0 to 255. */
 export function colourOf(evidence, table) {
   const place = Math.min(Math.max((evidence - STOPS[0]) / 0.5, 0), STOPS.length - 1);
@@ -59,33 +54,6 @@ export function colourOf(evidence, table) {
 
 /** How opaque an evidence value is, where the slider stands at `most` (0 to 1). */
 export const opacityOf = (evidence, most) => most * Math.abs(evidence) ** POWER;
-
-/**
- * The film under a server's overlay. There picture = film * (1 - opacity) + colour * opacity, opacity at most 0.6, so that
- * the film comes back to within about one grey value of 255. The three channels are three measurements of it.
- *
- * @param rgba   pixels of the overlay's left part, without the bar
- * @param evidence  of the same pixels
- */
-export function filmUnder(rgba, evidence) {
-  const steps = 1 << 16; // fine enough that a colour is never off by more than the server's own rounding
-  const colourSum = new Float32Array(steps + 1);
-  const opacity = new Float32Array(steps + 1);
-  for (let at = 0; at <= steps; at++) {
-    const value = (at / steps) * 2 - 1;
-    const [red, green, blue] = colourOf(value, COLOURS.warm);
-    colourSum[at] = red + green + blue;
-    opacity[at] = opacityOf(value, MAX_OPACITY);
-  }
-  const film = new Uint8ClampedArray(evidence.length); // rounds and clamps
-  for (let i = 0, at = 0; i < film.length; i++, at += 4) {
-    const step = Math.round((evidence[i] + 1) * 0.5 * steps);
-    const covered = opacity[step];
-    const sum = rgba[at] + rgba[at + 1] + rgba[at + 2];
-    film[i] = (sum - colourSum[step] * covered) / (3 * (1 - covered));
-  }
-  return film;
-}
 
 /** Grey values 0 to 255 as a screen shows them: the linear window of DICOM PS3.3 C.11.2.1.2.1; 128 and 256 change nothing. */
 export function windowTable(level, width, inverted) {

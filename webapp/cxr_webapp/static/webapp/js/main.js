@@ -4,7 +4,7 @@ import { connectControls, showSettings } from "./controls.js";
 import { find } from "./elements.js";
 import { csvOf, pngOf, save } from "./export.js";
 import { connectIntake } from "./intake.js";
-import { pictureOf, takeOverlay, thumbnail } from "./picture.js";
+import { pictureOf, takePictures, thumbnail } from "./picture.js";
 import { Queue, sender } from "./queue.js";
 import { showResult } from "./result.js";
 import { Viewer } from "./viewer.js";
@@ -44,7 +44,7 @@ function add(files, synthetic = false) {
 }
 
 async function filmChanged(film) {
-  if (film.state === "done" && !film.overlay) {
+  if (film.state === "done" && !film.pictures) {
     takeAnswer(film);
   }
   if (film.state === "done" || film.state === "failed") {
@@ -59,12 +59,12 @@ async function filmChanged(film) {
 
 function takeAnswer(film) {
   try {
-    film.overlay = takeOverlay(film.reply);
+    film.pictures = takePictures(film.reply);
   } catch {
     Object.assign(film, { state: "failed", reply: null, scale: null, error: { kind: "failed", code: "BAD_ANSWER", retryable: true } });
     return;
   }
-  thumbnail(film.overlay).then((address) => {
+  thumbnail(film).then((address) => {
     film.picture = address;
     refresh();
   }, () => {}); // without a small picture; who opens the film is told

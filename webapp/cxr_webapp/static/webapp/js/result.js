@@ -16,8 +16,7 @@ export function showResult(film, again) {
   find("#result-title").title = film.name;
   find("#result").replaceChildren(...(film.state === "done" ? answer(film) : pending(film, again)));
   find("#facts").replaceChildren(...(film.state === "done" ? facts(film) : []));
-  const mapped = film.state === "done" && Boolean(film.scale);
-  for (const controls of findAll(".controls")) controls.disabled = !mapped; // window and map need the film by itself
+  for (const controls of findAll(".controls")) controls.disabled = film.state !== "done";
   find("#panel").dataset.outcome = outcomeOf(film);
 }
 
@@ -35,7 +34,7 @@ function answer(film) {
   if (film.view) parts.push(element("p", { className: "hint" }, fill("Scored as a %(view)s view, because you said so.", film)));
   for (const flag of reply.image.flags) parts.push(element("p", { className: "warn" }, flagWords(flag)));
   if (reply.model.pretrained === "random") parts.push(element("p", { className: "warn" }, t("A demonstration model on random weights: neither number nor map says anything about a person.")));
-  if (!scale) parts.push(element("p", { className: "warn" }, t("The model card is not at hand, so the map cannot be taken off the film. See the page about the model.")));
+  if (!scale) parts.push(element("p", { className: "warn" }, t("The model card is not at hand, so nobody tells how many logits full colour is. See the page about the model.")));
   return parts;
 }
 

@@ -94,14 +94,13 @@ export class Viewer {
 
   paint() {
     if (!this.picture) return;
-    const { width, height, film, evidence, rgba } = this.picture;
+    const { width, height, film, evidence } = this.picture;
     const now = this.settings;
     const table = windowTable(now.level, now.width, now.invert);
     const image = new ImageData(width, height);
-    if (film) paintFilm(image.data, film, table);
-    else image.data.set(rgba); // as it came: a window would change the map's colours, and swapping would reverse them
+    paintFilm(image.data, film, table);
     this.layers.film.getContext("2d").putImageData(image, 0, 0);
-    if (film && now.map) paintMap(image.data, film, evidence, table, now.opacity, now.colours, width);
+    if (now.map) paintMap(image.data, film, evidence, table, now.opacity, now.colours, width);
     this.layers.map.getContext("2d").putImageData(image, 0, 0);
   }
 
