@@ -15,6 +15,7 @@ from benchmarks.http import post
 from benchmarks.load import OCTETS
 from benchmarks.processes import Tree
 from benchmarks.servers import (
+    REPOSITORY,
     Running,
     WrongUsage,
     answers,
@@ -25,7 +26,7 @@ from benchmarks.servers import (
     wait_until,
 )
 from benchmarks.torchserve import torchserve
-from pneumoscan.server.torchserve import HOST, REPOSITORY
+from pneumoscan.server.torchserve import HOST
 
 
 @dataclass(frozen=True, slots=True)

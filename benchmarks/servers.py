@@ -21,9 +21,10 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks.http import Address, ask
 from benchmarks.processes import Tree
 from pneumoscan.server.supervisor import die_with_parent
-from pneumoscan.server.torchserve import HOST, REPOSITORY
+from pneumoscan.server.torchserve import HOST
 
 START_S: Final = 300.0
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _GRACE_S: Final = 40.0  # scripts.serve gives TorchServe 30 s
 _POLL_S: Final = 0.2
 

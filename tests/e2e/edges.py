@@ -25,8 +25,8 @@ from pneumoscan.edge.control import read_state
 from pneumoscan.edge.nginx import find_nginx
 from pneumoscan.errors import EdgeError
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import clean_environment, free_ports
+from tests.places import REPOSITORY
 
 try:
     find_nginx()

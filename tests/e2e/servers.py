@@ -18,7 +18,8 @@ import pytest
 
 from pneumoscan.errors import NoJavaError
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY, find_java
+from pneumoscan.server.torchserve import find_java
+from tests.places import REPOSITORY
 
 try:
     JAVA: str | None = str(find_java())

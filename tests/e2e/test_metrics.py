@@ -21,12 +21,12 @@ from cxr.serving.drift import DRIFT_FILE, FEWEST
 from cxr.serving.metrics import SERIES, SIGNALS
 from cxr_client.metrics import MetricsClient, Snapshot
 from pneumoscan.archive import package
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.cxr.references import reference_for
 from tests.deploy.prometheus import ALERTS, NEEDS_PROMTOOL, dashboard_queries, promtool
 from tests.e2e.servers import NEEDS_JAVA, Server, free_ports, fresh_server
 from tests.films import Grey, dicom, encoded, film
+from tests.places import REPOSITORY
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]
 
