@@ -10,7 +10,6 @@ ARCH    ?= resnet152
 DEVICE  ?= auto
 PORT    ?= 8080
 STORE   := model_store
-EXAMPLES := webapp/cxr_webapp/static/webapp/examples/clear.dcm
 ARCHIVE := $(STORE)/pneumonia-$(VERSION).mar
 
 # The first Python that is new enough; PYTHON= takes another.
@@ -89,13 +88,10 @@ sbom: $(VENV)/.ready  ## what this installation is made of, TorchServe's jars in
 audit: $(VENV)/.ready  ## known vulnerabilities of the installed packages, or "not checked"
 	$(PY) -m scripts.audit
 
-$(EXAMPLES): | $(VENV)/.ready
-	$(PY) -m scripts.example_films
-
 # PORT is the page's here. A server that PNEUMOSCAN_URL names brings its own model.
 web: PORT = 8000
 web: OR_RANDOM := --or-random
-web: $(VENV)/.ready $(EXAMPLES) $(if $(PNEUMOSCAN_URL)$(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the reading page, and a server behind it where none runs
+web: $(VENV)/.ready $(if $(PNEUMOSCAN_URL)$(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the reading page, and a server behind it where none runs
 	$(PY) -m scripts.web --store $(STORE) --port $(PORT) --device $(DEVICE)
 
 # An archive that is there is measured as it is; else the demo's is made first, which takes longer than the measuring.

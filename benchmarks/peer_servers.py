@@ -20,6 +20,7 @@ from benchmarks.host import PACKAGES, Tree
 from benchmarks.load import OCTETS
 from benchmarks.peer_handler import SETTINGS
 from benchmarks.servers import (
+    REPOSITORY,
     BenchmarkError,
     Running,
     environment,
@@ -32,8 +33,9 @@ from benchmarks.servers import (
 from cxr.model.network import ARCHITECTURES, read_state_dict
 from cxr.model.spec import ModelSpec
 from pneumoscan.errors import UsageError
+from pneumoscan.resources import resource
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import HOST, REPOSITORY, find_java, server_command
+from pneumoscan.server.torchserve import HOST, find_java, server_command
 
 _MODEL_NAME: Final = "peer"
 _WORKER_LOG: Final = "model_log.log"
@@ -187,9 +189,9 @@ def _config(service: str, store: Path, inference: int, management: int, metrics:
     # does nothing stands for ours and has our configuration.
     base = "disable_token_authorization=true\n"
     if service == "null":
-        lines = (REPOSITORY / "config.properties").read_text().splitlines()
+        lines = resource("config.properties").read_text().splitlines()
         kept = [line for line in lines if not line.startswith(_OWN_LINES)]
-        base = "\n".join([*kept, f"metrics_config={REPOSITORY / 'metrics.yaml'}"]) + "\n"
+        base = "\n".join([*kept, f"metrics_config={resource('metrics.yaml')}"]) + "\n"
     grpc, grpc_management = free_ports(2)
     return base + (
         f"inference_address=http://{HOST}:{inference}\n"

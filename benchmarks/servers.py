@@ -22,9 +22,10 @@ from benchmarks.client import Address
 from benchmarks.host import Tree
 from pneumoscan.errors import CommandError, UsageError
 from pneumoscan.server.supervisor import die_with_parent
-from pneumoscan.server.torchserve import HOST, REPOSITORY
+from pneumoscan.server.torchserve import HOST
 
 START_S: Final = 300.0
+REPOSITORY: Final = Path(__file__).resolve().parents[1]
 _GRACE_S: Final = 40.0  # scripts.serve gives TorchServe 30 s
 _POLL_S: Final = 0.2
 

@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
-import numpy as np
-
 from cxr.errors import CxrError, ModelError
 from cxr.model.parity import INT8_FILES, check_files, kind_of
 from cxr.model.spec import SPEC_FILE, ModelSpec, sha256_of
@@ -29,17 +27,14 @@ from cxr.predict import Predictor
 from cxr.serving.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
 from cxr.serving.drift import DRIFT_FILE, read_reference
 from cxr.serving.self_check import GOLDEN_ANSWERS, GOLDEN_FOLDER, SUMS_FILE, golden_answers, sums_text
-from cxr_training.data.toy.anatomy import draw_anatomy
-from cxr_training.data.toy.files import png_bytes
-from cxr_training.data.toy.films import draw_film
+from pneumoscan.drawn_films import golden_films
 from pneumoscan.model_store import MODEL_NAME, Version
+from pneumoscan.resources import package_folder, resource
 
-HANDLER_FOLDER: Final = Path(__file__).resolve().parents[1] / "handler"
 _ENTRY: Final = "cxr_handler.py"
 _CONFIG: Final = "model-config.yaml"
 _MANIFEST: Final = "MAR-INF/MANIFEST.json"
 _NO_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the first a zip file can hold
-_GOLDEN_SEED: Final = 20
 _STORED_AS_IS: Final = (".pth", ".safetensors")  # weights do not compress; trying takes ten seconds
 
 
@@ -105,15 +100,6 @@ def _check_run(run: Path) -> ModelSpec:
     return spec
 
 
-def golden_films() -> dict[str, bytes]:
-    """Synthetic films for the archive's self-check, one of each class and of each way to store grey values."""
-    films: dict[str, bytes] = {}
-    for seed, (label, form) in enumerate([("NORMAL", 8), ("PNEUMONIA", 16)]):
-        rng = np.random.default_rng([_GOLDEN_SEED, seed])
-        films[f"{label.lower()}.png"] = png_bytes(draw_film(rng, draw_anatomy(rng), label, (256, 256)), form)
-    return films
-
-
 def _write_golden(folder: Path, run: Path) -> None:
     folder.mkdir()
     films = golden_films()
@@ -126,9 +112,10 @@ def _write_golden(folder: Path, run: Path) -> None:
 
 
 def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Path:
-    """The archive as torch-model-archiver makes it: all of handler/, weights, spec, measured figures, golden films."""
+    """The archive as torch-model-archiver makes it: the handler, weights, spec, measured figures, golden films."""
     extras, out, temp = folder / "extras", folder / "out", folder / "tmp"
-    shutil.copytree(HANDLER_FOLDER, extras, ignore=shutil.ignore_patterns("__pycache__", _ENTRY, _CONFIG))
+    # Of the installed package, so that a wheel packs the same bytes as a checkout.
+    shutil.copytree(package_folder("cxr"), extras / "cxr", ignore=shutil.ignore_patterns("__pycache__", "py.typed"))
     shutil.copyfile(run / SPEC_FILE, extras / SPEC_FILE)
     _copy_measured(run, spec, extras)
     if "int8" in {kind_of(name).precision for name in spec.engines.values()}:
@@ -139,7 +126,7 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
     temp.mkdir()
     command = [sys.executable, "-m", "model_archiver.model_packaging", "--archive-format", "zip-store"]
     command += ["--model-name", MODEL_NAME, "--version", version, "--export-path", str(out)]
-    command += ["--handler", str(HANDLER_FOLDER / _ENTRY), "--config-file", str(HANDLER_FOLDER / _CONFIG)]
+    command += ["--handler", str(resource(_ENTRY)), "--config-file", str(resource(_CONFIG))]
     command += ["--serialized-file", str(run / spec.weights_file), "--extra-files", str(extras)]
     # The archiver 0.12.0 wipes $TMPDIR/<model name>: it gets a folder of its own.
     environment = {**os.environ, "TMPDIR": str(temp)}

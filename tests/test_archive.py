@@ -100,7 +100,8 @@ def answers(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def test_the_archive_holds_the_handler_the_model_and_nothing_else(archive: Path) -> None:
-    source = {str(path.relative_to(HANDLER)) for path in HANDLER.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    source = {str(path.relative_to(HANDLER)) for path in HANDLER.rglob("*") if path.is_file()}
+    source = {name for name in source if not name.endswith((".pyc", "py.typed"))}
     assert "cxr_handler.py" in source
     with zipfile.ZipFile(archive) as packed:
         ours = {"golden/answers.json", "golden/normal.png", "golden/pneumonia.png", "model.json", "model.pth"}

@@ -49,7 +49,7 @@ def served(archive: Path, device: str) -> Iterator[str]:
         store.mkdir()
         (store / archive.name).symlink_to(archive.resolve())
         port, metrics_port = _free_ports()
-        command = [sys.executable, "-m", "scripts.serve", "--run-dir", str(run_dir)]
+        command = [sys.executable, "-m", "pneumoscan.commands.serve", "--run-dir", str(run_dir)]
         start = ["--store", str(store), "--port", str(port), "--metrics-port", str(metrics_port), "--device", device]
         try:
             if subprocess.run([*command, *start, "--detach"], check=False).returncode:
@@ -68,7 +68,7 @@ def _free_ports() -> list[int]:
 
 def ask(url: str, films: Sequence[Path], out: Path) -> list[dict[str, Any]]:
     """The server's replies to films, in their order; overlays and `predictions.json` are written to `out`."""
-    command = [sys.executable, "-m", "scripts.predict", "--url", url, "--json", "--cam", "overlay"]
+    command = [sys.executable, "-m", "pneumoscan.commands.predict", "--url", url, "--json", "--cam", "overlay"]
     command += ["--target", "contrast", "--out", str(out), *map(str, films)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:

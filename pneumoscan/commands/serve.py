@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pneumoscan.errors import AlreadyRunning, ConfigError, NoJavaError, RunFolderError, StoreError
 from pneumoscan.model_store import MODEL_NAME
+from pneumoscan.resources import resource
 from pneumoscan.server import control
 from pneumoscan.server.capacity import Asked, Capacity, machine, plan, workers_in_memory
 from pneumoscan.server.management_port import management_port
@@ -23,7 +24,6 @@ from pneumoscan.server.readiness import Start
 from pneumoscan.server.run_folder import RunDir, ServerState
 from pneumoscan.server.supervisor import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
 from pneumoscan.server.torchserve import (
-    REPOSITORY,
     Addresses,
     check_caller,
     choose_device,
@@ -128,7 +128,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, teller: Teller)
     )
     run_dir.write_state(state)
     (temp / "no-workflows").mkdir(mode=0o500)
-    base = (REPOSITORY / "config.properties").read_text()
+    base = resource("config.properties").read_text()
     config = effective_config(base, run_dir, temp, plan.addresses, archives, plan.device, plan.capacity)
     run_dir.config.write_text(config)
     marks = run_dir.log_marks()

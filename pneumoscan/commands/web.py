@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 from cxr_client.inference import without_password
 from pneumoscan.server.supervisor import die_with_parent
 
-REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _THREADS: Final = 16  # films on their way at once; the server batches them
 _SHM: Final = Path("/dev/shm")
@@ -33,8 +32,8 @@ _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def _serve(*arguments: str) -> int:
     # As a command and not by an import: the page's environment has nothing of what a server needs.
-    command = [sys.executable, "-m", "scripts.serve", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, check=False, start_new_session=True).returncode
+    command = [sys.executable, "-m", "pneumoscan.commands.serve", *arguments]
+    return subprocess.run(command, check=False, start_new_session=True).returncode
 
 
 class WebError(Exception):
@@ -133,12 +132,24 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
         "PNEUMOSCAN_SECRET_KEY": secrets.token_urlsafe(48),  # sessions end with this process
         "PNEUMOSCAN_HTTPS": "no",
         "PNEUMOSCAN_SOCKET": str((args.run_dir / "management.sock").absolute()),
+        "PNEUMOSCAN_EXAMPLES": str((args.run_dir / "examples").absolute()),
     }
     ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if "PNEUMOSCAN_SECRET_KEY_FILE" in ours:
         del here["PNEUMOSCAN_SECRET_KEY"]
     ours.pop("PNEUMOSCAN_URL_FILE", None)  # --url is what was looked for
     return here | ours | {"PNEUMOSCAN_URL": args.url}
+
+
+def draw_examples(folder: Path) -> None:
+    """Draw the films that the page has to click on; without what draws them it has none, and that is said."""
+    try:
+        from pneumoscan.drawn_films import write_examples
+
+        write_examples(folder)
+    except (ModuleNotFoundError, OSError) as error:
+        why = f"{error}; they are drawn with: pip install 'pneumoscan[training]'"
+        print(f"note: the page has no example films ({why})", file=sys.stderr)
 
 
 def page_command(port: int) -> list[str]:
@@ -164,12 +175,13 @@ def show(args: argparse.Namespace) -> int:
         raise WebError(f"port {args.port} cannot be used: something listens there. Give another: make web PORT=8001")
     if ours.get("PNEUMOSCAN_HISTORY") or ours.get("PNEUMOSCAN_HISTORY_FILE"):
         migrate = [sys.executable, "-m", "cxr_webapp.manage", "migrate", "--verbosity", "0"]
-        if subprocess.run(migrate, cwd=REPOSITORY, env=ours, umask=_MINE, check=False).returncode:
+        if subprocess.run(migrate, env=ours, umask=_MINE, check=False).returncode:
             raise WebError("the history's tables could not be made, see above")
+    if "PNEUMOSCAN_EXAMPLES" not in os.environ:
+        draw_examples(Path(ours["PNEUMOSCAN_EXAMPLES"]))
     # In a session of its own: what a terminal sends to all comes here alone. A closed one means "reload" to gunicorn.
     page = subprocess.Popen(
         page_command(args.port),
-        cwd=REPOSITORY,
         env=ours,
         umask=_MINE,
         start_new_session=True,

@@ -17,7 +17,6 @@ from typing import Final
 
 from pneumoscan.edge.run import clean
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY
 
 _STOP_S: Final = 240.0
 _START_S: Final = 300.0  # with --serve a model is loaded
@@ -45,8 +44,8 @@ def detach(run_dir: RunDir, arguments: Sequence[str]) -> int:
     log = run_dir.logs / "edge.log"
     with log.open("w") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", "scripts.edge", *arguments],
-            cwd=REPOSITORY,
+            [sys.executable, "-m", "pneumoscan.commands.edge", *arguments],
+            cwd=run_dir.path,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

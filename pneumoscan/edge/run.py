@@ -26,7 +26,6 @@ from pneumoscan.edge.settings import EdgeSettings, render_adapter, render_edge
 from pneumoscan.errors import EdgeError
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.supervisor import StopRequest, die_with_parent
-from pneumoscan.server.torchserve import REPOSITORY
 
 _POLL_S: Final = 0.2
 _START_S: Final = 10.0
@@ -198,8 +197,8 @@ def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[subprocess.Popen[str]
         return
     # In a session of its own: the terminal's Ctrl-C must reach the edge first.
     child = subprocess.Popen(
-        [sys.executable, "-m", "scripts.serve", *plan.server],
-        cwd=REPOSITORY,
+        [sys.executable, "-m", "pneumoscan.commands.serve", *plan.server],
+        cwd=plan.run_dir.path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -7,14 +7,13 @@ import os
 import pwd
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from pneumoscan.edge.problems import locations
 from pneumoscan.errors import EdgeError
+from pneumoscan.resources import resource
 
-DEPLOY: Final = Path(__file__).resolve().parents[2] / "deploy"
 DEFAULT_UPSTREAM: Final = "http://127.0.0.1:8080"
 # As max_request_size in config.properties: above it TorchServe 0.12.0 gives an empty 413.
 BODY_MIB: Final = 64
@@ -111,7 +110,7 @@ def render_adapter(settings: EdgeSettings) -> str:
 
 
 def _template(name: str) -> str:
-    return (DEPLOY / name).read_text(encoding="utf-8")
+    return resource(name).read_text(encoding="utf-8")
 
 
 def _fill(template: str, parts: dict[str, str]) -> str:

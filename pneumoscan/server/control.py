@@ -15,7 +15,6 @@ from pneumoscan.errors import NeverReady
 from pneumoscan.server.readiness import why_not_ready
 from pneumoscan.server.run_folder import RunDir, ServerState
 from pneumoscan.server.supervisor import GRACE_S, kill_group
-from pneumoscan.server.torchserve import REPOSITORY
 
 # After its grace TorchServe is killed at once; the rest is time to clear up.
 STOP_TIMEOUT_S = GRACE_S + 15.0
@@ -32,8 +31,8 @@ def detach(run_dir: RunDir, arguments: Sequence[str]) -> int:
     hear, tell = os.pipe()
     with run_dir.serve_log.open("w") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "scripts.serve", *arguments, "--notify-fd", str(tell)],
-            cwd=REPOSITORY,
+            [sys.executable, "-m", "pneumoscan.commands.serve", *arguments, "--notify-fd", str(tell)],
+            cwd=run_dir.path,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pneumoscan.errors import ConfigError, NoJavaError
 from pneumoscan.model_store import MODEL_NAME, Archive
+from pneumoscan.resources import resource
 from pneumoscan.server.capacity import Capacity, count_gpus
 from pneumoscan.server.run_folder import RunDir
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 
 # What the server's processes may see of the caller's environment, PYTHONPATH never: TorchServe 0.12.0 puts it
@@ -121,7 +121,7 @@ def effective_config(
     Parameters
     ----------
     base : str
-        Text of the repository's ``config.properties``.
+        Text of ``config.properties``.
     archives : sequence of Archive
         All from one store, the default version first: TorchServe makes the first one it loads the default.
     device : {"cpu", "cuda"}
@@ -137,7 +137,7 @@ def effective_config(
         # Workflows run code from their archives and cannot be switched off: an empty folder has none.
         "workflow_store": str(temp / "no-workflows"),
         "load_models": ",".join(f"{MODEL_NAME}={archive.path.name}" for archive in archives),
-        "metrics_config": str(REPOSITORY / "metrics.yaml"),
+        "metrics_config": str(resource("metrics.yaml")),
         "models": capacity.models_property(MODEL_NAME, [archive.version.text for archive in archives]),
         "job_queue_size": str(capacity.queue),
     }
@@ -167,7 +167,7 @@ def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path) -> list
         "-XX:CompileThresholdScaling=0.1",
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temp}",
-        f"-Dlog4j.configurationFile={(REPOSITORY / 'log4j2.xml').as_uri()}",
+        f"-Dlog4j.configurationFile={resource('log4j2.xml').as_uri()}",
         *("-cp", str(package / "frontend" / "*")),
         "org.pytorch.serve.ModelServer",
         *("--python", sys.executable),

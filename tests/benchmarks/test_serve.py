@@ -17,10 +17,10 @@ from benchmarks.command import main
 from benchmarks.peer_servers import MODEL, NO_MODEL, versions_in
 from benchmarks.result import read_json, read_result
 from pneumoscan.archive import package
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.e2e.servers import clean_environment, fresh_server
 from tests.interrupts import hear_interrupts
+from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]

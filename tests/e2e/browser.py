@@ -21,8 +21,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import clean_environment, free_ports
+from tests.places import REPOSITORY
 from tests.programs import MISSING, find
 
 CHROMIUM, DRIVER = find("chromium"), find("chromedriver")

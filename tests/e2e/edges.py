@@ -22,8 +22,8 @@ from cxr_client import InferenceClient
 from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.control import read_state
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import clean_environment, free_ports
+from tests.places import REPOSITORY
 
 
 @dataclass

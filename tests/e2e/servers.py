@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY
+from tests.places import REPOSITORY
 
 
 def free_ports(count: int) -> list[int]:

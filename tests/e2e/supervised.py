@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 import requests
 
 from cxr_client import ClientError, ManagementClient
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.edges import Edge
 from tests.e2e.servers import Server, clean_environment
 from tests.films import encoded, film
+from tests.places import REPOSITORY
 
 DEADLINE_S = 60.0  # what InferenceClient waits for one answer, and so the longest that a server may be away
 FILMS = [encoded(film(seed, 200, 220)) for seed in range(6)]

@@ -20,11 +20,11 @@ import pytest
 import requests
 
 from pneumoscan.edge import keys as key_file
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.edges import Edge, fresh_edge
 from tests.e2e.servers import clean_environment
 from tests.e2e.small_server import SmallServer, small_server
 from tests.films import dicom, encoded, film
+from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA, NEEDS_NGINX
 
 __all__ = ["small_server"]

@@ -20,10 +20,10 @@ from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.control import read_state
 from pneumoscan.edge.tls import link_certificate
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.edges import Edge, fresh_edge
 from tests.e2e.servers import Server, clean_environment, free_ports, fresh_server
 from tests.e2e.test_server_life import HANDLER, pack
+from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA, NEEDS_NGINX
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA, NEEDS_NGINX]

@@ -25,7 +25,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pneumoscan.archive import package
 from pneumoscan.server.run_folder import SOCKET_PATH_LIMIT, WORKER_SOCKET_NAME
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.deploy.prometheus import ALERTS, promtool
 from tests.e2e.edges import Edge, fresh_edge
@@ -33,6 +32,7 @@ from tests.e2e.servers import Server, clean_environment, free_ports, fresh_serve
 from tests.e2e.supervised import Supervised, load, supervised
 from tests.e2e.test_edge_life import SLOW
 from tests.e2e.test_server_life import leftovers, pack
+from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA, NEEDS_NGINX, NEEDS_PROMETHEUS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]

@@ -21,12 +21,12 @@ from cxr.serving.drift import DRIFT_FILE, FEWEST
 from cxr.serving.metrics import SERIES, SIGNALS
 from cxr_client.metrics import MetricsClient, Snapshot
 from pneumoscan.archive import package
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.cxr.networks import save_model
 from tests.cxr.references import reference_for
 from tests.deploy.prometheus import ALERTS, dashboard_queries, promtool
 from tests.e2e.servers import Server, free_ports, fresh_server
 from tests.films import Grey, dicom, encoded, film
+from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA, NEEDS_PROMETHEUS
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]

@@ -17,8 +17,8 @@ import pytest
 from cxr_client import InferenceClient, ManagementClient
 from pneumoscan.server.readiness import canary_film
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.torchserve import REPOSITORY
 from tests.e2e.servers import Server, clean_environment, fresh_server
+from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]

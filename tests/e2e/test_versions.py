@@ -22,11 +22,11 @@ import pytest
 from cxr.serving.self_check import SUMS_FILE, sums_text
 from cxr_client import ClientError, InferenceClient, ManagementClient
 from pneumoscan.archive import package
-from pneumoscan.server.torchserve import REPOSITORY
 from pneumoscan.versions.declared import read_declared
 from tests.cxr.networks import save_model, small_network
 from tests.e2e.servers import Server, clean_environment, fresh_server
 from tests.films import encoded, film
+from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]

@@ -20,7 +20,6 @@ from selenium.webdriver.common.keys import Keys
 from cxr.films.decode import decode
 from cxr.model.cam import upsample
 from cxr.serving.render import blend, evidence_map, heat_map, png
-from scripts.example_films import write_examples
 from tests.e2e.browser import Page, axe_core, browsing, served_page
 from tests.e2e.servers import free_ports
 from tests.e2e.small_server import SmallServer, small_server
@@ -35,7 +34,6 @@ pytestmark = [pytest.mark.e2e, NEEDS_BROWSER]
 
 @pytest.fixture(scope="module")
 def address(small_server: SmallServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    write_examples()
     history = tmp_path_factory.mktemp("history") / "history.db"
     run_dir = small_server.server.run_dir.path
     with served_page(small_server.url, run_dir, PNEUMOSCAN_HISTORY=f"sqlite:///{history}") as url:

@@ -48,6 +48,7 @@ def set_up() -> None:
         "PNEUMOSCAN_HTTPS": "no",
         "PNEUMOSCAN_HOSTS": "testserver",
         "PNEUMOSCAN_HISTORY": f"sqlite:///{folder}/history.db",
+        "PNEUMOSCAN_EXAMPLES": f"{folder}/examples",
     }
     with mock.patch.dict(os.environ, ours):
         django.setup()

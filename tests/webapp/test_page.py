@@ -11,12 +11,13 @@ from django.test import Client, override_settings
 from cxr.errors import CODES
 from cxr.films.film import FLAGS, MAX_BYTES
 from cxr_webapp.examples import EXAMPLES
-from cxr_webapp.settings import PNEUMOSCAN_MAX_BYTES
-from scripts.example_films import write_examples
+from cxr_webapp.settings import PNEUMOSCAN_EXAMPLES, PNEUMOSCAN_MAX_BYTES
+from pneumoscan.drawn_films import write_examples
 from tests.film_server import FilmServer
 from tests.webapp.pages import fresh, page_before, reader, scored
 
 STATIC = Path(__file__).parents[2] / "webapp" / "cxr_webapp" / "static" / "webapp"
+DRAWN = Path(PNEUMOSCAN_EXAMPLES)
 NOTICE = "Research use only. Not a diagnosis."
 
 
@@ -59,10 +60,10 @@ def test_every_view_says_what_it_is_not_and_lets_nothing_in_from_elsewhere(tmp_p
 
 
 def test_the_first_page_is_small_and_asks_nobody_else() -> None:
-    write_examples()
+    write_examples(DRAWN)
     client = reader()
     page = client.get("/").content
-    files = [*STATIC.glob("js/*.js"), *STATIC.glob("*.css"), STATIC / "icon.svg", *STATIC.glob("examples/*.thumb.jpg")]
+    files = [*STATIC.glob("js/*.js"), *STATIC.glob("*.css"), STATIC / "icon.svg", *DRAWN.glob("*.thumb.jpg")]
     total = len(page) + len(client.get("/words.js").content) + sum(path.stat().st_size for path in files)
     assert total < 150_000
     for path in STATIC.rglob("*"):
@@ -106,7 +107,7 @@ def test_without_drawn_examples_the_page_has_none(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_example_is_there_and_called_synthetic() -> None:
-    write_examples()
+    write_examples(DRAWN)
     text = Client().get("/").content.decode()
     for example in EXAMPLES:
         assert finders.find(f"webapp/examples/{example.file}")

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 @dataclass(frozen=True)
 class Example:
-    """A film that `scripts.example_films` draws. The title says what was drawn, not what the model will say."""
+    """A film that `pneumoscan.drawn_films` draws. The title says what was drawn, not what the model will say."""
 
     file: str
     picture: str

@@ -17,6 +17,7 @@ PNEUMOSCAN_URL = _ENVIRONMENT.text("URL", "http://127.0.0.1:8080")
 PNEUMOSCAN_KEY = _ENVIRONMENT.key()
 PNEUMOSCAN_SOCKET = Path(_ENVIRONMENT.text("SOCKET", "run/management.sock"))
 PNEUMOSCAN_CARD = _ENVIRONMENT.text("CARD")
+PNEUMOSCAN_EXAMPLES = _ENVIRONMENT.text("EXAMPLES")
 PNEUMOSCAN_TIMEOUT_S = _ENVIRONMENT.number("TIMEOUT", 60)
 PNEUMOSCAN_MAX_BYTES = 48 * 1024 * 1024  # the server's own limit: what is over it would only be refused there
 PNEUMOSCAN_HISTORY = _ENVIRONMENT.text("HISTORY")
@@ -83,6 +84,7 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 20
 FILE_UPLOAD_HANDLERS = ["cxr_webapp.uploads.NoFiles"]
 
 STATIC_URL = "static/"
+STATICFILES_DIRS = [("webapp/examples", PNEUMOSCAN_EXAMPLES)] if PNEUMOSCAN_EXAMPLES else []
 WHITENOISE_USE_FINDERS = True  # straight from the package: no collectstatic, nothing copied
 WHITENOISE_AUTOREFRESH = False
 WHITENOISE_MAX_AGE = 300

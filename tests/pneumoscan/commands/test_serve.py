@@ -19,7 +19,8 @@ from pneumoscan.server import torchserve as server_config
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.options import arguments_of_child, build_parser
 from pneumoscan.server.run_folder import RunDir, ServerState
-from pneumoscan.server.torchserve import REPOSITORY, Addresses, effective_config, server_command, server_environment
+from pneumoscan.server.torchserve import Addresses, effective_config, server_command, server_environment
+from tests.places import REPOSITORY
 from tests.pneumoscan.test_model_store import put_archive
 
 CAPACITY = Capacity(workers=3, threads=2, batch_size=1, batch_delay_ms=1, queue=96)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from pneumoscan.commands.web import REPOSITORY, answers, build_parser, environment, main, page_command
+from pneumoscan.commands.web import answers, build_parser, environment, main, page_command
+from tests.places import REPOSITORY
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from pneumoscan.errors import NeverReady
 from pneumoscan.server import supervisor as process
 from pneumoscan.server.supervisor import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
-from pneumoscan.server.torchserve import REPOSITORY
+from tests.places import REPOSITORY
 
 # Stands in for the JVM: starts a worker in its process group, says so, and ends on SIGTERM as the JVM does, or not.
 JVM = """

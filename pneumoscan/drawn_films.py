@@ -1,15 +1,8 @@
-"""Draw the synthetic films that the reading page has to click on: ``python -m scripts.example_films``.
-
-`make web` does it. They are drawn anew on each machine, because no film lies in this repository.
-"""
+"""The synthetic films that ship: an archive's golden ones and the reading page's examples, drawn when needed."""
 
 from __future__ import annotations
 
-import argparse
-import functools
 import io
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,14 +12,23 @@ from PIL import Image
 from cxr_training.data.toy.anatomy import draw_anatomy
 from cxr_training.data.toy.files import dicom_bytes, png_bytes
 from cxr_training.data.toy.films import ToyFilm, draw_film
-from pneumoscan.files import write_whole
+from pneumoscan.files import write_bytes
 
-FOLDER: Final = Path(__file__).resolve().parents[1] / "webapp" / "cxr_webapp" / "static" / "webapp" / "examples"
-_SEED: Final = 2027
+_GOLDEN_SEED: Final = 20
+_EXAMPLES_SEED: Final = 2027
 _THUMB: Final = 104  # pixels, for screens of any density
 
 
-def write_examples(folder: Path = FOLDER) -> None:
+def golden_films() -> dict[str, bytes]:
+    """Films for an archive's self-check, one of each class and of each way to store grey values."""
+    films: dict[str, bytes] = {}
+    for seed, (label, form) in enumerate([("NORMAL", 8), ("PNEUMONIA", 16)]):
+        rng = np.random.default_rng([_GOLDEN_SEED, seed])
+        films[f"{label.lower()}.png"] = png_bytes(draw_film(rng, draw_anatomy(rng), label, (256, 256)), form)
+    return films
+
+
+def write_examples(folder: Path) -> None:
     """Write the films of `cxr_webapp.examples` and their small pictures; the same bytes every time."""
     opacity, clear = _drawn(1, "PNEUMONIA", (512, 480)), _drawn(2, "NORMAL", (512, 470))
     faint, dicom = _drawn(3, "PNEUMONIA", (320, 300)), _drawn(4, "NORMAL", (320, 300))
@@ -41,11 +43,7 @@ def write_examples(folder: Path = FOLDER) -> None:
         "clear.dcm": dicom_bytes(dicom, "MONOCHROME1", patient_id="SYN0004", age=50, sex="O", uid_seed="example"),
     }
     for name, data in films.items():
-        write_whole(folder / name, functools.partial(_put, data))
-
-
-def _put(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
+        write_bytes(folder / name, data)
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:
@@ -55,8 +53,8 @@ def _jpeg(picture: Image.Image, quality: int) -> bytes:
 
 
 def _drawn(seed: int, label: str, size: tuple[int, int]) -> ToyFilm:
-    anatomy = draw_anatomy(np.random.default_rng([_SEED, 0, seed]))
-    return draw_film(np.random.default_rng([_SEED, 1, seed]), anatomy, label, size)
+    anatomy = draw_anatomy(np.random.default_rng([_EXAMPLES_SEED, 0, seed]))
+    return draw_film(np.random.default_rng([_EXAMPLES_SEED, 1, seed]), anatomy, label, size)
 
 
 def _grey(film: ToyFilm) -> Image.Image:
@@ -69,21 +67,3 @@ def _small(film: ToyFilm) -> Image.Image:
     side = min(grey.size)
     left, top = (grey.width - side) // 2, (grey.height - side) // 2
     return grey.crop((left, top, left + side, top + side)).resize((_THUMB, _THUMB), Image.Resampling.LANCZOS)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts.example_films", description=__doc__)
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder (default: where the page looks for them)")
-    arguments = parser.parse_args(argv)
-    try:
-        write_examples(arguments.out)
-    except OSError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    print(f"{arguments.out}: the reading page's examples, synthetic")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

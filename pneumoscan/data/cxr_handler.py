@@ -1,0 +1,1 @@
+../../handler/cxr_handler.py
