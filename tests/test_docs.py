@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cxr import __version__
+from cxr import NOTICE, __version__
 from cxr.errors import CODES
-from cxr.serving.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
+from cxr.serving.card import INTENDED_USE, LIMITS, OUT_OF_SCOPE
 from cxr_training.model_card import SECTIONS
 
 ROOT = Path(__file__).parents[1]

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
 
+from cxr import NOTICE
 from cxr.model.spec import CLASSES
 
 _FILMS_PER_CLASS: Final = 12
@@ -143,7 +144,7 @@ def demo(run: Path, data: Path, archive: Path, device: str) -> None:
     print(f"  {run / 'report.md'}\n  {out / 'sheet.png'}\n  {out}/*.overlay.png\n  {out / 'predictions.json'}\n")
     if model["pretrained"] == "random":
         print("The weights are RANDOM, only the head was trained: this shows that everything works, and no more.")
-    print("Research use only. Not a diagnosis.")
+    print(NOTICE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -30,7 +31,7 @@ class UsageError(Exception):
 def ask(
     client: InferenceClient,
     film: Path,
-    options: Mapping[str, str],
+    options: Mapping[str, Any],
     picture: Path | None,
     overwrite: bool = False,
 ) -> Outcome:

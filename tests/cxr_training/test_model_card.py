@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from cxr import NOTICE
 from cxr.model.spec import SPEC_FILE, ModelSpec
-from cxr.serving.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
+from cxr.serving.card import INTENDED_USE, LIMITS, OUT_OF_SCOPE
 from cxr_training import audit, calibrate, evaluate, export, train
 from cxr_training.data.records import load_films, provenance
 from cxr_training.model_card import SECTIONS, card_page, main

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cxr import NOTICE
 from cxr.model.spec import CLASSES
 from cxr_training.command import run_command
 from cxr_training.data.records import Record, load_films
@@ -23,7 +24,7 @@ from cxr_training.measure.intervals import LEVEL, STANDARD, Bootstrap
 from cxr_training.measure.paired import FIGURES, delong, figures_of, mcnemar, paired_differences
 from cxr_training.measure.predictions import PREDICTIONS, Scored, read_predictions, same_films
 from cxr_training.pages.page import Block, Bullets, Code, Heading, Table, Text, text, to_markdown
-from cxr_training.pages.report import NOTICE, SYNTHETIC, TITLES, between, number
+from cxr_training.pages.report import SYNTHETIC, TITLES, between, number
 from pneumoscan.files import write_text
 
 

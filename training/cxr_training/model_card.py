@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from cxr.serving.card import NOTICE
+from cxr import NOTICE
 from cxr_training.command import run_command
 from cxr_training.errors import TrainingError
 from cxr_training.pages.card_facts import COMMANDS, Facts

@@ -26,8 +26,8 @@ _HTTPS = _ENVIRONMENT.flag("HTTPS", True)
 
 SECRET_KEY = _ENVIRONMENT.secret()
 DEBUG = False
-ALLOWED_HOSTS = _ENVIRONMENT.words("HOSTS", "127.0.0.1,localhost")
-CSRF_TRUSTED_ORIGINS = _ENVIRONMENT.words("ORIGINS")
+ALLOWED_HOSTS = _ENVIRONMENT.texts("HOSTS", "127.0.0.1,localhost")
+CSRF_TRUSTED_ORIGINS = _ENVIRONMENT.texts("ORIGINS")
 
 INSTALLED_APPS = ["django.contrib.staticfiles", "cxr_webapp"]
 MIDDLEWARE = [
@@ -48,7 +48,10 @@ TEMPLATES = [
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
         "OPTIONS": {
-            "context_processors": ["django.template.context_processors.request", "cxr_webapp.shown.on_every_view"]
+            "context_processors": [
+                "django.template.context_processors.request",
+                "cxr_webapp.views.context",
+            ]
         },
     }
 ]
@@ -77,10 +80,10 @@ SECURE_PROXY_SSL_HEADER = (
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 
-# Forms are small; films come as raw bodies that cxr_webapp.uploads counts while it reads them.
+# Forms are small; films come as raw bodies that cxr_webapp.inference counts while it reads them.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 20
-FILE_UPLOAD_HANDLERS = ["cxr_webapp.uploads.NoFiles"]
+FILE_UPLOAD_HANDLERS = ["cxr_webapp.inference.NoFiles"]
 
 STATIC_URL = "static/"
 WHITENOISE_USE_FINDERS = True  # straight from the package: no collectstatic, nothing copied

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from cxr import NOTICE
 from cxr.errors import ModelError
 from cxr.films.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
 from cxr.model.spec import ModelSpec, refuse_constant
 
 METRICS_FILE: Final = "metrics.json"
 AUDIT_FILE: Final = "audit.json"
-NOTICE: Final = "Research use only. Not a diagnosis."
 INTENDED_USE: Final = "Ranking frontal chest films by how much they look like pneumonia, for research and teaching."
 OUT_OF_SCOPE: Final = (
     "Diagnosis, triage, or any other decision about a patient, alone or as a second reader.",

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from cxr import NOTICE
 from cxr.errors import InputError
 from cxr.films.film import Film
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Explanation, Prediction
-from cxr.serving.card import NOTICE
 from cxr.serving.render import display_film, evidence_map, heat_map, overlay, png
 from cxr.serving.request import Options, Request
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
+from cxr import NOTICE
 from cxr.films.film import Pixels
 from cxr_training.measure.intervals import LEVEL
 from cxr_training.measure.shortcut_readings import (
@@ -25,7 +26,7 @@ from cxr_training.measure.shortcut_sources import THRESHOLD
 from cxr_training.measure.shortcuts import ABOVE, BELOW, FEWEST_OF_A_CLASS
 from cxr_training.pages.figures import save
 from cxr_training.pages.page import Block, Bullets, Code, Heading, Picture, Pictures, Strong, Table, Text, Words, text
-from cxr_training.pages.report import NOTICE, SYNTHETIC, between, cell, number
+from cxr_training.pages.report import SYNTHETIC, between, cell, number
 
 _REFERENCES: Final = (
     "Geirhos et al. (2020): Shortcut learning in deep neural networks. Nature Machine Intelligence 2:665-673.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cxr import NOTICE
 from cxr.model.spec import ModelSpec
 from cxr_training.measure.intervals import FEWEST_PATIENTS, LEVEL, MOST_UNDEFINED, Interval
 from cxr_training.pages.page import (
@@ -26,7 +27,6 @@ from cxr_training.pages.page import (
 )
 from pneumoscan.files import write_text
 
-NOTICE: Final = "Research use only. Not a diagnosis."
 SYNTHETIC: Final = (Strong("Every film is synthetic."), " These figures say nothing about patients.")
 TITLES: Final = {
     "auroc": "AUROC",

@@ -229,7 +229,7 @@ def _summary(
 
 
 STORED_MAX = 4095  # 12 bits
-NOTICE = "synthetic chest film, drawn by a program; not a person"
+SYNTHETIC_COMMENT = "synthetic chest film, drawn by a program; not a person"
 
 
 def dicom_bytes(
@@ -270,7 +270,7 @@ def dicom_bytes(
     data.SeriesNumber = data.InstanceNumber = 1
     data.Modality = "DX" if is_dx else "CR"
     data.Manufacturer, data.ManufacturerModelName = "synthetic", "synthetic film generator"
-    data.ImageComments, data.SeriesDescription = NOTICE, "synthetic chest"
+    data.ImageComments, data.SeriesDescription = SYNTHETIC_COMMENT, "synthetic chest"
     data.ImageType = ["DERIVED", "PRIMARY"]
     data.BodyPartExamined, data.ViewPosition, data.PatientOrientation = "CHEST", film.view, ["L", "F"]
     data.BurnedInAnnotation = "NO"
