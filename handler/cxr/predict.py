@@ -35,7 +35,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one film.
+    """The model's answer to one film.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def card(model: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
 
 
 def scale_and_band(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the page draws by: logits of full colour, and the band of probabilities that are called indeterminate."""
+    """The scale and the band that the page draws by: logits of full colour, probabilities called indeterminate."""
     calibration = (found or {}).get("calibration") or {}
     if not calibration.get("cam_scale"):
         return None
@@ -62,8 +62,8 @@ def _kept(version: str) -> dict[str, Any] | None:
 
 
 def _is_of(found: Mapping[str, Any], model: Mapping[str, Any] | None) -> bool:
-    told = found.get("model") or {}
-    return model is None or told.get("weights_sha256") == model.get("weights_sha256")
+    own = found.get("model") or {}
+    return model is None or own.get("weights_sha256") == model.get("weights_sha256")
 
 
 def _read(version: str) -> dict[str, Any] | None:
@@ -125,7 +125,7 @@ def figures_of(found: Mapping[str, Any]) -> list[Figure]:
 
 
 def is_synthetic(found: Mapping[str, Any]) -> bool:
-    """Whether the model was measured or trained on drawn films: its figures say nothing of people."""
+    """True where the model was measured or trained on drawn films: its figures say nothing of people."""
     data = (found.get("training") or {}).get("data") or []
     drawn = isinstance(data, list) and any(isinstance(one, dict) and one.get("source") == "synthetic" for one in data)
     return bool((found.get("evaluation") or {}).get("synthetic")) or drawn

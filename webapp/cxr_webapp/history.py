@@ -34,7 +34,7 @@ _MAX_OPACITY = _OPACITY_POWER = 0.6
 
 
 class Result(models.Model):
-    """One answer of the server. No file name, no tag, no film: only what it said and a small picture."""
+    """One answer of the server. No file name, no tag, no film: only the answer and a small picture."""
 
     answered_at = models.DateTimeField(default=timezone.now, db_index=True)
     label = models.CharField(max_length=16)
@@ -156,7 +156,7 @@ def _need_history() -> None:
 
 @require_safe
 def entries(request: HttpRequest) -> HttpResponse:
-    """What is kept, the newest first; what is over its time is deleted before anyone sees it."""
+    """The entries, the newest first; what is over its time is deleted before anyone sees it."""
     _need_history()
     purge()
     page = Paginator(Result.objects.defer("thumbnail"), _PER_PAGE).get_page(request.GET.get("page"))

@@ -83,7 +83,7 @@ class NoFiles(FileUploadHandler):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a film has no answer.
+    """The reason why a film has no answer.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class Trouble:
     code : str
         The server's stable code, or one of the page's.
     detail : str
-        In words, where the server gave some.
+        The server's explanation, where it gave one.
     retryable : bool
         Whether the same film can be answered later.
     """
@@ -147,7 +147,7 @@ def ask(film: bytes, view: str | None = None) -> dict[str, Any] | Trouble:
 
 
 def trouble_of(error: ClientError) -> Trouble:
-    """What kind of trouble an exception of the client is. The server's address stays here: it is not the reader's."""
+    """The trouble of an exception of the client. The server's address stays here: it is not the reader's."""
     if isinstance(error, AnswerLost):
         return Trouble("slow", HTTPStatus.GATEWAY_TIMEOUT, "SERVER_SLOW", retryable=True)
     if isinstance(error, ServerUnreachable):
@@ -167,7 +167,7 @@ def trouble_of(error: ClientError) -> Trouble:
 
 
 def is_reply(answer: object) -> bool:
-    """Whether an answer has everything the page and its history read, of the right kind.
+    """True where an answer has everything the page and its history read, of the right kind.
 
     An edge or a login page can answer 200 with anything.
     """

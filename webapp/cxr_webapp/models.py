@@ -1,4 +1,4 @@
-"""Where Django looks for the tables of an app: the page has one, of the history."""
+"""The module where Django looks for the tables of an app: the page has one, of the history."""
 
 from __future__ import annotations
 

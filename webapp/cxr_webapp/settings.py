@@ -73,7 +73,7 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SECURE_SSL_REDIRECT = _HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _HTTPS and _ENVIRONMENT.flag("HSTS_SUBDOMAINS", True)
-# Believed only where an edge sets it anew on every request; from anyone else it would be a lie.
+# Believed only where an edge sets it again on every request; from anyone else it would be a lie.
 SECURE_PROXY_SSL_HEADER = (
     ("HTTP_X_FORWARDED_PROTO", "https") if _ENVIRONMENT.flag("BEHIND_EDGE", default=False) else None
 )

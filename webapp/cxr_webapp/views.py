@@ -77,7 +77,7 @@ def read(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def about(request: HttpRequest) -> HttpResponse:
-    """The model card with its figures, in words."""
+    """The model card with its figures."""
     found = card.card()
     return render(request, "webapp/about.html", {"card": found, "figures": card.figures_of(found or {})})
 

@@ -102,7 +102,7 @@ class ModelSpec:
     engines
         What computes the feature map on a CPU and on a GPU, names of `cxr.model.parity.ENGINES`.
     parity
-        How far engines are from the reference, by name; one that serves has passed the gate.
+        How far engines are from the reference, by name; one that serves has passed the parity check.
     code_version, data_sha256, training
         What made the model: package version, digest of the films and labels, settings and seeds.
     """
@@ -150,7 +150,7 @@ class ModelSpec:
 
     @property
     def decisions(self) -> tuple[float, ...]:
-        """The probabilities of PNEUMONIA where what is said of a film changes: the threshold, the band's ends."""
+        """The probabilities of PNEUMONIA where the answer to a film changes: the threshold, the band's ends."""
         return (self.threshold, *(self.indeterminate or ()))
 
     def to_json(self) -> str:

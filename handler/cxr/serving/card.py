@@ -1,4 +1,4 @@
-"""The model card: what a model is for, what it was made from and how well it did, as the server tells it."""
+"""The model card of a server: the use of a model, the data it was made from and its figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMITS: Final = (
 
 
 def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
-    """What `training.evaluate` found for this model, from a folder's `metrics.json`.
+    """The figures of `training.evaluate` for this model, from a folder's `metrics.json`.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
 
 
 def read_audit(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
-    """What `training.audit` found for this model, from a folder's `audit.json`.
+    """The findings of `training.audit` for this model, from a folder's `audit.json`.
 
     Returns
     -------
@@ -68,8 +68,8 @@ def read_audit(folder: Path, spec: ModelSpec) -> dict[str, Any] | None:
         return None
     try:
         audit = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
-        words = audit["plain_words"]
-        if not (isinstance(words, list) and all(isinstance(sentence, str) for sentence in words)):
+        sentences = audit["plain_words"]
+        if not (isinstance(sentences, list) and all(isinstance(sentence, str) for sentence in sentences)):
             raise TypeError("plain_words is not a list of sentences")
         return dict(audit) if audit["weights_sha256"] == spec.weights_sha256 else None
     except (ValueError, KeyError, TypeError) as error:
@@ -120,7 +120,7 @@ def model_card(
 
 
 def views(spec: ModelSpec) -> str:
-    """What becomes of films that are not frontal."""
+    """The fate of films that are not frontal."""
     if spec.screen is None:
         return "views that are not frontal are refused by their tags alone"
     if spec.screen.refuses:

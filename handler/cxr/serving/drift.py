@@ -1,4 +1,4 @@
-"""Whether the films of late are like the films the model was validated on.
+"""Drift: the distance of the films of late from the films that the model was validated on.
 
 For the score and for a few properties of the film itself, the population stability index (PSI) compares the last films
 a worker answered with a reference histogram that came with the model. It needs no labels, so it cannot say that the
@@ -186,7 +186,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What recent films are compared with.
+    """The films that recent ones are compared with, as distributions.
 
     Parameters
     ----------
