@@ -15,8 +15,8 @@ ARCHIVE := $(STORE)/pneumonia-$(VERSION).mar
 # The first Python that is new enough; PYTHON= takes another.
 PYTHON  ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 
-# Only the made-up films are made here; a folder of your own has to be there.
-FILMS   := $(if $(filter data/toy,$(DATA)),data/toy/manifest.csv)
+# The synthetic films are made where they are missing; a folder of your own has to be there.
+FILMS   := $(filter-out data/toy,$(DATA))
 
 # A PYTHONPATH from outside would put other code before ours; scripts.serve refuses it too, but only after the archive is made.
 ifneq ($(and $(PYTHONPATH),$(filter serve serve-edge,$(MAKECMDGOALS))),)
@@ -40,39 +40,22 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-data/toy/manifest.csv: | $(VENV)/.ready
-	$(PY) -m scripts.make_toy_data data/toy
+# The steps, and what may be left out because it stands: pneumoscan/pipeline.py. A download of the ImageNet weights that
+# fails ends `make model`; elsewhere it ends in random weights, and that is said.
+OR_RANDOM := --no-or-random
+demo serve serve-edge web bench: OR_RANDOM := --or-random
+MODEL = $(PY) -m scripts.demo --run $(RUN) $(if $(FILMS),--data $(FILMS)) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) \
+  --version $(VERSION) --store $(STORE) $(OR_RANDOM)
 
-# These two always run: they find out for themselves that what stands is what was asked for, and say so if it is not.
-$(RUN)/run.json: $(FILMS) FORCE | $(VENV)/.ready
-	$(PY) -m training.train --data $(DATA) --run $(RUN) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) $(OR_RANDOM) --resume
-
-$(ARCHIVE): $(RUN)/model-card.md FORCE
-	$(PY) -m scripts.package_mar --run $(RUN) --version $(VERSION) --store $(STORE)
+$(ARCHIVE): FORCE | $(VENV)/.ready
+	$(MODEL) --model-only
 
 FORCE:
 
-$(RUN)/calibration.json: $(RUN)/run.json
-	$(PY) -m training.calibrate --run $(RUN) --data $(DATA) --device $(DEVICE)
-
-$(RUN)/model.json: $(RUN)/calibration.json
-	$(PY) -m training.export --run $(RUN)
-
-$(RUN)/metrics.json: $(RUN)/model.json
-	$(PY) -m training.evaluate --run $(RUN) --data $(DATA) --device $(DEVICE)
-
-$(RUN)/audit.json: $(RUN)/model.json
-	$(PY) -m training.audit --run $(RUN) --data $(DATA) --device $(DEVICE)
-
-$(RUN)/model-card.md: $(RUN)/metrics.json $(RUN)/audit.json
-	$(PY) -m training.model_card --run $(RUN)
-
 model: $(ARCHIVE)  ## films in DATA -> trained, calibrated, measured RUN with its card -> archive VERSION
 
-# Only here does a failed download of the ImageNet weights end in random ones, and it is said so.
-demo serve serve-edge: OR_RANDOM := --or-random
-demo: model  ## everything from nothing, ending in scored films over REST; leaves runs/demo/
-	$(PY) -m scripts.demo --run $(RUN) --data $(DATA) --archive $(ARCHIVE) --device $(DEVICE)
+demo: $(VENV)/.ready  ## everything from nothing, ending in scored films over REST; leaves runs/demo/
+	$(MODEL)
 
 serve: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## TorchServe on the archives in model_store/
 	$(PY) -m scripts.serve --store $(STORE) --port $(PORT) --device $(DEVICE)
@@ -90,7 +73,6 @@ audit: $(VENV)/.ready  ## known vulnerabilities of the installed packages, or "n
 
 # PORT is the page's here. A server that PNEUMOSCAN_URL names brings its own model.
 web: PORT = 8000
-web: OR_RANDOM := --or-random
 web: $(VENV)/.ready $(if $(PNEUMOSCAN_URL)$(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the reading page, and a server behind it where none runs
 	$(PY) -m scripts.web --store $(STORE) --port $(PORT) --device $(DEVICE)
 
@@ -99,7 +81,6 @@ BENCH         ?= runs/bench
 BENCH_ARCHIVE := $(firstword $(shell ls -t $(STORE)/*.mar 2>/dev/null) $(ARCHIVE))
 PEERS         := $(VENV)/peers
 
-bench: OR_RANDOM := --or-random
 bench: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## a short benchmark of serving, under ten minutes; results in BENCH
 	mkdir -p $(BENCH)
 	$(PY) -m scripts.benchmark raw --arch $(ARCH) --device $(DEVICE) --batch 2 --repeats 5 --out $(BENCH)/raw.json --force

@@ -31,7 +31,7 @@ WINGS: Final = {
     "pneumoscan": [
         *("errors", "files", "resources", "options", "model_store", "film_files", "drawn_films", "outcomes"),
         "metrics_report",
-        *("server", "versions", "edge", "archive", "commands"),
+        *("server", "versions", "edge", "archive", "pipeline", "commands"),
     ],
 }
 # What stands beside the wings: thin commands and what only they use. They import any wing and no wing imports them.

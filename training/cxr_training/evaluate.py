@@ -163,7 +163,7 @@ def _evaluate_archive(archive: Path, arguments: argparse.Namespace) -> None:
         with zipfile.ZipFile(archive) as packed:
             packed.extractall(folder)
         out = arguments.out or Path("runs") / archive.stem
-        command = [sys.executable, "-m", "training.evaluate", "--run", folder, "--out", str(out)]
+        command = [sys.executable, "-m", "cxr_training.evaluate", "--run", folder, "--out", str(out)]
         command += ["--data", str(arguments.data), "--split", arguments.split, "--device", arguments.device]
         command += ["--bootstrap", str(arguments.bootstrap), "--seed", str(arguments.seed)]
         command += ["--prevalence", *map(str, arguments.prevalence)]
