@@ -28,6 +28,7 @@ from cxr.serving.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
 from cxr.serving.drift import DRIFT_FILE, read_reference
 from cxr.serving.self_check import GOLDEN_ANSWERS, GOLDEN_FOLDER, SUMS_FILE, golden_answers, sums_text
 from pneumoscan.drawn_films import golden_films
+from pneumoscan.files import write_whole
 from pneumoscan.model_store import MODEL_NAME, Version
 from pneumoscan.resources import package_folder, resource
 
@@ -67,20 +68,15 @@ def package(run: Path, version: str, store: Path, *, force: bool = False) -> Pat
     spec = _check_run(run)
     target = store / f"{MODEL_NAME}-{version}.mar"
     with tempfile.TemporaryDirectory(prefix="cxr-pack-") as folder:
-        made = _run_archiver(Path(folder), run, spec, version)
-        store.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            _rewrite(made, partial)
-            same = target.is_file() and sha256_of(target) == sha256_of(partial)
-            if target.exists() and not same and not force:
-                raise ModelError(
-                    f"{target} exists and holds another model or other code: choose another --version, or --force"
-                )
-            if not same:
-                partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        packed = Path(folder) / target.name
+        _rewrite(_run_archiver(Path(folder), run, spec, version), packed)
+        if target.is_file() and sha256_of(target) == sha256_of(packed):
+            return target
+        if target.exists() and not force:
+            raise ModelError(
+                f"{target} exists and holds another model or other code: choose another --version, or --force"
+            )
+        write_whole(target, lambda draft: shutil.move(packed, draft))
     return target
 
 

@@ -109,6 +109,8 @@ def make_plan(args: argparse.Namespace) -> EdgePlan:
         raise EdgeError(f"{args.server[0]!r} is for scripts.serve: give --serve as well")
     if bool(args.metrics) != bool(args.metrics_allow):
         raise EdgeError("--metrics and --metrics-allow belong together: the one says what, the other who")
+    if bool(args.tls_cert) != bool(args.tls_key):
+        raise EdgeError("--tls-cert and --tls-key belong together: give both, or none for a self-signed certificate")
     served = options.build_parser().parse_args(args.server) if args.serve else None
     if served is not None and (served.detach or served.stop or served.ready):
         raise EdgeError("--detach, --stop and --ready go before the --, or to scripts.serve by itself")

@@ -24,6 +24,7 @@ from pneumoscan.edge.keys import KeyRing
 from pneumoscan.edge.nginx import ErrorLog, Nginx, rotate
 from pneumoscan.edge.settings import EdgeSettings, render_adapter, render_edge
 from pneumoscan.errors import EdgeError
+from pneumoscan.files import clear_drafts, write_text
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.supervisor import StopRequest, die_with_parent
 
@@ -64,9 +65,7 @@ class EdgePlan:
         (folder / "tmp").mkdir(mode=0o700, exist_ok=True)
         made: list[Nginx] = []
         for name, text in texts.items():
-            draft = folder / f"{name}.new"
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(folder / name)
+            write_text(folder / name, text)
             made.append(Nginx(self.nginx, folder, name))
             made[-1].check()
         return made[0], made[1]
@@ -140,9 +139,7 @@ def _run(plan: EdgePlan, server: subprocess.Popen[str] | None, stop: StopRequest
         why = _wait_until_listening(plan, edge, adapter, stop)
         if why is None and not stop.asked.is_set():
             state = {"pid": os.getpid(), "nginx_pid": edge.pid, "listen": plan.settings.listen}
-            draft = folder / "edge.json.new"
-            draft.write_text(json.dumps(state) + "\n")
-            draft.replace(folder / "edge.json")
+            write_text(folder / "edge.json", json.dumps(state) + "\n")
             print(f"ready: https://{plan.settings.listen}", flush=True)
             while why is None and not stop.asked.wait(_POLL_S):
                 why = _what_ended(edge, adapter, checker, server)
@@ -230,6 +227,7 @@ def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[subprocess.Popen[str]
 def clean(folder: Path) -> None:
     """Remove what only a running edge needs, uploads among it; keys, certificate, configuration and logs stay."""
     shutil.rmtree(folder / "tmp", ignore_errors=True)
+    clear_drafts(folder)
     for path in (*folder.glob("*.sock"), *folder.glob("*.pid"), folder / "edge.json"):
         path.unlink(missing_ok=True)
 

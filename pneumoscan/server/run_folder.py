@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pneumoscan.errors import AlreadyRunning, RunFolderError
+from pneumoscan.files import clear_drafts, locked, write_text
 from pneumoscan.server.capacity import Capacity
 
 # sockaddr_un.sun_path: 108 bytes on Linux with the closing zero.
@@ -128,8 +127,7 @@ class RunDir:
         except OSError as error:
             raise RunFolderError(f"cannot use {self.path} as run folder: {error}") from error
 
-    @contextmanager
-    def locked(self) -> Iterator[int]:
+    def locked(self) -> AbstractContextManager[int]:
         """Hold the folder; give the lock's file descriptor. The kernel lets go when its last holder ends, in any way.
 
         Raises
@@ -137,14 +135,8 @@ class RunDir:
         AlreadyRunning
             Another process holds it.
         """
-        with self._lock.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise AlreadyRunning(
-                    f"a server already runs from {self.path}: stop it with --stop, or give another --run-dir"
-                ) from None
-            yield lock.fileno()
+        why = f"a server already runs from {self.path}: stop it with --stop, or give another --run-dir"
+        return locked(self._lock, busy=AlreadyRunning(why))
 
     def is_locked(self) -> bool:
         """Whether a server holds the folder."""
@@ -167,9 +159,7 @@ class RunDir:
 
     def write_state(self, state: ServerState) -> None:
         """Write the pid file, whole or not at all."""
-        draft = self.pid_file.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(state), indent=2) + "\n")
-        draft.replace(self.pid_file)
+        write_text(self.pid_file, json.dumps(asdict(state), indent=2) + "\n")
 
     def create_temp(self) -> Path:
         """Make an empty temporary folder whose path leaves room for the workers' sockets.
@@ -203,6 +193,7 @@ class RunDir:
         # A pid file is only a file: nothing else than a temporary folder of ours is removed on its word.
         if state is not None and Path(state.temp).name.startswith(_TEMP_PREFIX):
             shutil.rmtree(state.temp, ignore_errors=True)
+        clear_drafts(self.path)
         self.clean(self._temp)
 
     def log_marks(self) -> dict[str, int]:

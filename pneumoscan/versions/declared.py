@@ -6,16 +6,15 @@ applies it at every start.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pneumoscan import files
 from pneumoscan.errors import StoreError
 from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, check_archive, list_archives
 
@@ -152,16 +151,11 @@ def write_declared(store: Path, declared: Declared | None) -> None:
         The store cannot be written.
     """
     path = store / FILE_NAME
-    draft = path.with_name(f".{FILE_NAME}.new")
     try:
         if declared is None:
             path.unlink(missing_ok=True)
-            return
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.write(declared.to_json())
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
+        else:
+            files.write_text(path, declared.to_json(), durable=True)
     except OSError as error:
         raise StoreError(f"{path} cannot be written ({error.strerror}): make {store} writable") from error
 
@@ -175,15 +169,12 @@ def locked(store: Path) -> Iterator[None]:
     StoreError
         Another process holds it, or it cannot be written.
     """
-    try:
-        lock = (store / _LOCK_NAME).open("a")
-    except OSError as error:
-        raise StoreError(f"{store} cannot be written ({error.strerror}): its versions cannot be changed") from error
-    with lock:
+    busy = StoreError(f"another scripts.models changes the versions of {store}: wait until it is done")
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"another scripts.models changes the versions of {store}: wait until it is done") from None
+            held.enter_context(files.locked(store / _LOCK_NAME, busy=busy))
+        except OSError as error:
+            raise StoreError(f"{store} cannot be written ({error.strerror}): its versions cannot be changed") from error
         yield
 
 
