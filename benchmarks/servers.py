@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks.http import Address, ask
 from benchmarks.processes import Tree
-from pneumoscan.server.supervisor import die_with_parent
+from pneumoscan.processes import die_with_parent
 from pneumoscan.server.torchserve import HOST
 
 START_S: Final = 300.0

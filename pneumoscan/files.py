@@ -93,6 +93,17 @@ def locked(path: Path, *, wait: bool = False, busy: Exception | None = None) -> 
         yield lock.fileno()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file."""
+    if not path.parent.is_dir():
+        return False
+    try:
+        with locked(path):
+            return False
+    except BlockingIOError:
+        return True
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

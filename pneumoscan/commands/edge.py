@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pneumoscan.edge import control
+from pneumoscan.daemon import Notifier
 from pneumoscan.edge.keys import add, read
-from pneumoscan.edge.nginx import find_nginx
-from pneumoscan.edge.run import EdgePlan, check_listen, run
-from pneumoscan.edge.settings import DEFAULT_UPSTREAM, EdgeSettings, host_and_port, network
+from pneumoscan.edge.nginx import DEFAULT_UPSTREAM, EdgeSettings, find_nginx, host_and_port, network
+from pneumoscan.edge.run import EdgePlan, check_listen, daemon, reload, run, why_not_ready
 from pneumoscan.edge.tls import link_certificate
 from pneumoscan.errors import AlreadyRunning, EdgeError, KeyFileError, RunFolderError
 from pneumoscan.server import options
@@ -86,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     mode.add_argument("--reload", action="store_true", help="take a renewed certificate")
     mode.add_argument("--ready", action="store_true", help="exit 0 only if a film is answered behind it")
     mode.add_argument("--check", action="store_true", help="write the configuration, let nginx read it, start nothing")
+    parser.add_argument("--notify-fd", type=int, help=argparse.SUPPRESS)  # how --detach hears from its child
     parser.add_argument("server", nargs="*", metavar="SERVE-ARGUMENT", help=argparse.SUPPRESS)
     return parser
 
@@ -166,11 +166,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir = RunDir(args.run_dir.absolute())
     try:
         if args.stop:
-            return control.stop(run_dir)
+            return daemon(run_dir).stop()
         if args.reload:
-            return control.reload(run_dir)
+            return reload(run_dir)
         if args.ready:
-            return control.ready(run_dir)
+            return daemon(run_dir).ready(why_not_ready)
         plan = make_plan(args)
         if args.check:
             plan.write_configuration()
@@ -178,8 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         show_first_key(plan)
         if args.detach:
-            return control.detach(run_dir, arguments_of_child(args, argv, plan.server))
-        return run(plan)
+            arguments = arguments_of_child(args, argv, plan.server)
+            return daemon(run_dir).detach([sys.executable, "-m", "pneumoscan.commands.edge", *arguments])
+        return run(plan, Notifier(args.notify_fd))
     except (EdgeError, RunFolderError, KeyFileError) as error:
         print(f"scripts.edge: {error}", file=sys.stderr)
         return 2

@@ -8,21 +8,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pneumoscan.daemon import Notifier
 from pneumoscan.errors import AlreadyRunning, ConfigError, NoJavaError, RunFolderError, StoreError
 from pneumoscan.model_store import MODEL_NAME
+from pneumoscan.processes import Child, StopRequest, adopt_orphans
 from pneumoscan.resources import resource
-from pneumoscan.server import control
 from pneumoscan.server.capacity import Asked, Capacity, machine, plan, workers_in_memory
 from pneumoscan.server.management_port import management_port
 from pneumoscan.server.options import arguments_of_child, build_parser
-from pneumoscan.server.readiness import Start
-from pneumoscan.server.run_folder import RunDir, ServerState
-from pneumoscan.server.supervisor import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
+from pneumoscan.server.readiness import Start, wait_until_asked, wait_until_ready, why_not_ready
+from pneumoscan.server.run_folder import GRACE_S, RunDir, ServerState, daemon
 from pneumoscan.server.torchserve import (
     Addresses,
     check_caller,
@@ -79,24 +80,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     return Plan(run_dir, addresses, serving, find_java(), device, capacity, args.timeout, args.quiet)
 
 
-class Teller:
-    """Tells how it went: a person at the terminal, or the ``--detach`` that waits at the other end of a pipe."""
-
-    def __init__(self, pipe: int | None) -> None:
-        self._pipe = pipe
-        self.detached = pipe is not None
-
-    def tell(self, verdict: str, text: str) -> None:
-        """Say it once to whoever started us; what comes later goes to the log of a detached server."""
-        print(text, file=sys.stdout if verdict == "ready" and not self.detached else sys.stderr, flush=True)
-        if self._pipe is not None:
-            with contextlib.suppress(OSError):  # the starter has gone: nobody to tell
-                os.write(self._pipe, f"{verdict}\n{text}".encode())
-            os.close(self._pipe)
-            self._pipe = None
-
-
-def serve(plan: Plan, teller: Teller) -> int:
+def serve(plan: Plan, notifier: Notifier) -> int:
     """Serve until a signal comes; give the exit code."""
     stop = StopRequest()
     stop.listen()
@@ -106,12 +90,17 @@ def serve(plan: Plan, teller: Teller) -> int:
         run_dir.clean_leftovers()
         temp = run_dir.create_temp()
         try:
-            return _serve(plan, temp, lock, stop, teller)
+            return _serve(plan, temp, lock, stop, notifier)
         finally:
             run_dir.clean(temp)
 
 
-def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, teller: Teller) -> int:
+def _show(line: str) -> None:
+    sys.stderr.write(line)
+    sys.stderr.flush()
+
+
+def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notifier) -> int:
     run_dir, url = plan.run_dir, plan.addresses.url
     archives = plan.serving.archives
     versions, store = [archive.version.text for archive in archives], archives[0].path.parent
@@ -132,12 +121,12 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, teller: Teller)
     config = effective_config(base, run_dir, temp, plan.addresses, archives, plan.device, plan.capacity)
     run_dir.config.write_text(config)
     marks = run_dir.log_marks()
-    server = ServerProcess(
+    server = Child(
         server_command(plan.java, run_dir, temp, store),
-        server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
-        run_dir.path,
-        lock,
-        sys.stderr,
+        environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
+        folder=run_dir.path,
+        show=_show,
+        keep_open=(lock,),  # shows a JVM whose supervisor was killed
     )
     ports = contextlib.ExitStack()
     try:
@@ -147,34 +136,37 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, teller: Teller)
         why = wait_until_ready(server, stop, Start(run_dir, url, versions).why_not_ready, plan.timeout_s)
         if why is None and not stop.asked.is_set():
             run_dir.socket.chmod(0o600)  # until then its folder alone keeps others out
-            teller.tell("ready", f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})")
-            if teller.detached or plan.quiet:
+            notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})")
+            if notifier.is_detached or plan.quiet:
                 server.quiet()
             why = wait_until_asked(server, stop)
     finally:
         ports.close()
-        server.end(stop.hurry)
+        server.end(GRACE_S, stop.hurry.is_set)
     if why is None:
         return 0
     log = run_dir.last_lines(marks) or server.last_output()
-    teller.tell("failed", f"{log}scripts.serve: {why}; logs are in {run_dir.logs}")
+    notifier.failed(f"{log}scripts.serve: {why}; logs are in {run_dir.logs}")
     return 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit code."""
     args = build_parser().parse_args(argv)
+    run_dir = RunDir(args.run_dir.absolute())
     try:
         if args.stop:
-            return control.stop(RunDir(args.run_dir.absolute()))
+            return daemon(run_dir).stop()
         if args.ready:
-            return control.ready(RunDir(args.run_dir.absolute()))
+            return daemon(run_dir).ready(lambda server: why_not_ready(run_dir, server.url))
         plan = make_plan(args)
         if args.notify_fd is None:
             print(f"{plan.device}: {plan.capacity.summary}", file=sys.stderr)
         if args.detach:
-            return control.detach(plan.run_dir, arguments_of_child(args))
-        return serve(plan, Teller(args.notify_fd))
+            command = [sys.executable, "-m", "pneumoscan.commands.serve", *arguments_of_child(args)]
+            stop_it = f"python -m scripts.serve --run-dir {shlex.quote(str(run_dir.path))} --stop"
+            return daemon(run_dir).detach(command, f"logs: {run_dir.logs}; stop: {stop_it}")
+        return serve(plan, Notifier(args.notify_fd))
     except (ConfigError, StoreError, RunFolderError, NoJavaError) as error:
         print(f"scripts.serve: {error}", file=sys.stderr)
         return 2

@@ -21,12 +21,13 @@ from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 from cxr_client.inference import without_password
-from pneumoscan.server.supervisor import die_with_parent
+from pneumoscan.processes import Child
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _THREADS: Final = 16  # films on their way at once; the server batches them
 _SHM: Final = Path("/dev/shm")
 _MINE: Final = 0o077  # a history is for nobody else on this machine
+_STOP_S: Final = 40.0  # gunicorn gives what it is answering 30
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -179,14 +180,8 @@ def show(args: argparse.Namespace) -> int:
             raise WebError("the history's tables could not be made, see above")
     if "PNEUMOSCAN_EXAMPLES" not in os.environ:
         draw_examples(Path(ours["PNEUMOSCAN_EXAMPLES"]))
-    # In a session of its own: what a terminal sends to all comes here alone. A closed one means "reload" to gunicorn.
-    page = subprocess.Popen(
-        page_command(args.port),
-        env=ours,
-        umask=_MINE,
-        start_new_session=True,
-        preexec_fn=die_with_parent(),
-    )
+    # In a session of its own: a terminal that is closed means "reload" to gunicorn.
+    page = Child(page_command(args.port), environment=ours, umask=_MINE)
     try:
         print(f"The reading page: http://127.0.0.1:{args.port}/   (Ctrl-C stops it)", flush=True)
         code = page.wait()
@@ -194,8 +189,7 @@ def show(args: argparse.Namespace) -> int:
         return 0
     finally:
         _hear_no_more()
-        page.terminate()
-        page.wait()
+        page.end(_STOP_S)
     return 1 if code else 0
 
 

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pneumoscan.daemon import Daemon, Running
 from pneumoscan.errors import AlreadyRunning, RunFolderError
-from pneumoscan.files import clear_drafts, locked, write_text
+from pneumoscan.files import clear_drafts, is_locked, locked, write_text
 from pneumoscan.server.capacity import Capacity
 
 # sockaddr_un.sun_path: 108 bytes on Linux with the closing zero.
@@ -103,7 +104,8 @@ class RunDir:
         return self.path / "tmp"
 
     @property
-    def _lock(self) -> Path:
+    def lock(self) -> Path:
+        """Locked while a server runs."""
         return self.path / "server.lock"
 
     def create(self) -> None:
@@ -119,7 +121,7 @@ class RunDir:
                 f"{self.socket} is longer than the {SOCKET_PATH_LIMIT} bytes of a unix socket: give a shorter --run-dir"
             )
         try:
-            if self._temp.exists() and not self._lock.exists():
+            if self._temp.exists() and not self.lock.exists():
                 raise RunFolderError(f"{self._temp} is not ours, and a start would wipe it: give another --run-dir")
             self.logs.mkdir(parents=True, exist_ok=True)
             # An open folder would give the management API to every user of the machine.
@@ -136,17 +138,11 @@ class RunDir:
             Another process holds it.
         """
         why = f"a server already runs from {self.path}: stop it with --stop, or give another --run-dir"
-        return locked(self._lock, busy=AlreadyRunning(why))
+        return locked(self.lock, busy=AlreadyRunning(why))
 
     def is_locked(self) -> bool:
         """Whether a server holds the folder."""
-        if not self.path.is_dir():
-            return False
-        try:
-            with self.locked():
-                return False
-        except AlreadyRunning:
-            return True
+        return is_locked(self.lock)
 
     def read_state(self) -> ServerState | None:
         """Give what the pid file says, or None when there is none that can be read."""
@@ -242,3 +238,28 @@ def _size(path: Path) -> int:
 
 def _fits(temp: Path) -> bool:
     return len(os.fsencode(temp)) + len(WORKER_SOCKET_NAME) <= SOCKET_PATH_LIMIT
+
+
+# How long TorchServe may take to finish what it is answering before it is killed.
+GRACE_S = 30.0
+
+
+def daemon(run_dir: RunDir) -> Daemon:
+    """The server of a run folder, as it is started, asked and stopped in the background."""
+
+    def running() -> Running | None:
+        state = run_dir.read_state()
+        return None if state is None else Running(state.pid, state.url, state.jvm_pid)
+
+    return Daemon(
+        program="scripts.serve",
+        noun="server",
+        folder=run_dir.path,
+        log=run_dir.serve_log,
+        state_file=run_dir.pid_file,
+        lock=run_dir.lock,
+        running=running,
+        clean=run_dir.clean_leftovers,
+        stop_s=GRACE_S + 15.0,  # after its grace TorchServe is killed at once; the rest is time to clear up
+        killed_then=True,
+    )

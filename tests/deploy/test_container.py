@@ -18,7 +18,7 @@ import yaml
 
 from pneumoscan.commands import edge, serve
 from pneumoscan.edge import keys as key_file
-from pneumoscan.edge.control import read_state
+from pneumoscan.edge.run import read_state
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import NEEDS_NGINX, Edge
 from tests.e2e.servers import NEEDS_JAVA, clean_environment, free_ports

@@ -21,8 +21,8 @@ import requests
 
 from cxr_client import InferenceClient
 from pneumoscan.edge import keys as key_file
-from pneumoscan.edge.control import read_state
 from pneumoscan.edge.nginx import find_nginx
+from pneumoscan.edge.run import read_state
 from pneumoscan.errors import EdgeError
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.servers import clean_environment, free_ports

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from pneumoscan.edge import keys as key_file
-from pneumoscan.edge.control import read_state
+from pneumoscan.edge.run import read_state
 from pneumoscan.edge.tls import link_certificate
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import NEEDS_NGINX, Edge, fresh_edge

@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import signal
 import socket
 import stat
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,17 +12,23 @@ from cryptography import x509
 
 from pneumoscan.commands import edge
 from pneumoscan.commands import keys as edge_keys
-from pneumoscan.edge import control
 from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.checker import key_of
 from pneumoscan.edge.keys import KeyRing, add, match, read, revoke
-from pneumoscan.edge.nginx import LOGS_KEPT, rotate, without_quotes
+from pneumoscan.edge.nginx import (
+    LOGS_KEPT,
+    EdgeSettings,
+    host_and_port,
+    network,
+    render_adapter,
+    render_edge,
+    rotate,
+    without_quotes,
+)
 from pneumoscan.edge.problems import PROBLEMS
-from pneumoscan.edge.settings import EdgeSettings, host_and_port, network, render_adapter, render_edge
 from pneumoscan.edge.tls import link_certificate
 from pneumoscan.errors import EdgeError, KeyFileError
 from pneumoscan.server import options
-from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import NEEDS_NGINX
 
 ROOT = Path(__file__).parents[3]
@@ -209,28 +212,6 @@ def test_a_server_that_is_started_as_well_is_the_one_that_is_asked_wherever_it_i
     assert not child.detach
     assert (child.run_dir, server.store, server.run_dir) == (tmp_path / "e", tmp_path / "store", tmp_path / "run")
     assert (server.port, server.quiet) == (9999, True)
-
-
-def test_an_interrupted_start_in_the_background_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(_command: list[str], **_more: object) -> subprocess.Popen[bytes]:
-        started.append(popen([sys.executable, "-c", "import signal; signal.pause()"]))
-        return started[-1]
-
-    def interrupt(_seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    popen = subprocess.Popen
-    monkeypatch.setattr(control.subprocess, "Popen", start)
-    monkeypatch.setattr(control.time, "sleep", interrupt)
-    run_dir = RunDir(tmp_path)
-    run_dir.create()
-    assert control.detach(run_dir, []) == 1
-    assert [child.returncode for child in started] == [-signal.SIGTERM]
-    assert "interrupted" in capsys.readouterr().err
 
 
 def test_what_is_no_network_is_told() -> None:
