@@ -15,10 +15,10 @@ ARCHIVE := $(STORE)/pneumonia-$(VERSION).mar
 # The first Python that is new enough; PYTHON= takes another.
 PYTHON  ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 
-# Only the made-up films are made here; a folder of your own has to be there.
-FILMS   := $(if $(filter data/toy,$(DATA)),data/toy/manifest.csv)
+# The synthetic films are made where they are missing; a folder of your own has to be there.
+FILMS   := $(filter-out data/toy,$(DATA))
 
-# A PYTHONPATH from outside would put other code before ours; scripts.serve refuses it too, but only after the archive is made.
+# A PYTHONPATH from outside would put other code before ours; pneumoscan serve refuses it too, but only after the archive is made.
 ifneq ($(and $(PYTHONPATH),$(filter serve serve-edge,$(MAKECMDGOALS))),)
 $(error PYTHONPATH is set to '$(PYTHONPATH)': TorchServe would serve the code there instead of the archive's. Unset it: env -u PYTHONPATH make serve)
 endif
@@ -40,47 +40,30 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-data/toy/manifest.csv: | $(VENV)/.ready
-	$(PY) -m scripts.make_toy_data data/toy
+# The steps, and what may be left out because it stands: pneumoscan/pipeline.py. A download of the ImageNet weights that
+# fails ends `make model`; elsewhere it ends in random weights, and that is said.
+OR_RANDOM := --only-imagenet
+demo serve serve-edge web bench: OR_RANDOM :=
+MODEL = $(PY) -m pneumoscan demo --run $(RUN) $(if $(FILMS),--data $(FILMS)) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) \
+  --version $(VERSION) --store $(STORE) $(OR_RANDOM)
 
-# These two always run: they find out for themselves that what stands is what was asked for, and say so if it is not.
-$(RUN)/run.json: $(FILMS) FORCE | $(VENV)/.ready
-	$(PY) -m training.train --data $(DATA) --run $(RUN) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) $(OR_RANDOM) --resume
-
-$(ARCHIVE): $(RUN)/model-card.md FORCE
-	$(PY) -m scripts.package_mar --run $(RUN) --version $(VERSION) --store $(STORE)
+$(ARCHIVE): FORCE | $(VENV)/.ready
+	$(MODEL) --model-only
 
 FORCE:
 
-$(RUN)/calibration.json: $(RUN)/run.json
-	$(PY) -m training.calibrate --run $(RUN) --data $(DATA) --device $(DEVICE)
-
-$(RUN)/model.json: $(RUN)/calibration.json
-	$(PY) -m training.export --run $(RUN)
-
-$(RUN)/metrics.json: $(RUN)/model.json
-	$(PY) -m training.evaluate --run $(RUN) --data $(DATA) --device $(DEVICE)
-
-$(RUN)/audit.json: $(RUN)/model.json
-	$(PY) -m training.audit --run $(RUN) --data $(DATA) --device $(DEVICE)
-
-$(RUN)/model-card.md: $(RUN)/metrics.json $(RUN)/audit.json
-	$(PY) -m training.model_card --run $(RUN)
-
 model: $(ARCHIVE)  ## films in DATA -> trained, calibrated, measured RUN with its card -> archive VERSION
 
-# Only here does a failed download of the ImageNet weights end in random ones, and it is said so.
-demo serve serve-edge: OR_RANDOM := --or-random
-demo: model  ## everything from nothing, ending in scored films over REST; leaves runs/demo/
-	$(PY) -m scripts.demo --run $(RUN) --data $(DATA) --archive $(ARCHIVE) --device $(DEVICE)
+demo: $(VENV)/.ready  ## everything from nothing, ending in scored films over REST; leaves runs/demo/
+	$(MODEL)
 
 serve: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## TorchServe on the archives in model_store/
-	$(PY) -m scripts.serve --store $(STORE) --port $(PORT) --device $(DEVICE)
+	$(PY) -m pneumoscan serve --store $(STORE) --port $(PORT) --device $(DEVICE)
 
 # The edge drains before the server is stopped; PORT is the edge's here, the server's stays on loopback.
 serve-edge: PORT = 8443
 serve-edge: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the same behind nginx with TLS and keys, the only port others reach
-	$(PY) -m scripts.edge --listen 0.0.0.0:$(PORT) --serve -- --store $(STORE) --device $(DEVICE)
+	$(PY) -m pneumoscan edge --listen 0.0.0.0:$(PORT) --serve -- --store $(STORE) --device $(DEVICE)
 
 sbom: $(VENV)/.ready  ## what this installation is made of, TorchServe's jars included: sbom.json (CycloneDX)
 	$(PY) -m scripts.sbom --out sbom.json --force
@@ -90,24 +73,22 @@ audit: $(VENV)/.ready  ## known vulnerabilities of the installed packages, or "n
 
 # PORT is the page's here. A server that PNEUMOSCAN_URL names brings its own model.
 web: PORT = 8000
-web: OR_RANDOM := --or-random
 web: $(VENV)/.ready $(if $(PNEUMOSCAN_URL)$(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the reading page, and a server behind it where none runs
-	$(PY) -m scripts.web --store $(STORE) --port $(PORT) --device $(DEVICE)
+	$(PY) -m pneumoscan web --store $(STORE) --port $(PORT) --device $(DEVICE)
 
 # An archive that is there is measured as it is; else the demo's is made first, which takes longer than the measuring.
 BENCH         ?= runs/bench
 BENCH_ARCHIVE := $(firstword $(shell ls -t $(STORE)/*.mar 2>/dev/null) $(ARCHIVE))
 PEERS         := $(VENV)/peers
 
-bench: OR_RANDOM := --or-random
 bench: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## a short benchmark of serving, under ten minutes; results in BENCH
 	mkdir -p $(BENCH)
-	$(PY) -m scripts.benchmark raw --arch $(ARCH) --device $(DEVICE) --batch 2 --repeats 5 --out $(BENCH)/raw.json --force
-	$(PY) -m scripts.benchmark cam --arch $(ARCH) --device $(DEVICE) --rounds 7 --out $(BENCH)/cam.json --force
-	$(PY) -m scripts.benchmark decode --rounds 15 --out $(BENCH)/decode.json --force
-	$(PY) -m scripts.benchmark serve --archive $(BENCH_ARCHIVE) --device $(DEVICE) --clients 1,4,16 --rate 0.5,0.8,1,3 --seconds 8 \
+	$(PY) -m pneumoscan bench raw --arch $(ARCH) --device $(DEVICE) --batch 2 --repeats 5 --out $(BENCH)/raw.json --force
+	$(PY) -m pneumoscan bench cam --arch $(ARCH) --device $(DEVICE) --rounds 7 --out $(BENCH)/cam.json --force
+	$(PY) -m pneumoscan bench decode --rounds 15 --out $(BENCH)/decode.json --force
+	$(PY) -m pneumoscan bench serve --archive $(BENCH_ARCHIVE) --device $(DEVICE) --clients 1,4,16 --rate 0.5,0.8,1,3 --seconds 8 \
 	  --pairs 16 --rounds 2 --out $(BENCH)/serve.json --plot $(BENCH)/load.png --force
-	$(PY) -m scripts.benchmark peers --archive $(BENCH_ARCHIVE) --parts null --rounds 3 --seconds 4 --out $(BENCH)/peers.json --force
+	$(PY) -m pneumoscan bench peers --archive $(BENCH_ARCHIVE) --parts null --rounds 3 --seconds 4 --out $(BENCH)/peers.json --force
 
 bench-peers: $(VENV)/.ready  ## the servers that ours is compared with, in an environment on top of this one
 	$(PY) -m venv $(PEERS)

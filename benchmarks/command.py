@@ -136,7 +136,7 @@ def _add_serve(commands: Any) -> None:
     serve.option("device", str, "of the server", choices=("auto", "cpu", "cuda"))
     serve.parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw latency over load")
     for name in STARTING:
-        serve.option(name, positive, "as of scripts.serve (default: its own)", metavar="N")
+        serve.option(name, positive, "as of pneumoscan serve (default: its own)", metavar="N")
 
 
 def _add_peers(commands: Any) -> None:
@@ -163,7 +163,7 @@ def _add_peers(commands: Any) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scripts.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="pneumoscan bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="what", required=True)
     for add in (_add_steps, _add_train, _add_serve, _add_peers):

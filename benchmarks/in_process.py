@@ -40,7 +40,7 @@ class Layout:
 def unpack(archive: Path, folder: Path) -> Path:
     """The folder an archive is unpacked to, as a worker sees it."""
     if not zipfile.is_zipfile(archive):
-        raise UsageError(f"{archive} is not a model archive: give one made by scripts.package_mar")
+        raise UsageError(f"{archive} is not a model archive: give one made by pneumoscan pack")
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(folder)
     return folder

@@ -92,7 +92,7 @@ def _percentiles(prefix: str, seconds: Sequence[float]) -> Figures:
 
 def report_progress(text: str) -> None:
     """Write to stderr what is being done."""
-    print(f"scripts.benchmark: {text}", file=sys.stderr, flush=True)
+    print(f"pneumoscan bench: {text}", file=sys.stderr, flush=True)
 
 
 def requests_of(server: Running, films: Mapping[str, bytes]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""BentoML with one of the services that are compared; `scripts.benchmark peers` starts it by ``bentoml serve``.
+"""BentoML with one of the services that are compared; `pneumoscan bench peers` starts it by ``bentoml serve``.
 
 As BentoML's documentation shows it: a class with `bentoml.service` and `bentoml.api`, the film as the body of the
 request, one worker for each core. Access logs and traces are off.

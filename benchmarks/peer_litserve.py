@@ -1,4 +1,4 @@
-"""LitServe with one of the services that are compared; `scripts.benchmark peers` starts it.
+"""LitServe with one of the services that are compared; `pneumoscan bench peers` starts it.
 
 As LitServe's documentation shows it: a `LitAPI` with `decode_request`, `predict` and `encode_response`, films as base64
 in JSON, one worker for each core, as many processes for HTTP as workers (its default).

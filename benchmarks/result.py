@@ -172,7 +172,7 @@ def read_result(path: Path) -> Result:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; give a file that --out wrote") from error
     except ValueError as error:
-        raise UsageError(f"{path} is no result of scripts.benchmark: give a file that --out wrote") from error
+        raise UsageError(f"{path} is no result of pneumoscan bench: give a file that --out wrote") from error
 
 
 def check_writable(path: Path | None, *, force: bool) -> None:

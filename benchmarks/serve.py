@@ -26,7 +26,7 @@ from pneumoscan.errors import UsageError
 
 Films = Mapping[str, bytes]
 
-STARTING: Final = ("workers", "threads", "batch_size", "batch_delay", "queue")  # options of scripts.serve
+STARTING: Final = ("workers", "threads", "batch_size", "batch_delay", "queue")  # options of pneumoscan serve
 _SEED: Final = 11
 _WARM_S: Final = 8.0
 _WARM_CLIENTS: Final = 4
@@ -53,7 +53,7 @@ class ServeSettings:
     queue: int | None = None
 
     def options(self) -> list[str]:
-        """What `scripts.serve` is started with."""
+        """What `pneumoscan serve` is started with."""
         given = [(name.replace("_", "-"), getattr(self, name)) for name in STARTING if getattr(self, name) is not None]
         if given and self.url:
             raise UsageError(f"--{given[0][0]} is for a server that is started: leave out --url")

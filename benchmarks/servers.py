@@ -21,12 +21,12 @@ import psutil
 from benchmarks.client import Address
 from benchmarks.host import Tree
 from pneumoscan.errors import CommandError, UsageError
-from pneumoscan.server.supervisor import die_with_parent
+from pneumoscan.processes import die_with_parent
 from pneumoscan.server.torchserve import HOST
 
 START_S: Final = 300.0
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
-_GRACE_S: Final = 40.0  # scripts.serve gives TorchServe 30 s
+_GRACE_S: Final = 40.0  # pneumoscan serve gives TorchServe 30 s
 _POLL_S: Final = 0.2
 
 
@@ -124,12 +124,12 @@ def tail(log: Path) -> str:
 
 @contextmanager
 def served_archive(archive: Path, folder: Path, options: Sequence[str] = ()) -> Iterator[Running]:
-    """Our own server with one archive, as `scripts.serve` starts it with some options.
+    """Our own server with one archive, as `pneumoscan serve` starts it with some options.
 
     The folder has a short path; it takes the store, the run folder and the log.
     """
     if not archive.is_file():
-        raise UsageError(f"{archive} is not a file: give an archive made by scripts.package_mar")
+        raise UsageError(f"{archive} is not a file: give an archive made by pneumoscan pack")
     store = folder / "store"
     store.mkdir(parents=True)
     try:
@@ -138,8 +138,8 @@ def served_archive(archive: Path, folder: Path, options: Sequence[str] = ()) -> 
         shutil.copyfile(archive, store / archive.name)
     port, metrics_port = free_ports(2)
     log = folder / "serve.log"
-    command = [sys.executable, "-m", "scripts.serve", "--store", str(store), "--run-dir", str(folder / "run")]
+    command = [sys.executable, "-m", "pneumoscan", "serve", "--store", str(store), "--run-dir", str(folder / "run")]
     command += ["--port", str(port), "--metrics-port", str(metrics_port), "--timeout", str(START_S), *options]
     with process(command, log, environment()) as started:
-        wait_until(lambda: b"\nready:" in b"\n" + log.read_bytes(), started, log, "scripts.serve")
+        wait_until(lambda: b"\nready:" in b"\n" + log.read_bytes(), started, log, "pneumoscan serve")
         yield Running((HOST, port), "/predictions/pneumonia", Tree(started.pid))

@@ -222,7 +222,7 @@ def _fit_ours(
     settings: TrainBenchmarkSettings,
     processes: Processes,
 ) -> Outcome:
-    """The test films by a head trained as `training.train` does, uncalibrated."""
+    """The test films by a head trained as `pneumoscan train` does, uncalibrated."""
     (train, val, test), training = films, settings.training()
     with tempfile.TemporaryDirectory(prefix="cxr-") as folder:
         cache = FeatureCache(Path(folder), start, settings.preprocessing(), processes)

@@ -74,7 +74,7 @@ class ManagementClient(HoldsSession):
     Parameters
     ----------
     socket_path : Path
-        ``run/management.sock`` of a server that `scripts.serve` started.
+        ``run/management.sock`` of a server that `pneumoscan serve` started.
     timeout_s : float
         How long one reply may take.
     """

@@ -6,7 +6,6 @@ model and the same code always give the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import json
@@ -16,11 +15,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from cxr.errors import CxrError, ModelError
+from cxr.errors import ModelError
 from cxr.model.parity import INT8_FILES, check_files, kind_of
 from cxr.model.spec import SPEC_FILE, ModelSpec, sha256_of
 from cxr.predict import Predictor
@@ -28,6 +26,7 @@ from cxr.serving.card import AUDIT_FILE, METRICS_FILE, read_audit, read_metrics
 from cxr.serving.drift import DRIFT_FILE, read_reference
 from cxr.serving.self_check import GOLDEN_ANSWERS, GOLDEN_FOLDER, SUMS_FILE, golden_answers, sums_text
 from pneumoscan.drawn_films import golden_films
+from pneumoscan.files import write_whole
 from pneumoscan.model_store import MODEL_NAME, Version
 from pneumoscan.resources import package_folder, resource
 
@@ -67,34 +66,29 @@ def package(run: Path, version: str, store: Path, *, force: bool = False) -> Pat
     spec = _check_run(run)
     target = store / f"{MODEL_NAME}-{version}.mar"
     with tempfile.TemporaryDirectory(prefix="cxr-pack-") as folder:
-        made = _run_archiver(Path(folder), run, spec, version)
-        store.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            _rewrite(made, partial)
-            same = target.is_file() and sha256_of(target) == sha256_of(partial)
-            if target.exists() and not same and not force:
-                raise ModelError(
-                    f"{target} exists and holds another model or other code: choose another --version, or --force"
-                )
-            if not same:
-                partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        packed = Path(folder) / target.name
+        _rewrite(_run_archiver(Path(folder), run, spec, version), packed)
+        if target.is_file() and sha256_of(target) == sha256_of(packed):
+            return target
+        if target.exists() and not force:
+            raise ModelError(
+                f"{target} exists and holds another model or other code: choose another --version, or --force"
+            )
+        write_whole(target, lambda draft: shutil.move(packed, draft))
     return target
 
 
 def _check_run(run: Path) -> ModelSpec:
     if not run.is_dir():
-        raise ModelError(f"{run} is not a folder: give the --run of training.train")
+        raise ModelError(f"{run} is not a folder: give the --run of pneumoscan train")
     spec = ModelSpec.load(run)
     weights = run / spec.weights_file
     if not weights.is_file():
-        raise ModelError(f"{run} has no weights ({spec.weights_file} is missing): run training.export --run {run}")
+        raise ModelError(f"{run} has no weights ({spec.weights_file} is missing): run pneumoscan export --run {run}")
     if sha256_of(weights) != spec.weights_sha256:
-        raise ModelError(f"{weights} is not the file {SPEC_FILE} names: run training.export --run {run} again")
+        raise ModelError(f"{weights} is not the file {SPEC_FILE} names: run pneumoscan export --run {run} again")
     if spec.indeterminate is None:
-        raise ModelError(f"{run} is not calibrated: run training.calibrate --run {run}, then training.export again")
+        raise ModelError(f"{run} is not calibrated: run pneumoscan calibrate --run {run}, then pneumoscan export again")
     for name in spec.engines.values():
         check_files(name, spec.parity, run)
     return spec
@@ -139,9 +133,9 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
 def _copy_measured(run: Path, spec: ModelSpec, extras: Path) -> None:
     """What was measured of these weights; of others nothing, and that is said."""
     for name, read, command in (
-        (METRICS_FILE, read_metrics, "training.evaluate"),
-        (AUDIT_FILE, read_audit, "training.audit"),
-        (DRIFT_FILE, read_reference, "training.calibrate and training.export"),
+        (METRICS_FILE, read_metrics, "pneumoscan evaluate"),
+        (AUDIT_FILE, read_audit, "pneumoscan audit"),
+        (DRIFT_FILE, read_reference, "pneumoscan calibrate and pneumoscan export"),
     ):
         if read(run, spec) is not None:
             shutil.copyfile(run / name, extras / name)
@@ -176,24 +170,3 @@ def _write_entry(archive: zipfile.ZipFile, name: str, reader: IO[bytes]) -> str:
             digest.update(chunk)
             writer.write(chunk)
     return digest.hexdigest()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts.package_mar", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="a run folder that was calibrated and exported")
-    parser.add_argument("--version", required=True, help="version of the archive, e.g. 1.0.0")
-    parser.add_argument("--store", type=Path, default=Path("model_store"), help="model store (default model_store)")
-    parser.add_argument("--force", action="store_true", help="replace another archive of this version")
-    arguments = parser.parse_args(argv)
-    try:
-        path = package(arguments.run, arguments.version, arguments.store, force=arguments.force)
-    except CxrError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB, sha256 {sha256_of(path)[:12]}…)")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

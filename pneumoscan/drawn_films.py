@@ -29,7 +29,7 @@ def golden_films() -> dict[str, bytes]:
 
 
 def write_examples(folder: Path) -> None:
-    """Write the films of `cxr_webapp.examples` and their small pictures; the same bytes every time."""
+    """Write the films of `cxr_webapp.views.EXAMPLES` and their small pictures; the same bytes every time."""
     opacity, clear = _drawn(1, "PNEUMONIA", (512, 480)), _drawn(2, "NORMAL", (512, 470))
     faint, dicom = _drawn(3, "PNEUMONIA", (320, 300)), _drawn(4, "NORMAL", (320, 300))
     films = {

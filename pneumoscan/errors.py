@@ -11,6 +11,7 @@ CxrError                        1
     ├── VersionError            1  a change of versions was refused; everything is as before
     ├── RegistryError           1  a model registry does not give or take an archive
     ├── ExportError             1  figures cannot be written where Prometheus reads them
+    ├── DemoError               1  a step of the demo failed
     └── UsageError              2  what was asked for cannot be done; nothing was begun
         ├── ConfigError         2  the server cannot be started as asked
         ├── NoJavaError         2  no Java runs TorchServe
@@ -55,6 +56,10 @@ class RegistryError(CommandError):
 
 class ExportError(CommandError):
     """Figures cannot be written where Prometheus reads them."""
+
+
+class DemoError(CommandError):
+    """A step of the demo did not do what it should."""
 
 
 class UsageError(CommandError):

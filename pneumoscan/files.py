@@ -64,10 +64,17 @@ def clear_drafts(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[int]:
+def locked(path: Path, *, wait: bool = False, busy: Exception | None = None) -> Iterator[int]:
     """Hold a lock file; give its file descriptor, which a child process may hold as well.
 
     The kernel lets go when the last holder ends, in whatever way.
+
+    Parameters
+    ----------
+    wait
+        Wait for another holder's end.
+    busy
+        Raised instead of BlockingIOError where another process holds it and `wait` is off.
 
     Raises
     ------
@@ -77,8 +84,24 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[int]:
         The file cannot be made.
     """
     with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            if busy is not None:
+                raise busy from None
+            raise
         yield lock.fileno()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file."""
+    if not path.parent.is_dir():
+        return False
+    try:
+        with locked(path):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def _sync(path: Path) -> None:

@@ -77,9 +77,7 @@ def list_archives(store: Path) -> tuple[list[Archive], list[str]]:
         The folder is missing or has no such file.
     """
     if not store.is_dir():
-        raise StoreError(
-            f"no model store at {store}: pack an archive into it with scripts.package_mar, or give --store"
-        )
+        raise StoreError(f"no model store at {store}: pack an archive into it with pneumoscan pack, or give --store")
     archives: list[Archive] = []
     ignored: list[str] = []
     for path in sorted(store.glob("*.mar")):
@@ -93,7 +91,7 @@ def list_archives(store: Path) -> tuple[list[Archive], list[str]]:
         raise StoreError(
             f"no {MODEL_NAME}-<version>.mar in {store}"
             + (f" (only {', '.join(ignored)})" if ignored else "")
-            + ": pack one with scripts.package_mar, or give --store"
+            + ": pack one with pneumoscan pack, or give --store"
         )
     return sorted(archives, key=lambda archive: archive.version, reverse=True), ignored
 

@@ -1,8 +1,8 @@
-"""`python -m scripts.benchmark`: see `benchmarks.command`."""
+"""`python -m scripts.benchmark`: the command `pneumoscan bench`."""
 
 import sys
 
-from benchmarks.command import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["bench", *sys.argv[1:]]))

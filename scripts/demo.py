@@ -1,8 +1,8 @@
-"""`python -m scripts.demo`: see `pneumoscan.commands.demo`."""
+"""`python -m scripts.demo`: the command `pneumoscan demo`."""
 
 import sys
 
-from pneumoscan.commands.demo import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["demo", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m scripts.edge`: see `pneumoscan.commands.edge`."""
+"""`python -m scripts.edge`: the command `pneumoscan edge`."""
 
 import sys
 
-from pneumoscan.commands.edge import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["edge", *sys.argv[1:]]))

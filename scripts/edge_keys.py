@@ -1,8 +1,8 @@
-"""`python -m scripts.edge_keys`: see `pneumoscan.commands.keys`."""
+"""`python -m scripts.edge_keys`: the command `pneumoscan keys`."""
 
 import sys
 
-from pneumoscan.commands.keys import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["keys", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m scripts.make_toy_data`: see `pneumoscan.commands.toy`."""
+"""`python -m scripts.make_toy_data`: the command `pneumoscan toy`."""
 
 import sys
 
-from pneumoscan.commands.toy import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["toy", *sys.argv[1:]]))

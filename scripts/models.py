@@ -1,8 +1,8 @@
-"""`python -m scripts.models`: see `pneumoscan.commands.models`."""
+"""`python -m scripts.models`: the command `pneumoscan models`."""
 
 import sys
 
-from pneumoscan.commands.models import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["models", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m scripts.package_mar`: see `pneumoscan.archive`."""
+"""`python -m scripts.package_mar`: the command `pneumoscan pack`."""
 
 import sys
 
-from pneumoscan.archive import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["pack", *sys.argv[1:]]))

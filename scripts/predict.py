@@ -1,8 +1,8 @@
-"""`python -m scripts.predict`: see `pneumoscan.commands.predict`."""
+"""`python -m scripts.predict`: the command `pneumoscan predict`."""
 
 import sys
 
-from pneumoscan.commands.predict import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["predict", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m scripts.prepare_data`: see `pneumoscan.commands.prepare`."""
+"""`python -m scripts.prepare_data`: the command `pneumoscan prepare`."""
 
 import sys
 
-from pneumoscan.commands.prepare import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["prepare", *sys.argv[1:]]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import os
 import re
 import sys
 import zipfile
@@ -23,6 +22,8 @@ from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
+
+from pneumoscan.files import write_text
 
 PRODUCT = "pneumoscan"
 
@@ -128,9 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.out is None:
             print(text, end="")
             return 0
-        draft = args.out.with_name(f"{args.out.name}.{os.getpid()}.new")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(args.out)
+        write_text(args.out, text)
     except (SbomError, OSError) as error:
         print(f"scripts.sbom: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
-"""`python -m scripts.serve`: see `pneumoscan.commands.serve`."""
+"""`python -m scripts.serve`: the command `pneumoscan serve`."""
 
 import sys
 
-from pneumoscan.commands.serve import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["serve", *sys.argv[1:]]))

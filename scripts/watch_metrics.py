@@ -1,8 +1,8 @@
-"""`python -m scripts.watch_metrics`: see `pneumoscan.commands.watch`."""
+"""`python -m scripts.watch_metrics`: the command `pneumoscan watch`."""
 
 import sys
 
-from pneumoscan.commands.watch import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["watch", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m scripts.web`: see `pneumoscan.commands.web`."""
+"""`python -m scripts.web`: the command `pneumoscan web`."""
 
 import sys
 
-from pneumoscan.commands.web import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["web", *sys.argv[1:]]))

@@ -27,21 +27,31 @@ COMMANDS: Final = {"scripts", "benchmarks", "training", "webapp", "handler"}  # 
 # From the ground up: a wing imports those named before it, and of its package nothing else.
 WINGS: Final = {
     "cxr": ["errors", "json_records", "films", "model", "engines", "predict", "serving"],
-    "cxr_training": ["errors", "command", "data", "runs", "fit", "measure", "pages"],
+    "cxr_training": ["errors", "data", "runs", "fit", "measure", "pages"],
     "pneumoscan": [
-        *("errors", "files", "resources", "options", "model_store", "film_files", "drawn_films", "outcomes"),
+        *(
+            "errors",
+            "files",
+            "processes",
+            "daemon",
+            "resources",
+            "options",
+            "model_store",
+            "film_files",
+            "drawn_films",
+            "outcomes",
+        ),
         "metrics_report",
-        *("server", "versions", "edge", "archive", "commands"),
+        *("server", "versions", "serve", "edge", "archive", "cli", "pipeline", "commands"),
     ],
 }
 # What stands beside the wings: thin commands and what only they use. They import any wing and no wing imports them.
 BESIDE: Final = {
     "cxr": set[str](),
     "cxr_training": {
-        *("train", "train_arguments", "calibrate", "export", "evaluate", "audit", "compare", "quantise", "model_card"),
-        "drift",
+        *("train", "calibrate", "export", "evaluate", "audit", "compare", "quantise", "drift"),
     },
-    "pneumoscan": set[str](),
+    "pneumoscan": {"__main__"},
 }
 
 
@@ -119,7 +129,7 @@ def test_no_wing_imports_a_later_one(package: str) -> None:
 @pytest.mark.parametrize("package", WINGS)
 def test_every_module_belongs_to_a_wing_or_stands_beside_them(package: str) -> None:
     first = {name.split(".")[1] for name in modules(package) if "." in name}
-    assert first == {*WINGS[package], *BESIDE[package]} | ({"cli", "__main__"} & first)
+    assert first == {*WINGS[package], *BESIDE[package]}
 
 
 def test_the_handler_imports_cxr_and_nothing_of_ours_beside_it() -> None:
@@ -146,13 +156,15 @@ def test_a_short_module_with_one_importer_joins_it() -> None:
         if path.name != "__init__.py"
     }
     alone = {name for name, length in lengths.items() if length < 80 and len(importers[name]) == 1}
-    commands = {name for name in alone if name.startswith("pneumoscan.commands.")}  # a module a command, however short
-    assert alone - commands == set()
+    # A module a command, however short: its options there, what it does here.
+    thin = {name for name in alone if name.startswith("pneumoscan.commands.")}
+    thin |= {f"cxr_training.{name}" for name in BESIDE["cxr_training"]}
+    assert alone - thin == set()
 
 
 @pytest.mark.parametrize("folder", ["scripts", "training"])
 def test_an_entry_is_a_few_lines(folder: str) -> None:
-    """`python -m scripts.serve` and its like only call the product; what developers run alone may be longer."""
+    """`pneumoscan serve` and its like only call the product; what developers run alone may be longer."""
     developers = {"scripts/sbom.py", "scripts/audit.py"}
     for path in (ROOT / folder).glob("*.py"):
         if path.relative_to(ROOT).as_posix() not in developers:

@@ -22,11 +22,11 @@ from cxr.engines.cuda import CudaEngine
 from cxr.errors import ModelError
 from cxr.predict import Predictor
 from cxr.serving.self_check import check_digests, check_golden
-from cxr_training import evaluate
 from cxr_training.data.records import load_films
-from pneumoscan.archive import main, package
+from pneumoscan.archive import package
 from pneumoscan.errors import StoreError
 from pneumoscan.model_store import Archive, Version, check_archive
+from tests.commands import run_command
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.cxr_training.folders import write_manifest
 from tests.films import dicom, encoded, film
@@ -129,7 +129,9 @@ def test_the_same_model_and_code_give_the_same_bytes(run: Path, archive: Path, t
 def test_a_worker_gives_the_answers_of_the_evaluation(archive: Path, tmp_path: Path) -> None:
     folder = unpacked(archive, tmp_path / "archive")
     data = write_manifest(tmp_path / "data", 3)
-    assert evaluate.main(["--archive", str(archive), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
+    assert (
+        run_command("evaluate", ["--archive", str(archive), "--data", str(data), "--out", str(tmp_path / "out")]) == 0
+    )
     rows = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]
     records = load_films(data).of("test")
     got = answers(as_worker(folder, [record.file.read_bytes() for record in records]))
@@ -257,7 +259,7 @@ def test_the_archive_carries_what_was_measured_of_these_weights_and_tells_it(
         packed = package(measured, "1.2.3", tmp_path / str(known))
         said = capsys.readouterr().err
         folder = unpacked(packed, tmp_path / f"unpacked-{known}")
-        for name, command in (("metrics.json", "training.evaluate"), ("audit.json", "training.audit")):
+        for name, command in (("metrics.json", "pneumoscan evaluate"), ("audit.json", "pneumoscan audit")):
             assert (folder / name).is_file() is known
             assert (f"{name} is of another model and left out: run {command} again" in said) is not known
         card = json.loads(base64.b64decode(answers(as_worker(folder, [None], describe="True"))["replies"][0]["body"]))
@@ -345,14 +347,14 @@ def test_another_model_never_replaces_a_version_unasked(
 ) -> None:
     store, other = tmp_path / "store", tmp_path / "other"
     arguments = ["--version", "1.0.0", "--store", str(store)]
-    assert main(["--run", str(run), *arguments]) == 0
+    assert run_command("pack", ["--run", str(run), *arguments]) == 0
     first = (store / "pneumonia-1.0.0.mar").read_bytes()
-    assert main(["--run", str(run), *arguments]) == 0  # the same again is no conflict
+    assert run_command("pack", ["--run", str(run), *arguments]) == 0  # the same again is no conflict
     save_model(other, small_network(seed=8))
-    assert main(["--run", str(other), *arguments]) == 2
+    assert run_command("pack", ["--run", str(other), *arguments]) == 2
     assert "--force" in capsys.readouterr().err
     assert (store / "pneumonia-1.0.0.mar").read_bytes() == first
-    assert main(["--run", str(other), *arguments, "--force"]) == 0
+    assert run_command("pack", ["--run", str(other), *arguments, "--force"]) == 0
     assert (store / "pneumonia-1.0.0.mar").read_bytes() != first
     assert [path.name for path in store.iterdir()] == ["pneumonia-1.0.0.mar"]
 

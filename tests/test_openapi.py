@@ -19,11 +19,12 @@ from PIL import Image
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from cxr import NOTICE
 from cxr.errors import CODES, InputError
 from cxr.films import film as films
 from cxr.model.spec import CLASSES, Preprocessing
 from cxr.predict import TARGETS, Predictor
-from cxr.serving.reply import NOTICE, ModelIdentity, error_reply
+from cxr.serving.reply import ModelIdentity, error_reply
 from cxr.serving.request import CAM_FORMS, FILM_FORMS, MAX_FILMS, VIEWS
 from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import save_model

@@ -1,8 +1,8 @@
-"""`python -m training.audit`: see `cxr_training.audit`."""
+"""`python -m training.audit`: the command `pneumoscan audit`."""
 
 import sys
 
-from cxr_training.audit import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["audit", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m training.calibrate`: see `cxr_training.calibrate`."""
+"""`python -m training.calibrate`: the command `pneumoscan calibrate`."""
 
 import sys
 
-from cxr_training.calibrate import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["calibrate", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m training.compare`: see `cxr_training.compare`."""
+"""`python -m training.compare`: the command `pneumoscan compare`."""
 
 import sys
 
-from cxr_training.compare import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["compare", *sys.argv[1:]]))

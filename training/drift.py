@@ -1,8 +1,8 @@
-"""`python -m training.drift`: see `cxr_training.drift`."""
+"""`python -m training.drift`: the command `pneumoscan drift`."""
 
 import sys
 
-from cxr_training.drift import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["drift", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m training.evaluate`: see `cxr_training.evaluate`."""
+"""`python -m training.evaluate`: the command `pneumoscan evaluate`."""
 
 import sys
 
-from cxr_training.evaluate import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m training.export`: see `cxr_training.export`."""
+"""`python -m training.export`: the command `pneumoscan export`."""
 
 import sys
 
-from cxr_training.export import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["export", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m training.model_card`: see `cxr_training.model_card`."""
+"""`python -m training.model_card`: the command `pneumoscan card`."""
 
 import sys
 
-from cxr_training.model_card import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["card", *sys.argv[1:]]))

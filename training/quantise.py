@@ -1,8 +1,8 @@
-"""`python -m training.quantise`: see `cxr_training.quantise`."""
+"""`python -m training.quantise`: the command `pneumoscan quantise`."""
 
 import sys
 
-from cxr_training.quantise import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["quantise", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""`python -m training.train`: see `cxr_training.train`."""
+"""`python -m training.train`: the command `pneumoscan train`."""
 
 import sys
 
-from cxr_training.train import main
+from pneumoscan.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

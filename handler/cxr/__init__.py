@@ -6,4 +6,7 @@ Films come in as bytes (`cxr.films.decode`), become tensors (`cxr.model.preproce
 nothing else does.
 """
 
+from typing import Final
+
+NOTICE: Final = "Research use only. Not a diagnosis."  # of every reply, page and report
 __version__ = "0.1.0"

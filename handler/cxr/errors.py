@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What one error code means over HTTP."""
+    """The meaning of one error code over HTTP."""
 
     status: int
     title: str

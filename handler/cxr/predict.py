@@ -35,7 +35,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one film.
+    """The model's answer to one film.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class Predictor:
         spec = ModelSpec.load(folder)
         path = folder / spec.weights_file
         if not path.is_file():
-            raise ModelError(f"{path} is missing: run training.export, which writes it beside the spec")
+            raise ModelError(f"{path} is missing: run pneumoscan export, which writes it beside the spec")
         digest = sha256_of(path)
         if digest != spec.weights_sha256:
             raise ModelError(

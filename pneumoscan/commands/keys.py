@@ -1,87 +1,90 @@
-"""Make, list and revoke the keys that open the edge: ``python -m scripts.edge_keys``.
-
-Exit codes: 0 done, 1 it could not be done, 2 wrong usage.
-"""
+"""``pneumoscan keys``: make, list and revoke the keys that open the edge."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated, Final
 
-from pneumoscan.edge import keys as key_file
-from pneumoscan.edge.keys import Key
-from pneumoscan.errors import KeyFileError
+from pneumoscan.edge import keys
+from pneumoscan.options import Option, between
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Give the parser of this command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.edge_keys",
-        description="Make, list and revoke the keys that open the edge. A running edge follows at once. To change a "
-        "client's key without a refused request: add a second one, give it to the client, revoke the first.",
-        epilog="Exit codes: 0 done, 1 it could not be done, 2 wrong usage.",
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What all commands on keys take."""
+
+    keys: Annotated[Path, Option("file of the edge that holds the keys' SHA-256, for its user only", "FILE")] = Path(
+        "run/edge/keys"
     )
-    parser.add_argument(
-        "--keys",
-        type=Path,
-        default=Path("run/edge/keys"),
-        metavar="FILE",
-        help="file of the edge that holds the keys' SHA-256, for its user only (default: %(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="say it as JSON")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    adding = commands.add_parser("add", help="make a key and show it, this once")
-    adding.add_argument("name", help="who uses it; stands in the access log")
-    adding.add_argument("--days", type=_days, metavar="N", help="it ends after so many days (default: never)")
-    commands.add_parser("list", help="names and ends of the keys")
-    revoking = commands.add_parser("revoke", help="take a key away")
-    revoking.add_argument("name", help="its name")
-    return parser
+    json: Annotated[bool, Option("print JSON")] = False
 
 
-def _days(text: str) -> int:
-    days = int(text)
-    if not 1 <= days <= 36_500:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 36500")
-    return days
+@dataclass(frozen=True, kw_only=True)
+class Add(Common):
+    """Make a key and show it, this once.
+
+    A running edge follows at once. To change a client's key without a refused request: add a second one, give it to
+    the client, revoke the first.
+    """
+
+    name: Annotated[str, Option("who uses it; stands in the access log", "NAME", positional=True)]
+    days: Annotated[
+        int | None, Option("it ends after so many days (default: never)", "N", check=between(1, 36_500))
+    ] = None
 
 
-def _described(key: Key, now: datetime) -> dict[str, object]:
-    return {
-        "name": key.name,
-        "expires": key.expires.isoformat() if key.expires else None,
-        "valid": key.is_valid(now),
-    }
+@dataclass(frozen=True, kw_only=True)
+class List(Common):
+    """Show names and ends of the keys."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code."""
-    args = build_parser().parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Revoke(Common):
+    """Take a key away; a running edge follows at once."""
+
+    name: Annotated[str, Option("its name", "NAME", positional=True)]
+
+
+OPTIONS: Final[dict[str, type[Common]]] = {"add": Add, "list": List, "revoke": Revoke}
+
+
+def run(options: Common) -> int:
+    """Do what was asked with the file of keys."""
     now = datetime.now(UTC)
-    try:
-        if args.command == "add":
-            expires = (now + timedelta(days=args.days)).replace(microsecond=0) if args.days else None
-            text = key_file.add(args.keys, args.name, expires)
-            print(json.dumps({"name": args.name, "key": text}) if args.json else text)
-            print(f"key {args.name!r} was added; it is kept as SHA-256 only and not shown again", file=sys.stderr)
-        elif args.command == "revoke":
-            key_file.revoke(args.keys, args.name)
-            print(json.dumps({"name": args.name, "revoked": True}) if args.json else f"revoked: {args.name}")
-        else:
-            rows = [_described(key, now) for key in key_file.read(args.keys)]
-            if args.json:
-                print(json.dumps(rows))
-            for row in rows if not args.json else []:
-                print(f"{row['name']:<32} {row['expires'] or 'never ends'}{'' if row['valid'] else '  (ended)'}")
-    except KeyFileError as error:
-        print(f"scripts.edge_keys: {error}", file=sys.stderr)
-        return 1
+    match options:
+        case Add():
+            expires = (now + timedelta(days=options.days)).replace(microsecond=0) if options.days else None
+            text = keys.add(options.keys, options.name, expires)
+            print(json.dumps({"name": options.name, "key": text}) if options.json else text)
+            print(f"key {options.name!r} was added; it is kept as SHA-256 only and not shown again", file=sys.stderr)
+        case Revoke():
+            keys.revoke(options.keys, options.name)
+            print(json.dumps({"name": options.name, "revoked": True}) if options.json else f"revoked: {options.name}")
+        case _:
+            _show(options, now)
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _show(options: Common, now: datetime) -> None:
+    found = keys.read(options.keys)
+    if options.json:
+        print(
+            json.dumps(
+                [
+                    {
+                        "name": key.name,
+                        "expires": key.expires.isoformat() if key.expires else None,
+                        "valid": key.is_valid(now),
+                    }
+                    for key in found
+                ]
+            )
+        )
+        return
+    for key in found:
+        ends = key.expires.isoformat() if key.expires else "never ends"
+        print(f"{key.name:<32} {ends}{'' if key.is_valid(now) else '  (ended)'}")

@@ -1,63 +1,89 @@
-"""Make a data folder for training from public collections and own films.
-
-Every film is decoded as the server would; each exposure is kept once, also across sources; splits are by patient. The
-same arguments give the same bytes. OUT gets manifest.csv, images/, boxes.csv, report.md and report.json, which say
-what was left out and why. Images are copied unchanged, with all their tags.
-"""
+"""``pneumoscan prepare``: make a data folder for training from public collections and own films."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Annotated, Any, Literal
 
-from cxr_training.command import run_command
-from cxr_training.data.collections.covid import read_covid
-from cxr_training.data.collections.own import read_folder
-from cxr_training.data.collections.rsna import read_rsna
-from cxr_training.data.prepare.films import FRACTIONS, OTHER_CHOICES, Settings, prepare_films
-from cxr_training.data.prepare.output import check_out, write_output
-from cxr_training.data.prepare.splits import Fractions
-from cxr_training.data.records import SPLITS
 from cxr_training.errors import TrainingError
-
-_READERS: Final = {"rsna": read_rsna, "covid": read_covid, "folder": read_folder}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+from pneumoscan.options import Option
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give its exit status: 0 done or done before, 2 told in one line why not."""
+def _fractions(text: str) -> tuple[float, float, float]:
     try:
-        return run_command(_parser(), _command, argv)
-    except SystemExit as stop:
-        return int(stop.code or 0)
+        train, val, test = (float(part) for part in text.split("/"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not three numbers such as 0.7/0.15/0.15") from None
+    if min(train, val, test) < 0 or not math.isclose(train + val + test, 1.0, abs_tol=1e-6):
+        raise ValueError(f"{text!r} must be three shares that add up to 1")
+    return train, val, test
 
 
-def _command(arguments: argparse.Namespace) -> None:
-    sources = {name: folder for name in _READERS if (folder := getattr(arguments, name))}
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Make a data folder for training from public collections and own films.
+
+    Every film is decoded as the server would; each exposure is kept once, also across sources; splits are by patient.
+    The same arguments give the same bytes. OUT gets manifest.csv, images/, boxes.csv, report.md and report.json, which
+    say what was left out and why. Images are copied unchanged, with all their tags.
+    """
+
+    out: Annotated[
+        Path, Option("folder to make; must be empty, absent, or an identical earlier result", "OUT", positional=True)
+    ]
+    rsna: Annotated[
+        Path | None, Option("RSNA Pneumonia Detection Challenge, unpacked (stage_2_train_images/…)", "DIR")
+    ] = None
+    covid: Annotated[Path | None, Option("ieee8023/covid-chestxray-dataset (metadata.csv, images/)", "DIR")] = None
+    folder: Annotated[Path | None, Option("own films: manifest.csv, or train|val|test/CLASS/*, or CLASS/*", "DIR")] = (
+        None
+    )
+    other: Annotated[
+        Literal["keep", "negative"],
+        Option(
+            "films that are abnormal without pneumonia: keep as OTHER, which training leaves out, or count as NORMAL"
+        ),
+    ] = "keep"
+    fractions: Annotated[
+        tuple[float, float, float],
+        Option("of train/val/test, by patient (default: 0.7/0.15/0.15)", "SHARES", read=_fractions),
+    ] = (0.7, 0.15, 0.15)
+    seed: Annotated[int, Option("of the split", "S")] = 0
+    resplit: Annotated[bool, Option("split again what has a split")] = False
+    json: Annotated[bool, Option("print the report as JSON")] = False
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> int:
+    """Prepare the folder, or find that it is there already."""
+    from cxr_training.data.collections.covid import read_covid
+    from cxr_training.data.collections.own import read_folder
+    from cxr_training.data.collections.rsna import read_rsna
+    from cxr_training.data.prepare.films import Settings, prepare_films
+    from cxr_training.data.prepare.output import check_out, write_output
+
+    readers = ((read_rsna, options.rsna), (read_covid, options.covid), (read_folder, options.folder))
+    sources = [(read, folder) for read, folder in readers if folder is not None]
     if not sources:
         raise TrainingError("nothing to prepare: give --rsna, --covid or --folder")
-    check_out(arguments.out, sources.values())
-    settings = Settings(arguments.seed, arguments.fractions, arguments.other, arguments.resplit)
-    progress = sys.stderr.isatty() or not arguments.json
-    collected = [_READERS[name](folder) for name, folder in sources.items()]
-    report, new = write_output(prepare_films(collected, settings, progress=progress), arguments.out)
-    if arguments.json:
-        print(json.dumps({"out": str(arguments.out), "new": new, **report}))
+    check_out(options.out, [folder for _, folder in sources])
+    settings = Settings(options.seed, options.fractions, options.other, options.resplit)
+    report, new = write_output(prepare_films([read(folder) for read, folder in sources], settings), options.out)
+    if options.json:
+        print(json.dumps({"out": str(options.out), "new": new, **report}))
     else:
-        print(_sentence(arguments.out, report, new))
+        print(_sentence(options.out, report, new))
+    return 0
 
 
 def _sentence(out: Path, report: Mapping[str, Any], new: bool) -> str:
-    films = dict.fromkeys(SPLITS, 0)
+    films = dict.fromkeys(("train", "val", "test"), 0)
     for entry in report["counts"]:
         films[entry["split"]] += entry["films"]
     splits = ", ".join(f"{split} {count}" for split, count in films.items())
@@ -66,49 +92,3 @@ def _sentence(out: Path, report: Mapping[str, Any], new: bool) -> str:
         f"{out}{before}: {report['films']} films of {report['patients']} patients ({splits}), "
         f"{report['films_dropped']} left out; see {out / 'report.md'}"
     )
-
-
-def _fractions(text: str) -> Fractions:
-    try:
-        train, val, test = (float(part) for part in text.split("/"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as 0.7/0.15/0.15") from None
-    if min(train, val, test) < 0 or not math.isclose(train + val + test, 1.0, abs_tol=1e-6):
-        raise argparse.ArgumentTypeError(f"{text!r} must be three shares that add up to 1")
-    return train, val, test
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="scripts.prepare_data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "out", metavar="OUT", type=Path, help="folder to make; must be empty, absent, or an identical earlier result"
-    )
-    parser.add_argument(
-        "--rsna", metavar="DIR", type=Path, help="RSNA Pneumonia Detection Challenge, unpacked (stage_2_train_images/…)"
-    )
-    parser.add_argument(
-        "--covid", metavar="DIR", type=Path, help="ieee8023/covid-chestxray-dataset (metadata.csv, images/)"
-    )
-    parser.add_argument(
-        "--folder", metavar="DIR", type=Path, help="own films: manifest.csv, or train|val|test/CLASS/*, or CLASS/*"
-    )
-    parser.add_argument(
-        "--other",
-        choices=OTHER_CHOICES,
-        default="keep",
-        help="films that are abnormal without pneumonia: keep as OTHER, which training leaves out, or count as NORMAL",
-    )
-    shares = "/".join(map(str, FRACTIONS))
-    parser.add_argument(
-        "--fractions", type=_fractions, default=FRACTIONS, help=f"of train/val/test, by patient (default {shares})"
-    )
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the split (default 0)")
-    parser.add_argument("--resplit", action="store_true", help="split anew what has a split")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

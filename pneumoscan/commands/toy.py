@@ -1,66 +1,47 @@
-"""Make a folder of synthetic chest films, to try PneumoScan out where there are no real ones.
-
-The films are seeded: the same arguments give the same bytes. See `cxr_training.data.toy.files` for what is in the
-folder.
-"""
+"""``pneumoscan toy``: make a folder of synthetic chest films, to try PneumoScan out where there are no real ones."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Annotated
 
-from cxr_training.data.toy.files import MAX_SIZE, MIN_PATIENTS, MIN_SIZE, ToySummary, write_toy_data
+from pneumoscan.errors import UsageError
+from pneumoscan.options import Option
+
+if TYPE_CHECKING:
+    from cxr_training.data.toy.files import ToySummary
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Make synthetic chest films with a manifest.csv.
+
+    The films are seeded: the same arguments give the same bytes.
+    """
+
+    out: Annotated[Path, Option("folder to make; must not hold anything", "OUT", positional=True)]
+    patients: Annotated[int, Option("6 to 9999, 1 to 4 films each", "N")] = 80
+    seed: Annotated[int, Option("0 or more", "S")] = 0
+    size: Annotated[int, Option("long side, 64 to 4096", "PIXELS")] = 512
+    force: Annotated[bool, Option("replace OUT and all that it holds")] = False
+    json: Annotated[bool, Option("print the summary as JSON")] = False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give its exit status: 0 done, 1 failed, 2 wrong usage."""
-    parser = _parser()
+OPTIONS = Options
+
+
+def run(options: Options) -> int:
+    """Make the films."""
+    from cxr_training.data.toy.files import write_toy_data
+
     try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
-        summary = write_toy_data(
-            arguments.out,
-            arguments.patients,
-            arguments.seed,
-            arguments.size,
-            progress=sys.stderr.isatty() or not arguments.json,
-            force=arguments.force,
-        )
+        summary = write_toy_data(options.out, options.patients, options.seed, options.size, force=options.force)
     except (ValueError, FileExistsError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(asdict(summary) | {"out": str(summary.out)}) if arguments.json else _sentences(summary))
+        raise UsageError(str(error)) from error
+    print(json.dumps(asdict(summary) | {"out": str(summary.out)}) if options.json else _sentences(summary))
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="scripts.make_toy_data", description="Make synthetic chest films with a manifest.csv.")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to make; must not hold anything")
-    parser.add_argument(
-        "--patients", metavar="N", type=int, default=80, help=f"{MIN_PATIENTS} or more, 1 to 4 films each (default 80)"
-    )
-    parser.add_argument("--seed", metavar="S", type=int, default=0, help="0 or more (default 0)")
-    parser.add_argument(
-        "--size", metavar="PIXELS", type=int, default=512, help=f"long side, {MIN_SIZE} to {MAX_SIZE} (default 512)"
-    )
-    parser.add_argument("--force", action="store_true", help="replace OUT and all that it holds")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    return parser
 
 
 def _sentences(summary: ToySummary) -> str:
@@ -69,7 +50,3 @@ def _sentences(summary: ToySummary) -> str:
     )
     forms = ", ".join(f"{count} {form}" for form, count in summary.forms.items())
     return f"{summary.out}: {summary.films} synthetic films of {summary.patients} patients\n  {splits}\n  {forms}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

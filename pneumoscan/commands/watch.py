@@ -1,36 +1,60 @@
-"""Show what a running server's metrics say: ``python -m scripts.watch_metrics``.
-
-Rates, outcomes, latencies, the mix of labels and drift since the last look, every few seconds until Ctrl-C; with
-``--once`` the figures since the server started. With ``--export`` nothing is shown: the state of workers and queue,
-which TorchServe tells on its management socket only, becomes series for Prometheus on a port of their own.
-
-Exit codes: 0 done, 1 the server does not answer, 2 wrong usage.
-"""
+"""``pneumoscan watch``: show what a running server's metrics say."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
-from pneumoscan.errors import ExportError
-from pneumoscan.options import positive
+from pneumoscan.errors import UsageError
+from pneumoscan.options import Option, Port, at_least
 
-try:
+if TYPE_CHECKING:
     from cxr_client.metrics import MetricsClient, Snapshot
-    from pneumoscan.metrics_report import lines_of, report_of
+
+_CLEAR: Final = "\x1b[H\x1b[2J"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Show what a running server's metrics say.
+
+    Rates, outcomes, latencies, the mix of labels and drift since the last look, every few seconds until Ctrl-C; with
+    --once the figures since the server started. With --export nothing is shown: the state of workers and queue, which
+    TorchServe has on its management socket only, becomes series for Prometheus on a port of their own.
+    """
+
+    url: Annotated[str, Option("the metrics port")] = "http://127.0.0.1:8082"
+    every: Annotated[int, Option("between two looks", "SECONDS", check=at_least(1))] = 5
+    once: Annotated[bool, Option("one look: the figures since the server started")] = False
+    json: Annotated[bool, Option("one JSON object a look")] = False
+    export: Annotated[Port | None, Option("serve the state of workers and queue instead", "PORT")] = None
+    run_dir: Annotated[Path, Option("the server's, for --export", "DIR")] = Path("run")
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> int:
+    """Watch until Ctrl-C."""
+    if options.export is not None and (options.once or options.json):
+        raise UsageError("--export shows nothing: leave out --once and --json")
+    if not options.url.startswith(("http://", "https://")):
+        raise UsageError(f"--url is {options.url!r}: an address like http://127.0.0.1:8082 is needed")
+    from cxr_client.metrics import MetricsClient
     from pneumoscan.server.worker_metrics import export_forever
-except ModuleNotFoundError as missing:
-    if missing.name is None or not missing.name.startswith("prometheus_client"):
-        raise
-    sys.exit("scripts.watch_metrics needs prometheus-client: pip install 'pneumoscan[metrics]'")
 
-from cxr_client import ClientError
-
-_CLEAR = "\x1b[H\x1b[2J"
+    try:
+        if options.export is not None:
+            export_forever(options.run_dir, options.export)
+        with MetricsClient(options.url) as client:
+            watch(client, options.every, once=options.once, as_json=options.json)
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 0
+    return 0
 
 
 def watch(client: MetricsClient, every_s: int, *, once: bool, as_json: bool) -> None:
@@ -41,6 +65,9 @@ def watch(client: MetricsClient, every_s: int, *, once: bool, as_json: bool) -> 
     ClientError
         The first look fails. Later a server that is away is waited for, and told on stderr.
     """
+    from cxr_client import ClientError
+    from pneumoscan.metrics_report import report_of
+
     earlier = client.look()
     if once:
         _print(report_of(earlier, None), as_json)
@@ -50,53 +77,21 @@ def watch(client: MetricsClient, every_s: int, *, once: bool, as_json: bool) -> 
         try:
             now = client.look()
         except ClientError as error:
-            print(f"scripts.watch_metrics: {error}", file=sys.stderr, flush=True)
+            print(f"pneumoscan watch: {error}", file=sys.stderr, flush=True)
             continue
         _show_change(earlier, now, as_json)
         earlier = now
 
 
 def _show_change(earlier: Snapshot, now: Snapshot, as_json: bool) -> None:
+    from pneumoscan.metrics_report import report_of
+
     if sys.stdout.isatty() and not as_json:
         print(_CLEAR, end="")
     _print(report_of(now.since(earlier), now.at - earlier.at), as_json)
 
 
 def _print(report: dict[str, object], as_json: bool) -> None:
+    from pneumoscan.metrics_report import lines_of
+
     print(json.dumps(report) if as_json else "\n".join(lines_of(report)), flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts.watch_metrics", description=__doc__)
-    parser.add_argument("--url", default="http://127.0.0.1:8082", help="the metrics port (default %(default)s)")
-    parser.add_argument("--every", type=positive, default=5, metavar="SECONDS", help="between two looks (default 5)")
-    parser.add_argument("--once", action="store_true", help="one look: the figures since the server started")
-    parser.add_argument("--json", action="store_true", help="one JSON object a look")
-    parser.add_argument("--export", type=positive, metavar="PORT", help="serve the state of workers and queue instead")
-    parser.add_argument("--run-dir", type=Path, default=Path("run"), help="the server's, for --export (default run)")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.export is not None and (arguments.once or arguments.json):
-        parser.error("--export shows nothing: leave out --once and --json")
-    if not arguments.url.startswith(("http://", "https://")):
-        parser.error(f"--url is {arguments.url!r}: an address like http://127.0.0.1:8082 is needed")
-    try:
-        if arguments.export is not None:
-            export_forever(arguments.run_dir, arguments.export)
-        with MetricsClient(arguments.url) as client:
-            watch(client, arguments.every, once=arguments.once, as_json=arguments.json)
-    except (ClientError, ExportError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, BrokenPipeError):
-        return 0
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

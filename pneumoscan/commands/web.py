@@ -1,81 +1,73 @@
-"""Show the reading page in a browser: ``python -m scripts.web``.
+"""``pneumoscan web``: show the reading page in a browser.
 
-It asks the inference server that is there; where none is on this machine, it starts one and stops it at the end. Exit
-codes: 0 stopped as asked, 1 a server failed or none could be reached, 2 it cannot be started as asked.
+It asks the inference server that is there; where none is on this machine, it starts one and stops it at the end.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Annotated, Final, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from cxr_client.inference import without_password
-from pneumoscan.server.supervisor import die_with_parent
+from pneumoscan.errors import CommandError
+from pneumoscan.options import Option, Port
+from pneumoscan.processes import Child
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _THREADS: Final = 16  # films on their way at once; the server batches them
 _SHM: Final = Path("/dev/shm")
 _MINE: Final = 0o077  # a history is for nobody else on this machine
+_STOP_S: Final = 40.0  # gunicorn gives what it is answering 30
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _serve(*arguments: str) -> int:
     # As a command and not by an import: the page's environment has nothing of what a server needs.
-    command = [sys.executable, "-m", "pneumoscan.commands.serve", *arguments]
+    command = [sys.executable, "-m", "pneumoscan", "serve", *arguments]
     return subprocess.run(command, check=False, start_new_session=True).returncode
-
-
-class WebError(Exception):
-    """The page cannot be shown; the message says why and what to do."""
 
 
 class Stopped(Exception):
     """A signal to stop came."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Give the parser of this command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.web",
-        description="Show the reading page on the loopback interface, in front of an inference server. Where none "
-        "answers at --url, and that is this machine, one is started on the archives of --store and stopped at the end.",
-        epilog="Settings of the page come from the environment, see docs/webapp.md. Exit codes: 0 stopped as asked, "
-        "1 a server failed or none could be reached, 2 it cannot be started as asked.",
-    )
-    parser.add_argument("--port", type=int, default=8000, help="port of the page (default: %(default)s)")
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("PNEUMOSCAN_URL") or "http://127.0.0.1:8080",
-        help="inference server (default: PNEUMOSCAN_URL, else http://127.0.0.1:8080)",
-    )
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=Path("model_store"),
-        metavar="DIR",
-        help="archives of a server that has to be started (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path("run"),
-        metavar="DIR",
-        help="folder of the inference server; its management.sock tells the model card (default: %(default)s)",
-    )
-    parser.add_argument("--metrics-port", default="8082", metavar="PORT", help="of a server that has to be started")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="likewise")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Show the reading page on the loopback interface, in front of an inference server.
+
+    Where none answers at --url, and that is this machine, one is started on the archives of --store and stopped at the
+    end. Settings of the page come from the environment, see docs/webapp.md.
+    """
+
+    port: Annotated[Port, Option("port of the page")] = 8000
+    url: Annotated[
+        str | None, Option("inference server (default: PNEUMOSCAN_URL, else http://127.0.0.1:8080)", "URL")
+    ] = None
+    store: Annotated[Path, Option("archives of a server that has to be started", "DIR")] = Path("model_store")
+    run_dir: Annotated[
+        Path, Option("folder of the inference server; its management.sock has the model card", "DIR")
+    ] = Path("run")
+    metrics_port: Annotated[Port, Option("of a server that has to be started", "PORT")] = 8082
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option("likewise")] = "auto"
+
+    @property
+    def server_url(self) -> str:
+        """The address of the inference server."""
+        return self.url or os.environ.get("PNEUMOSCAN_URL") or "http://127.0.0.1:8080"
+
+
+OPTIONS = Options
 
 
 def answers(url: str) -> bool:
@@ -90,31 +82,28 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def inference_server(args: argparse.Namespace) -> Iterator[None]:
+def inference_server(options: Options) -> Iterator[None]:
     """The server at ``--url``, started and stopped here where there was none.
 
     Raises
     ------
-    WebError
+    CommandError
         If there is none and none can be started.
     """
-    if answers(args.url):
+    if answers(options.server_url):
         yield
         return
-    parts = urlsplit(args.url)
+    parts = urlsplit(options.server_url)
+    shown = without_password(options.server_url)
     if parts.hostname not in _LOOPBACK:
-        raise WebError(
-            f"nobody answers at {without_password(args.url)}, which is not this machine: start the server there"
-        )
-    run_dir = ("--run-dir", str(args.run_dir.absolute()))
-    here = ["--store", str(args.store.absolute()), *run_dir]
-    ports = ["--port", str(parts.port or 80), "--metrics-port", args.metrics_port]
-    print(
-        f"Starting an inference server on {without_password(args.url)} (some seconds) ...", file=sys.stderr, flush=True
-    )
+        raise CommandError(f"nobody answers at {shown}, which is not this machine: start the server there")
+    run_dir = ("--run-dir", str(options.run_dir.absolute()))
+    here = ["--store", str(options.store.absolute()), *run_dir]
+    ports = ["--port", str(parts.port or 80), "--metrics-port", str(options.metrics_port)]
+    print(f"Starting an inference server on {shown} (some seconds) ...", file=sys.stderr, flush=True)
     try:
-        if _serve(*here, *ports, "--device", args.device, "--detach"):
-            raise WebError("the inference server did not start, see above")
+        if _serve(*here, *ports, "--device", options.device, "--detach"):
+            raise CommandError("the inference server did not start, see above")
     except (KeyboardInterrupt, Stopped):
         _hear_no_more()
         _serve(*run_dir, "--stop")
@@ -126,19 +115,19 @@ def inference_server(args: argparse.Namespace) -> Iterator[None]:
         _serve(*run_dir, "--stop")
 
 
-def environment(args: argparse.Namespace) -> dict[str, str]:
+def environment(options: Options) -> dict[str, str]:
     """The page's environment: what the caller set, and for what is left what suits a page on this machine alone."""
     here = {
         "PNEUMOSCAN_SECRET_KEY": secrets.token_urlsafe(48),  # sessions end with this process
         "PNEUMOSCAN_HTTPS": "no",
-        "PNEUMOSCAN_SOCKET": str((args.run_dir / "management.sock").absolute()),
-        "PNEUMOSCAN_EXAMPLES": str((args.run_dir / "examples").absolute()),
+        "PNEUMOSCAN_SOCKET": str((options.run_dir / "management.sock").absolute()),
+        "PNEUMOSCAN_EXAMPLES": str((options.run_dir / "examples").absolute()),
     }
     ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if "PNEUMOSCAN_SECRET_KEY_FILE" in ours:
         del here["PNEUMOSCAN_SECRET_KEY"]
     ours.pop("PNEUMOSCAN_URL_FILE", None)  # --url is what was looked for
-    return here | ours | {"PNEUMOSCAN_URL": args.url}
+    return here | ours | {"PNEUMOSCAN_URL": options.server_url}
 
 
 def draw_examples(folder: Path) -> None:
@@ -162,41 +151,47 @@ def page_command(port: int) -> list[str]:
     return [sys.executable, "-m", "gunicorn", "cxr_webapp.wsgi", *bind, *settings, *beat, *quiet]
 
 
-def show(args: argparse.Namespace) -> int:
+def show(options: Options) -> int:
     """Serve the page until it is stopped; the exit code.
 
     Raises
     ------
-    WebError
+    CommandError
         If the port is taken, or the history cannot be made.
     """
-    ours = environment(args)
-    if answers(f"http://127.0.0.1:{args.port}"):
-        raise WebError(f"port {args.port} cannot be used: something listens there. Give another: make web PORT=8001")
+    ours = environment(options)
+    if answers(f"http://127.0.0.1:{options.port}"):
+        raise CommandError(
+            f"port {options.port} cannot be used: something listens there. Give another: make web PORT=8001"
+        )
     if ours.get("PNEUMOSCAN_HISTORY") or ours.get("PNEUMOSCAN_HISTORY_FILE"):
         migrate = [sys.executable, "-m", "cxr_webapp.manage", "migrate", "--verbosity", "0"]
         if subprocess.run(migrate, env=ours, umask=_MINE, check=False).returncode:
-            raise WebError("the history's tables could not be made, see above")
+            raise CommandError("the history's tables could not be made, see above")
     if "PNEUMOSCAN_EXAMPLES" not in os.environ:
         draw_examples(Path(ours["PNEUMOSCAN_EXAMPLES"]))
-    # In a session of its own: what a terminal sends to all comes here alone. A closed one means "reload" to gunicorn.
-    page = subprocess.Popen(
-        page_command(args.port),
-        env=ours,
-        umask=_MINE,
-        start_new_session=True,
-        preexec_fn=die_with_parent(),
-    )
+    # In a session of its own: a terminal that is closed means "reload" to gunicorn.
+    page = Child(page_command(options.port), environment=ours, umask=_MINE)
     try:
-        print(f"The reading page: http://127.0.0.1:{args.port}/   (Ctrl-C stops it)", flush=True)
+        print(f"The reading page: http://127.0.0.1:{options.port}/   (Ctrl-C stops it)", flush=True)
         code = page.wait()
     except (KeyboardInterrupt, Stopped):
         return 0
     finally:
         _hear_no_more()
-        page.terminate()
-        page.wait()
+        page.end(_STOP_S)
     return 1 if code else 0
+
+
+def run(options: Options) -> int:
+    """Show the page until a signal comes."""
+    for number in _STOPPING:
+        signal.signal(number, _stop)
+    try:
+        with inference_server(options):
+            return show(options)
+    except (KeyboardInterrupt, Stopped):
+        return 0
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -207,25 +202,3 @@ def _hear_no_more() -> None:
     """A second signal must not end the tidying up."""
     for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code."""
-    args = build_parser().parse_args(argv)
-    if not 1 <= args.port <= 65535:
-        print(f"scripts.web: --port {args.port} is not between 1 and 65535", file=sys.stderr)
-        return 2
-    for number in _STOPPING:
-        signal.signal(number, _stop)
-    try:
-        with inference_server(args):
-            return show(args)
-    except WebError as error:
-        print(f"scripts.web: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, Stopped):
-        return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,1 @@
-"""The parts of `scripts.edge`: nginx before the servers, its configuration, keys and certificate."""
+"""The parts of `pneumoscan edge`: nginx before the servers, its configuration, keys and certificate."""

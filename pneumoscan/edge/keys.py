@@ -5,7 +5,6 @@ A key is 256 random bits, so its plain SHA-256 cannot be guessed back and needs 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from pneumoscan.errors import KeyFileError
+from pneumoscan.files import locked, write_text
 
 MOST_KEYS: Final = 64
 LONGEST_KEY: Final = 256
@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[Key, ...]:
             text = file.read(1 << 20)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
-        raise KeyFileError(f"{path} cannot be read ({reason}): add a key with scripts.edge_keys") from error
+        raise KeyFileError(f"{path} cannot be read ({reason}): add a key with pneumoscan keys") from error
     # A secret that an orchestrator mounts belongs to root and is read as a member of its group.
     if mode & (0o077 if stat.st_uid == os.geteuid() else 0o037):
         raise KeyFileError(f"{path} has mode {mode & 0o777:04o}, others may read it: chmod 600 {path}")
@@ -184,19 +184,12 @@ def _moment(text: str, path: Path, number: int) -> datetime | None:
 def _changing(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with path.with_name(path.name + ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path.with_name(path.name + ".lock"), wait=True):
             yield
     except OSError as error:
         raise KeyFileError(f"{path} cannot be changed: {error}") from error
 
 
 def _write(path: Path, keys: Sequence[Key]) -> None:
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
     lines = [f"{key.name} {key.sha256} {key.expires.isoformat() if key.expires else 'never'}\n" for key in keys]
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(_HEAD + "".join(lines))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_text(path, _HEAD + "".join(lines), mode=0o600, durable=True)

@@ -1,27 +1,153 @@
-"""The processes of an edge: two nginx, the checker beside them, and logs that stay small."""
+"""nginx for one edge: its configuration, rendered from the templates in ``deploy/``, its process, its logs."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
+import pwd
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
+from pneumoscan.edge.problems import locations
 from pneumoscan.errors import EdgeError
-from pneumoscan.server.supervisor import die_with_parent
+from pneumoscan.processes import Child
+from pneumoscan.resources import resource
 
+DEFAULT_UPSTREAM: Final = "http://127.0.0.1:8080"
+# As max_request_size in config.properties: above it TorchServe 0.12.0 gives an empty 413.
+BODY_MIB: Final = 64
+_PLACE: Final = re.compile(r"@@([A-Z_]+)@@")
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 LOG_BYTES: Final = 10 * 1024 * 1024
 LOGS_KEPT: Final = 3
 _SYSLOG: Final = re.compile(r"^<\d+>\w{3} [ \d]\d [\d:]{8} ")
 _UPSTREAM: Final = re.compile(r', upstream: "(?:https?://)?([^/"]+)')
+# Nothing of the shell: nginx needs none of it.
+_ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C"}
+
+
+@dataclass(frozen=True)
+class EdgeSettings:
+    """What one edge is rendered from.
+
+    Attributes
+    ----------
+    listen : str
+        ``address:port`` of the only exposed port.
+    upstreams : tuple of str
+        ``host:port`` of each TorchServe.
+    metrics : tuple of str
+        ``host:port`` of the metrics ports that are passed on; none by default.
+    metrics_allow : tuple of str
+        Networks (CIDR) that may read them.
+    connections : int
+        Requests that one client address may have on their way.
+    workers : str
+        nginx's ``worker_processes``.
+    """
+
+    listen: str
+    upstreams: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
+    metrics_allow: tuple[str, ...] = ()
+    connections: int = 256
+    workers: str = "auto"
+
+
+def host_and_port(text: str, what: str) -> str:
+    """Give ``host:port`` of an address or URL.
+
+    Raises
+    ------
+    EdgeError
+        It is none, or an address that nginx would read as something else.
+    """
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    host = parts.netloc.rpartition(":")[0]
+    if parts.scheme != "http" or not port or parts.path.strip("/") or parts.query or not _HOST.fullmatch(host):
+        raise EdgeError(f"{what} {text!r} is no address: give it as host:port or http://host:port")
+    # nginx would ask ::1 as well, where TorchServe does not listen.
+    return f"{'127.0.0.1' if host == 'localhost' else host}:{port}"
+
+
+def network(text: str) -> str:
+    """Give a network in CIDR notation.
+
+    Raises
+    ------
+    EdgeError
+        It is none.
+    """
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise EdgeError(f"--metrics-allow {text!r} is no network ({error}): give it as 10.0.0.0/8") from error
+
+
+def render_edge(settings: EdgeSettings) -> str:
+    """Give the text of the edge's nginx.conf; every path in it counts from the run folder."""
+    servers = [f"        server unix:films-{n}.sock max_fails=0;" for n in range(len(settings.upstreams))]
+    parts = {
+        "USER": _user(),
+        "WORKERS": settings.workers,
+        "LISTEN": settings.listen,
+        "BODY_LIMIT": f"{BODY_MIB}m",
+        "CONNECTIONS": str(settings.connections),
+        # A server is asked twice only where there is no other: nginx could choose a stopped one both times.
+        "FILM_SERVERS": "\n".join(servers * 2 if len(servers) == 1 else servers),
+        "ASK": f"\n{_template('nginx-ask.conf')}        ",
+        "METRICS": _metrics(settings),
+        "PROBLEMS": locations().replace("@@BODY_MIB@@", str(BODY_MIB)),
+    }
+    return _fill(_template("nginx.conf"), parts)
+
+
+def render_adapter(settings: EdgeSettings) -> str:
+    """Give the text of the second nginx's configuration, with one socket for each TorchServe."""
+    each = _template("nginx-torchserve.conf")
+    servers = [_fill(each, {"N": str(n), "ADDRESS": address}) for n, address in enumerate(settings.upstreams)]
+    parts = {"USER": _user(), "WORKERS": settings.workers, "ADAPTERS": "\n".join(servers)}
+    return _fill(_template("nginx-adapter.conf"), parts)
+
+
+def _template(name: str) -> str:
+    return resource(name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, parts: dict[str, str]) -> str:
+    # One pass: what is put in is not looked at again.
+    return _PLACE.sub(lambda found: parts[found.group(1)], template)
+
+
+def _user() -> str:
+    """Root's nginx would hand its workers to another user, who may not enter the run folder."""
+    return f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
+
+
+def _metrics(settings: EdgeSettings) -> str:
+    allowed = "".join(f" allow {one};" for one in settings.metrics_allow)
+    return "\n".join(
+        f"        location = /metrics{f'/{n}' if n else ''} {{ "
+        "if ($request_method != GET) { return 405; } "
+        'if ($edge_has_body) { return 413; } set $args "";'
+        f"{allowed} deny all; proxy_pass http://{address}/metrics; proxy_pass_request_headers off; "
+        'proxy_set_header Connection ""; proxy_intercept_errors on; }'
+        for n, address in enumerate(settings.metrics)
+    )
 
 
 def find_nginx() -> str:
@@ -52,7 +178,7 @@ class Nginx:
     def __init__(self, program: str, folder: Path, config: str) -> None:
         self._command = [program, "-p", str(folder), "-c", str(folder / config)]
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
 
     def check(self) -> None:
         """Let nginx read its configuration.
@@ -75,15 +201,9 @@ class Nginx:
 
     def start(self) -> None:
         """Start it."""
-        self._process = subprocess.Popen(
-            # nginx 1.22 writes every line to a file as well, whatever error_log says, and quotes requests in it.
-            [*self._command, "-e", "/dev/null"],
-            cwd=self._folder,
-            env=_ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C would make it drop what it is answering
-            preexec_fn=die_with_parent(),
-        )
+        # nginx 1.22 writes every line to a file as well, whatever error_log says, and quotes requests in it.
+        command = [*self._command, "-e", "/dev/null"]
+        self._process = Child(command, environment=_ENVIRONMENT, folder=self._folder)
 
     @property
     def pid(self) -> int:
@@ -93,38 +213,21 @@ class Nginx:
     @property
     def exit_status(self) -> int | None:
         """What it ended with, or None while it runs."""
-        return self._process.poll() if self._process else None
+        return self._process.exit_status if self._process else None
 
-    def tell(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
         """Send its master a signal: HUP to read its certificate again, USR1 to open its logs again."""
-        if self._process and self.exit_status is None:
-            self._process.send_signal(number)
+        if self._process:
+            self._process.signal(number)
 
     def drain(self, patience_s: float, hurry: Callable[[], bool] = lambda: False) -> bool:
         """Take no new request, finish those on their way, end; give whether all of them were finished."""
-        self.tell(signal.SIGQUIT)
-        deadline = time.monotonic() + patience_s
-        while self._process and self.exit_status is None:
-            if time.monotonic() > deadline or hurry():
-                self.tell(signal.SIGTERM)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(timeout=5.0)
-                self._kill_rest()
-                return False
-            time.sleep(0.05)
-        self._kill_rest()
-        return True
-
-    def _kill_rest(self) -> None:
-        """Kill what is left of its group: the workers of a master that was killed wait for nobody else to do it."""
-        if self._process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait()
-
-
-# Nothing of the shell: nginx needs none of it.
-_ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C"}
+        if self._process is None:
+            return True
+        self._process.signal(signal.SIGQUIT)
+        finished = self._process.ends_within(patience_s, hurry)
+        self._process.end(5.0)
+        return finished
 
 
 def without_quotes(line: str) -> str:

@@ -1,35 +1,38 @@
-"""One edge from its start to its end: what starts before what, and who is stopped last."""
+"""One edge from its start to its end: what starts before what, who is stopped last; how it is asked from outside."""
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from pneumoscan.daemon import Daemon, Notifier, Running
 from pneumoscan.edge.checker import Checker, Readiness
 from pneumoscan.edge.keys import KeyRing
-from pneumoscan.edge.nginx import ErrorLog, Nginx, rotate
-from pneumoscan.edge.settings import EdgeSettings, render_adapter, render_edge
+from pneumoscan.edge.nginx import EdgeSettings, ErrorLog, Nginx, render_adapter, render_edge, rotate
 from pneumoscan.errors import EdgeError
+from pneumoscan.files import clear_drafts, write_text
+from pneumoscan.processes import Child, StopRequest
 from pneumoscan.server.run_folder import RunDir
-from pneumoscan.server.supervisor import StopRequest, die_with_parent
 
 _POLL_S: Final = 0.2
 _START_S: Final = 10.0
 _SERVER_STOP_S: Final = 60.0
+_STOP_S: Final = 240.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class EdgePlan:
     keys : Path
         File of the keys' digests.
     server : tuple of str or None
-        Arguments of a ``scripts.serve`` that is started before and stopped after; None for no server.
+        Arguments of a ``pneumoscan serve`` that is started before and stopped after; None for no server.
     """
 
     run_dir: RunDir
@@ -64,9 +67,7 @@ class EdgePlan:
         (folder / "tmp").mkdir(mode=0o700, exist_ok=True)
         made: list[Nginx] = []
         for name, text in texts.items():
-            draft = folder / f"{name}.new"
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(folder / name)
+            write_text(folder / name, text)
             made.append(Nginx(self.nginx, folder, name))
             made[-1].check()
         return made[0], made[1]
@@ -99,7 +100,7 @@ def check_listen(text: str) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-def run(plan: EdgePlan) -> int:
+def run(plan: EdgePlan, notifier: Notifier) -> int:
     """Run an edge until a signal comes; give the exit code.
 
     Raises
@@ -121,12 +122,12 @@ def run(plan: EdgePlan) -> int:
         with _server(plan, stop) as server:
             if stop.asked.is_set():
                 return 0
-            if server is not None and server.poll() is not None:
-                return _say(f"scripts.serve did not start (exit status {server.returncode})")
-            return _run(plan, server, stop, reload)
+            if server is not None and server.exit_status is not None:
+                return _say(f"pneumoscan serve did not start (exit status {server.exit_status})")
+            return _run(plan, server, stop, reload, notifier)
 
 
-def _run(plan: EdgePlan, server: subprocess.Popen[str] | None, stop: StopRequest, reload: threading.Event) -> int:
+def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: threading.Event, notifier: Notifier) -> int:
     folder = plan.run_dir.path
     edge, adapter = plan.write_configuration()
     errors = ErrorLog(folder)
@@ -139,23 +140,21 @@ def _run(plan: EdgePlan, server: subprocess.Popen[str] | None, stop: StopRequest
         edge.start()
         why = _wait_until_listening(plan, edge, adapter, stop)
         if why is None and not stop.asked.is_set():
-            state = {"pid": os.getpid(), "nginx_pid": edge.pid, "listen": plan.settings.listen}
-            draft = folder / "edge.json.new"
-            draft.write_text(json.dumps(state) + "\n")
-            draft.replace(folder / "edge.json")
-            print(f"ready: https://{plan.settings.listen}", flush=True)
+            state = EdgeState(os.getpid(), edge.pid, plan.settings.listen)
+            write_text(state_file(plan.run_dir), json.dumps(asdict(state)) + "\n")
+            notifier.ready(f"ready: {state.url}")
             while why is None and not stop.asked.wait(_POLL_S):
                 why = _what_ended(edge, adapter, checker, server)
                 if rotate(folder / "logs" / "access.log"):
-                    edge.tell(signal.SIGUSR1)
+                    edge.signal(signal.SIGUSR1)
                 if reload.is_set():
                     reload.clear()
-                    edge.tell(signal.SIGHUP)
+                    edge.signal(signal.SIGHUP)
         return 0 if why is None else _say(why)
     finally:
         # First nobody new, then what is on its way, then those who answer it.
         if not edge.drain(plan.drain_s, stop.hurry.is_set):
-            print(f"scripts.edge: requests were still on their way after {plan.drain_s:g} s", file=sys.stderr)
+            print(f"pneumoscan edge: requests were still on their way after {plan.drain_s:g} s", file=sys.stderr)
         adapter.drain(5.0, stop.hurry.is_set)
         checker.stop()
         errors.stop()
@@ -163,77 +162,144 @@ def _run(plan: EdgePlan, server: subprocess.Popen[str] | None, stop: StopRequest
 
 
 def _wait_until_listening(plan: EdgePlan, edge: Nginx, adapter: Nginx, stop: StopRequest) -> str | None:
-    host, _, port = plan.settings.listen.rpartition(":")
-    host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))
+    address = _here(plan.settings.listen)
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline and not stop.asked.is_set():
         for each in (edge, adapter):
             if each.exit_status is not None:
                 return f"nginx ended while starting (exit status {each.exit_status})"
         try:
-            with socket.create_connection((host, int(port)), timeout=1.0):
+            with socket.create_connection(address, timeout=1.0):
                 return None
         except OSError:
             time.sleep(0.05)
     return None if stop.asked.is_set() else f"nginx did not listen within {_START_S:g} s"
 
 
-def _what_ended(edge: Nginx, adapter: Nginx, checker: Checker, server: subprocess.Popen[str] | None) -> str | None:
+def _what_ended(edge: Nginx, adapter: Nginx, checker: Checker, server: Child | None) -> str | None:
     for each in (edge, adapter):
         if each.exit_status is not None:
             return f"nginx ended by itself (exit status {each.exit_status})"
     if not checker.is_alive:
         return "the checker of keys ended by itself"
-    if server is not None and server.poll() is not None:
-        return f"scripts.serve ended by itself (exit status {server.returncode})"
+    if server is not None and server.exit_status is not None:
+        return f"pneumoscan serve ended by itself (exit status {server.exit_status})"
     return None
 
 
 @contextmanager
-def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[subprocess.Popen[str] | None]:
+def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[Child | None]:
     """A server that is there before the edge and until after it; None where none was asked for."""
     if plan.server is None:
         yield None
         return
-    # In a session of its own: the terminal's Ctrl-C must reach the edge first.
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pneumoscan.commands.serve", *plan.server],
-        cwd=plan.run_dir.path,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=die_with_parent(),
-    )
     said = threading.Event()
 
-    def listen() -> None:
-        assert child.stdout is not None
-        for line in child.stdout:
-            print(line, end="", file=sys.stderr, flush=True)
-            said.set()
+    def show(line: str) -> None:
+        print(line, end="", file=sys.stderr, flush=True)
+        said.set()
 
-    threading.Thread(target=listen, daemon=True).start()
+    command = [sys.executable, "-m", "pneumoscan", "serve", *plan.server]
+    server = Child(command, folder=plan.run_dir.path, show=show, errors_too=False)
     try:
-        while not said.wait(_POLL_S) and child.poll() is None and not stop.asked.is_set():
+        while not said.wait(_POLL_S) and server.exit_status is None and not stop.asked.is_set():
             pass
-        yield child
+        yield server
     finally:
-        child.terminate()
-        try:
-            child.wait(timeout=_SERVER_STOP_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        server.end(_SERVER_STOP_S)
 
 
 def clean(folder: Path) -> None:
     """Remove what only a running edge needs, uploads among it; keys, certificate, configuration and logs stay."""
     shutil.rmtree(folder / "tmp", ignore_errors=True)
+    clear_drafts(folder)
     for path in (*folder.glob("*.sock"), *folder.glob("*.pid"), folder / "edge.json"):
         path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class EdgeState:
+    """What the state file of a running edge says."""
+
+    pid: int
+    nginx_pid: int
+    listen: str
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"https://{self.listen}"
+
+
+def state_file(run_dir: RunDir) -> Path:
+    """`EdgeState` of the running edge, as JSON."""
+    return run_dir.path / "edge.json"
+
+
+def read_state(run_dir: RunDir) -> EdgeState | None:
+    """Give what the state file says, or None where there is none that can be read."""
+    try:
+        return EdgeState(**json.loads(state_file(run_dir).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def daemon(run_dir: RunDir) -> Daemon:
+    """The edge of a run folder, as it is started, asked and stopped in the background."""
+
+    def running() -> Running | None:
+        state = read_state(run_dir)
+        return None if state is None else Running(state.pid, state.url)
+
+    return Daemon(
+        program="pneumoscan edge",
+        noun="edge",
+        folder=run_dir.path,
+        log=run_dir.logs / "edge.log",
+        state_file=state_file(run_dir),
+        lock=run_dir.lock,
+        running=running,
+        clean=lambda: clean(run_dir.path),
+        stop_s=_STOP_S,
+    )
+
+
+def why_not_ready(edge: Running) -> str | None:
+    """Give why no film is answered behind a running edge, or None when one is."""
+    host, port = _here(edge.url.removeprefix("https://"))
+    # Whether it answers is asked, on this machine, and not who it is.
+    anyone = ssl.create_default_context()
+    anyone.check_hostname = False
+    anyone.verify_mode = ssl.CERT_NONE
+    connection = http.client.HTTPSConnection(host, port, timeout=60.0, context=anyone)
+    try:
+        connection.request("GET", "/readyz")
+        reply = connection.getresponse()
+        reply.read()
+    except (OSError, http.client.HTTPException) as error:
+        return f"the edge does not answer: {error}"
+    finally:
+        connection.close()
+    return None if reply.status == 200 else "no server behind the edge answers a film"
+
+
+def reload(run_dir: RunDir) -> int:
+    """Let a running edge take a renewed certificate; give the exit status."""
+    state = read_state(run_dir)
+    if state is None or not run_dir.is_locked():
+        print(f"pneumoscan edge: no edge runs from {run_dir.path}", file=sys.stderr)
+        return 1
+    os.kill(state.pid, signal.SIGUSR1)
+    print(f"reloads: {state.url}")
+    return 0
+
+
+def _here(listen: str) -> tuple[str, int]:
+    """The address at which this machine reaches what listens there."""
+    host, _, port = listen.rpartition(":")
+    return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]")), int(port)
+
+
 def _say(why: str) -> int:
-    print(f"scripts.edge: {why}", file=sys.stderr)
+    print(f"pneumoscan edge: {why}", file=sys.stderr)
     return 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pneumoscan.errors import EdgeError
+from pneumoscan.files import write_bytes, write_whole
 
 _DAYS: Final = 397  # the most that browsers take: CA/Browser Forum ballot SC31
 
@@ -27,10 +28,8 @@ def link_certificate(folder: Path, certificate: Path | None, key: Path | None) -
     Raises
     ------
     EdgeError
-        One of the two is missing, cannot be read, or the key is open to others.
+        One of the two cannot be read, or the key is open to others.
     """
-    if (certificate is None) != (key is None):
-        raise EdgeError("--tls-cert and --tls-key belong together: give both, or none for a self-signed certificate")
     if certificate is None or key is None:
         certificate, key = folder / "self-signed.crt", folder / "self-signed.key"
         if not _is_usable(certificate, key):
@@ -41,10 +40,7 @@ def link_certificate(folder: Path, certificate: Path | None, key: Path | None) -
         _check(certificate, key)
         self_signed = False
     for name, target in (("tls.crt", certificate), ("tls.key", key)):
-        draft = folder / f"{name}.new"
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(target)
-        draft.replace(folder / name)
+        write_whole(folder / name, partial(Path.symlink_to, target=target))
     return self_signed
 
 
@@ -94,13 +90,5 @@ def _make(certificate: Path, key: Path) -> None:
     secret = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write(key, secret, 0o600)
-    _write(certificate, signed.public_bytes(serialization.Encoding.PEM), 0o644)
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-    draft.replace(path)
+    write_bytes(key, secret, mode=0o600, durable=True)
+    write_bytes(certificate, signed.public_bytes(serialization.Encoding.PEM), mode=0o644, durable=True)

@@ -1,1 +1,1 @@
-"""The parts of `scripts.serve`: one TorchServe, from the machine's capacity to a clean stop."""
+"""The parts of `pneumoscan serve`: one TorchServe, from the machine's capacity to a clean stop."""

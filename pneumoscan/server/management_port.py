@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import http.client
-import os
 import re
 import secrets
 import socket
@@ -21,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl
+
+from pneumoscan.files import write_text
 
 _HOST: Final = "127.0.0.1"
 _PATHS: Final = re.compile(r"/models(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}")
@@ -44,9 +45,7 @@ def management_port(port: int, socket_path: Path, token_file: Path) -> Iterator[
         The port cannot be had, or the file not be written.
     """
     token = secrets.token_urlsafe(32)
-    token_file.unlink(missing_ok=True)
-    with os.fdopen(os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(token + "\n")
+    write_text(token_file, token + "\n", mode=0o600)
     try:
         with ThreadingHTTPServer((_HOST, port), _forwarder(socket_path, token)) as server:
             server.daemon_threads = True

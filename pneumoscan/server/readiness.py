@@ -1,11 +1,11 @@
-"""Whether a server can answer: the state of its workers, and one made-up film answered."""
+"""Whether a server can answer: the state of its workers, and one made-up film answered; waiting until it does."""
 
 from __future__ import annotations
 
 import io
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +16,15 @@ from cxr_client import ClientError, InferenceClient, ManagementClient, Predictio
 from cxr_client.management import Readiness, VersionState
 from pneumoscan.errors import NeverReady, StillBusy
 from pneumoscan.model_store import MODEL_NAME
+from pneumoscan.processes import Child, StopRequest
 from pneumoscan.server.run_folder import RunDir
 
 # A CPU worker that is busy with a full batch of eight needs its seconds too.
 CANARY_TIMEOUT_S = 30.0
 # Once may be bad luck (memory, say).
 DEATHS_WHILE_STARTING = 2
+
+_POLL_S: Final = 0.2
 
 
 def canary_film(size: int = 256) -> bytes:
@@ -106,6 +109,46 @@ class Start:
         return ask_canary(self._url)
 
 
+def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str | None], timeout_s: float) -> str | None:
+    """Wait until a server can answer.
+
+    Parameters
+    ----------
+    check : callable
+        Gives None when the server is ready and otherwise what is missing; raises `NeverReady` when waiting is no use.
+    timeout_s : float
+        How long to wait, in seconds.
+
+    Returns
+    -------
+    str or None
+        None when the server is ready or was asked to stop, otherwise why it never was.
+    """
+    deadline = time.monotonic() + timeout_s
+    missing: str | None = "not started"
+    while time.monotonic() < deadline:
+        if stop.asked.is_set():
+            return None
+        if server.exit_status is not None:
+            return f"TorchServe ended while starting (exit status {server.exit_status})"
+        try:
+            missing = check()
+        except NeverReady as error:
+            return str(error)
+        if missing is None:
+            return None
+        stop.asked.wait(_POLL_S)
+    return f"not ready within {timeout_s:g} s: {missing}"
+
+
+def wait_until_asked(server: Child, stop: StopRequest) -> str | None:
+    """Wait for a signal; give None after one, or what happened when the JVM ended without."""
+    while not stop.asked.wait(_POLL_S):
+        if server.exit_status is not None:
+            return f"TorchServe ended by itself (exit status {server.exit_status})"
+    return None
+
+
 class Deaths:
     """Counts the workers that died while they loaded.
 
@@ -166,7 +209,6 @@ def _ellipse(
 # TorchServe tells how many requests wait, but not which worker is busy. One that computes uses its processor, one that
 # waits for work uses none at all.
 QUIET_S: Final = 1.5
-_POLL_S: Final = 0.25
 _PROC: Final = Path("/proc")
 
 

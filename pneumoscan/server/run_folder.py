@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pneumoscan.daemon import Daemon, Running
 from pneumoscan.errors import AlreadyRunning, RunFolderError
+from pneumoscan.files import clear_drafts, is_locked, locked, write_text
 from pneumoscan.server.capacity import Capacity
 
 # sockaddr_un.sun_path: 108 bytes on Linux with the closing zero.
@@ -31,7 +31,7 @@ class ServerState:
     Attributes
     ----------
     pid : int
-        The supervisor, `scripts.serve`: the one to signal.
+        The supervisor, `pneumoscan serve`: the one to signal.
     jvm_pid : int
         TorchServe's front end; also the id of the process group that holds its workers. 0 until it is started.
     url, metrics_url : str
@@ -104,7 +104,8 @@ class RunDir:
         return self.path / "tmp"
 
     @property
-    def _lock(self) -> Path:
+    def lock(self) -> Path:
+        """Locked while a server runs."""
         return self.path / "server.lock"
 
     def create(self) -> None:
@@ -120,7 +121,7 @@ class RunDir:
                 f"{self.socket} is longer than the {SOCKET_PATH_LIMIT} bytes of a unix socket: give a shorter --run-dir"
             )
         try:
-            if self._temp.exists() and not self._lock.exists():
+            if self._temp.exists() and not self.lock.exists():
                 raise RunFolderError(f"{self._temp} is not ours, and a start would wipe it: give another --run-dir")
             self.logs.mkdir(parents=True, exist_ok=True)
             # An open folder would give the management API to every user of the machine.
@@ -128,8 +129,7 @@ class RunDir:
         except OSError as error:
             raise RunFolderError(f"cannot use {self.path} as run folder: {error}") from error
 
-    @contextmanager
-    def locked(self) -> Iterator[int]:
+    def locked(self) -> AbstractContextManager[int]:
         """Hold the folder; give the lock's file descriptor. The kernel lets go when its last holder ends, in any way.
 
         Raises
@@ -137,24 +137,12 @@ class RunDir:
         AlreadyRunning
             Another process holds it.
         """
-        with self._lock.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise AlreadyRunning(
-                    f"a server already runs from {self.path}: stop it with --stop, or give another --run-dir"
-                ) from None
-            yield lock.fileno()
+        why = f"a server already runs from {self.path}: stop it with --stop, or give another --run-dir"
+        return locked(self.lock, busy=AlreadyRunning(why))
 
     def is_locked(self) -> bool:
         """Whether a server holds the folder."""
-        if not self.path.is_dir():
-            return False
-        try:
-            with self.locked():
-                return False
-        except AlreadyRunning:
-            return True
+        return is_locked(self.lock)
 
     def read_state(self) -> ServerState | None:
         """Give what the pid file says, or None when there is none that can be read."""
@@ -167,9 +155,7 @@ class RunDir:
 
     def write_state(self, state: ServerState) -> None:
         """Write the pid file, whole or not at all."""
-        draft = self.pid_file.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(state), indent=2) + "\n")
-        draft.replace(self.pid_file)
+        write_text(self.pid_file, json.dumps(asdict(state), indent=2) + "\n")
 
     def create_temp(self) -> Path:
         """Make an empty temporary folder whose path leaves room for the workers' sockets.
@@ -203,6 +189,7 @@ class RunDir:
         # A pid file is only a file: nothing else than a temporary folder of ours is removed on its word.
         if state is not None and Path(state.temp).name.startswith(_TEMP_PREFIX):
             shutil.rmtree(state.temp, ignore_errors=True)
+        clear_drafts(self.path)
         self.clean(self._temp)
 
     def log_marks(self) -> dict[str, int]:
@@ -251,3 +238,28 @@ def _size(path: Path) -> int:
 
 def _fits(temp: Path) -> bool:
     return len(os.fsencode(temp)) + len(WORKER_SOCKET_NAME) <= SOCKET_PATH_LIMIT
+
+
+# How long TorchServe may take to finish what it is answering before it is killed.
+GRACE_S = 30.0
+
+
+def daemon(run_dir: RunDir) -> Daemon:
+    """The server of a run folder, as it is started, asked and stopped in the background."""
+
+    def running() -> Running | None:
+        state = run_dir.read_state()
+        return None if state is None else Running(state.pid, state.url, state.jvm_pid)
+
+    return Daemon(
+        program="pneumoscan serve",
+        noun="server",
+        folder=run_dir.path,
+        log=run_dir.serve_log,
+        state_file=run_dir.pid_file,
+        lock=run_dir.lock,
+        running=running,
+        clean=run_dir.clean_leftovers,
+        stop_s=GRACE_S + 15.0,  # after its grace TorchServe is killed at once; the rest is time to clear up
+        killed_then=True,
+    )

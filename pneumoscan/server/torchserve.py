@@ -148,7 +148,7 @@ def effective_config(
         ours |= {"grpc_inference_address": HOST, "grpc_management_address": HOST}
     # A later line wins in a properties file, so the base's own lines may stay where they are.
     lines = "".join(f"{key}={_escaped(value)}\n" for key, value in ours.items())
-    return f"{base.rstrip()}\n\n# --- Set by scripts.serve for this run ---\n{lines}"
+    return f"{base.rstrip()}\n\n# --- Set by pneumoscan serve for this run ---\n{lines}"
 
 
 def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path) -> list[str]:

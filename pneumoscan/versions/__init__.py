@@ -1,1 +1,1 @@
-"""The parts of `scripts.models`: which versions a server serves, and the changes of them."""
+"""The parts of `pneumoscan models`: which versions a server serves, and the changes of them."""

@@ -49,7 +49,7 @@ def find_archive(store: Path, version: str) -> Archive:
         if archive.version.text == version:
             return archive
     there = ", ".join(archive.version.text for archive in archives)
-    raise VersionError(f"no archive of {version} in {store} (there: {there}): pack it with scripts.package_mar")
+    raise VersionError(f"no archive of {version} in {store} (there: {there}): pack it with pneumoscan pack")
 
 
 def register(live: LiveServer, version: str, workers: int | None, timeout_s: float) -> str:
@@ -106,7 +106,7 @@ def promote(live: LiveServer, version: str, *, unverified: bool = False) -> Decl
     Parameters
     ----------
     unverified : bool
-        Also one that `scripts.models verify` has not found good enough against the present default.
+        Also one that `pneumoscan models verify` has not found good enough against the present default.
 
     Raises
     ------
@@ -116,11 +116,11 @@ def promote(live: LiveServer, version: str, *, unverified: bool = False) -> Decl
     with locked(live.store):
         declared = current(live)
         if version not in declared.versions:
-            raise VersionError(f"{version} is not registered: run scripts.models register {version}")
+            raise VersionError(f"{version} is not registered: run pneumoscan models register {version}")
         if version == declared.default and live.default() == version:
             return declared
         if version != declared.default and not unverified and (why := declared.why_unverified(version)):
-            raise VersionError(f"{version} {why}: run scripts.models verify {version} --films DIR, or give --force")
+            raise VersionError(f"{version} {why}: run pneumoscan models verify {version} --films DIR, or give --force")
         return _switch(live, declared.promoted(version) if version != declared.default else declared)
 
 
@@ -246,7 +246,7 @@ def _put_back(*steps: Callable[[], None]) -> None:
             try:
                 step()
             except (ClientError, VersionError, StoreError) as error:
-                print(f"could not be put back, see scripts.models list: {error}", file=sys.stderr)
+                print(f"could not be put back, see pneumoscan models list: {error}", file=sys.stderr)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

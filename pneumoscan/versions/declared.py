@@ -1,21 +1,20 @@
 """The versions that a model store's servers serve, and which is the default: ``versions.json`` in the store.
 
-Without that file all archives are served and the newest is the default. `scripts.models` writes it, `scripts.serve`
-applies it at every start.
+Without that file all archives are served and the newest is the default. `pneumoscan models` writes it, and
+`pneumoscan serve` applies it at every start.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pneumoscan import files
 from pneumoscan.errors import StoreError
 from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, check_archive, list_archives
 
@@ -26,7 +25,7 @@ _FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class Verified:
-    """What `scripts.models verify` found when it compared a version with the default one."""
+    """What `pneumoscan models verify` found when it compared a version with the default one."""
 
     against: str
     against_sha256: str
@@ -152,38 +151,30 @@ def write_declared(store: Path, declared: Declared | None) -> None:
         The store cannot be written.
     """
     path = store / FILE_NAME
-    draft = path.with_name(f".{FILE_NAME}.new")
     try:
         if declared is None:
             path.unlink(missing_ok=True)
-            return
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.write(declared.to_json())
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
+        else:
+            files.write_text(path, declared.to_json(), durable=True)
     except OSError as error:
         raise StoreError(f"{path} cannot be written ({error.strerror}): make {store} writable") from error
 
 
 @contextmanager
 def locked(store: Path) -> Iterator[None]:
-    """Hold the store against another `scripts.models`; reading needs no lock.
+    """Hold the store against another `pneumoscan models`; reading needs no lock.
 
     Raises
     ------
     StoreError
         Another process holds it, or it cannot be written.
     """
-    try:
-        lock = (store / _LOCK_NAME).open("a")
-    except OSError as error:
-        raise StoreError(f"{store} cannot be written ({error.strerror}): its versions cannot be changed") from error
-    with lock:
+    busy = StoreError(f"another pneumoscan models changes the versions of {store}: wait until it is done")
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"another scripts.models changes the versions of {store}: wait until it is done") from None
+            held.enter_context(files.locked(store / _LOCK_NAME, busy=busy))
+        except OSError as error:
+            raise StoreError(f"{store} cannot be written ({error.strerror}): its versions cannot be changed") from error
         yield
 
 
@@ -239,11 +230,11 @@ def serving_set(store: Path) -> ServingSet:
         if missing := [version for version in declared.in_order() if version not in by_version]:
             raise StoreError(
                 f"{store / FILE_NAME} declares {missing[0]}, but {MODEL_NAME}-{missing[0]}.mar is not there: "
-                f"put it back, or run scripts.models retire {missing[0]}"
+                f"put it back, or run pneumoscan models retire {missing[0]}"
             )
         archives = [by_version[version] for version in declared.in_order()]
         remarks += [
-            f"{archive.path} is not registered: run scripts.models register {version}"
+            f"{archive.path} is not registered: run pneumoscan models register {version}"
             for version, archive in by_version.items()
             if version not in declared.versions
         ]

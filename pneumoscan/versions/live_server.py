@@ -1,4 +1,4 @@
-"""The running server of a run folder, as `scripts.models` sees it: its versions and its default."""
+"""The running server of a run folder, as `pneumoscan models` sees it: its versions and its default."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class LiveServer:
         """
         state = self.versions().get(version)
         if state is None:
-            raise VersionError(f"{version} is not on the server: run scripts.models register {version}")
+            raise VersionError(f"{version} is not on the server: run pneumoscan models register {version}")
         if not state.is_ready:
             count = sum(worker.is_ready for worker in state.workers)
             raise VersionError(
@@ -175,9 +175,11 @@ def live_server(run_dir: RunDir) -> Iterator[LiveServer]:
     """
     state = run_dir.read_state()
     if state is None or not run_dir.is_locked():
-        raise VersionError(f"no server runs from {run_dir.path}: start one with scripts.serve, or give its --run-dir")
+        raise VersionError(
+            f"no server runs from {run_dir.path}: start one with pneumoscan serve, or give its --run-dir"
+        )
     if not state.store:
-        raise VersionError(f"the server of {run_dir.path} was started by an older scripts.serve: start it again")
+        raise VersionError(f"the server of {run_dir.path} was started by an older pneumoscan serve: start it again")
     with ManagementClient(run_dir.socket, timeout_s=_PATIENCE_S) as management:
         try:
             management.ready(MODEL_NAME)

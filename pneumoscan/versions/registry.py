@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pneumoscan.errors import RegistryError, StoreError
+from pneumoscan.files import write_whole
 from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, check_archive
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def import_archive(version: str, store: Path, uri: str, *, force: bool = False) 
         try:
             there = _find(client, version)
             if there is None or there.run_id is None:
-                raise RegistryError(f"{uri} has no {MODEL_NAME} {version} that scripts.models export put there")
+                raise RegistryError(f"{uri} has no {MODEL_NAME} {version} that pneumoscan models export put there")
             got = Path(client.download_artifacts(there.run_id, target.path.name, folder))
         except failure as error:
             raise RegistryError(f"{uri}: {_first_line(error)}") from error
@@ -90,7 +91,7 @@ def import_archive(version: str, store: Path, uri: str, *, force: bool = False) 
         check_archive(fetched)
         if target.path.exists() and archive_digest(target) != digest and not force:
             raise StoreError(f"{target.path} exists and is another archive: give --force, or move it away")
-        got.replace(target.path)
+        write_whole(target.path, got.replace)
     return target.path
 
 

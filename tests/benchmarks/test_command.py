@@ -48,7 +48,7 @@ def test_every_engine_that_runs_here_is_timed_in_turn_and_others_say_why(capsys:
     assert engines["torch-float32"]["speedup"].median == 1.0
     (note,) = (row.note for row in result.tables[0].rows if row.label == "openvino-int8")
     assert "not timed: " in note
-    assert "training.quantise" in note
+    assert "pneumoscan quantise" in note
 
 
 def test_a_batch_of_none_is_wrong_usage() -> None:
@@ -120,7 +120,7 @@ def test_without_epochs_only_costs_are_shown(data: Path, capsys: pytest.CaptureF
 
 def test_a_folder_that_is_missing_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--data", "lost-folder"]) == 2
-    assert capsys.readouterr().err.startswith("scripts.benchmark: lost-folder is not a folder")
+    assert capsys.readouterr().err.startswith("pneumoscan bench: lost-folder is not a folder")
 
 
 def test_the_tutorials_rate_is_a_tenth_already_in_the_fourth_epoch() -> None:

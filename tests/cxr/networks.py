@@ -38,7 +38,7 @@ def small_network(seed: int = 0) -> ResNet:
 
 
 def save_model(folder: Path, network: ResNet | None = None, **fields: Any) -> ModelSpec:
-    """Write `model.pth` and `model.json` as `training.export` does; the spec written."""
+    """Write `model.pth` and `model.json` as `pneumoscan export` does; the spec written."""
     folder.mkdir(parents=True, exist_ok=True)
     network = network or small_network()
     torch.save(network.state_dict(), folder / "model.pth")

@@ -86,10 +86,10 @@ def test_what_is_no_json_is_refused(text: str | bytes) -> None:
 def test_a_damaged_file_is_named_with_its_key_and_the_command(tmp_path: Path) -> None:
     path = tmp_path / "page.json"
     path.write_text(json.dumps(VALUES), encoding="utf-8")
-    assert read_file(path, Page, "training.evaluate") == PAGE
+    assert read_file(path, Page, "pneumoscan evaluate") == PAGE
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(ModelError, match=r"page\.json is damaged .*the file is a list.* run training\.evaluate again"):
-        read_file(path, Page, "training.evaluate")
+        read_file(path, Page, "pneumoscan evaluate")
 
 
 def test_a_mistake_in_a_record_itself_is_not_taken_for_one_in_the_file() -> None:

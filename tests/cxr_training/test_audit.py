@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from cxr.model.spec import CLASSES, ModelSpec, sha256_of
-from cxr_training import audit, calibrate, export, train
+from cxr_training import audit
 from cxr_training.data.records import load_films
-from cxr_training.fit.head import HeadSettings
+from cxr_training.fit.settings import HeadSettings
 from cxr_training.measure.shortcuts import ABOVE, UNCLEAR
 from cxr_training.runs import RunRecord, spec_of
+from tests.commands import run_command
 from tests.cxr_training.marked_films import brightness, corner_mark, nothing, write_films
 from tests.cxr_training.pages.test_page import Reader
 
@@ -35,12 +36,12 @@ def one_thread() -> Iterator[None]:
 
 
 def trained(data: Path, run: Path) -> Path:
-    assert train.main(["--data", str(data), "--run", str(run), *ARGUMENTS]) == 0
+    assert run_command("train", ["--data", str(data), "--run", str(run), *ARGUMENTS]) == 0
     return run
 
 
 def audited(run: Path, data: Path, *arguments: str) -> dict[str, Any]:
-    assert audit.main(["--run", str(run), "--data", str(data), *AUDIT, *arguments]) == 0
+    assert run_command("audit", ["--run", str(run), "--data", str(data), *AUDIT, *arguments]) == 0
     out = Path(arguments[arguments.index("--out") + 1]) if "--out" in arguments else run
     found: dict[str, Any] = json.loads((out / "audit.json").read_text(encoding="utf-8"))
     return found
@@ -113,8 +114,8 @@ def test_an_exported_run_is_read_as_it_is_served(marked: tuple[Path, Path], tmp_
     data, run = marked
     for name in ("run.json", "checkpoint.pth"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
-    assert calibrate.main(["--data", str(data), "--run", str(tmp_path)]) == 0
-    assert export.main(["--run", str(tmp_path), "--format", "safetensors"]) == 0
+    assert run_command("calibrate", ["--data", str(data), "--run", str(tmp_path)]) == 0
+    assert run_command("export", ["--run", str(tmp_path), "--format", "safetensors"]) == 0
     found = audited(tmp_path, data, "--cache", str(run.parent / ".features"))
     assert found["weights_sha256"] == ModelSpec.load(tmp_path).weights_sha256
     assert not (tmp_path.parent / ".features").exists()
@@ -230,7 +231,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
 ) -> None:
     data, run = marked
     base = ["--run", str(run), "--data", str(data), "--out", str(tmp_path / "out")]
-    assert audit.main([*base, *arguments]) == 2
+    assert run_command("audit", [*base, *arguments]) == 2
     said = capsys.readouterr()
     assert message in said.err
     assert len(said.err.splitlines()) == 1
@@ -242,7 +243,5 @@ def test_the_training_films_are_no_split_to_measure_on(
     marked: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, run = marked
-    with pytest.raises(SystemExit) as stopped:
-        audit.main(["--run", str(run), "--data", str(data), "--split", "train"])
-    assert stopped.value.code == 2
+    assert run_command("audit", ["--run", str(run), "--data", str(data), "--split", "train"]) == 2
     assert "--split" in capsys.readouterr().err

@@ -12,13 +12,14 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from cxr.json_records import to_json
-from cxr_training.compare import compare, main
+from cxr_training.compare import compare
 from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
 from cxr_training.measure.intervals import Bootstrap
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.paired import delong, delong_covariance, mcnemar, paired_differences
 from cxr_training.measure.predictions import Scored
+from tests.commands import run_command
 from tests.cxr_training.folders import write_manifest
 
 
@@ -155,9 +156,9 @@ def test_films_are_matched_by_name_and_patients_come_from_the_data(
     one, two = write_predictions(tmp_path / "one", first), write_predictions(tmp_path / "two", second)
     turned = write_predictions(tmp_path / "turned", second[::-1])
     base = ["--data", str(data), "--bootstrap", "200", "--out"]
-    assert main(["--first", str(one), "--second", str(two), *base, str(tmp_path / "a")]) == 0
+    assert run_command("compare", ["--first", str(one), "--second", str(two), *base, str(tmp_path / "a")]) == 0
     file = str(turned / "predictions.csv")
-    assert main(["--first", str(one), "--second", file, *base, str(tmp_path / "b")]) == 0
+    assert run_command("compare", ["--first", str(one), "--second", file, *base, str(tmp_path / "b")]) == 0
     a, b = (json.loads((tmp_path / name / "comparison.json").read_text(encoding="utf-8")) for name in "ab")
     assert a["second"].pop("name") == "two"
     assert b["second"].pop("name") == "turned"
@@ -176,7 +177,7 @@ def test_films_are_matched_by_name_and_patients_come_from_the_data(
 
 def test_without_out_the_comparison_is_printed(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_predictions(tmp_path / "one", rows_of(data, 1))
-    assert main(["--first", str(one), "--second", str(one), "--data", str(data)]) == 0
+    assert run_command("compare", ["--first", str(one), "--second", str(one), "--data", str(data)]) == 0
     assert "standard error 0.0000, 95 % interval -, z -, p 1.0000" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
@@ -195,18 +196,18 @@ def test_what_cannot_be_compared_is_said_in_one_line(
         (write_predictions(tmp_path / "fewer", rows[1:]), "different films: 1 are in one of the two alone"),
         (write_predictions(tmp_path / "flipped", flipped), "to the second and"),
         (write_predictions(tmp_path / "twice", [*rows, rows[3]]), "is there twice"),
-        (tmp_path, "predictions.csv is missing: run training.evaluate"),
+        (tmp_path, "predictions.csv is missing: run pneumoscan evaluate"),
         (tmp_path / "text.csv", "has no column probability_PNEUMONIA, predicted"),
         (tmp_path / "bad.csv", "line 2: no probability"),
         (tmp_path / "no.csv", "is no table of predictions"),
         (tmp_path / "empty.csv", "holds no film"),
     ):
-        assert main(["--first", str(whole), "--second", str(second), "--data", str(data)]) == 2
+        assert run_command("compare", ["--first", str(whole), "--second", str(second), "--data", str(data)]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert len(error.splitlines()) == 1
     other = write_predictions(tmp_path / "other", [(f"new-{rows[0][0]}", *rows[0][1:]), *rows[1:]])
-    assert main(["--first", str(other), "--second", str(other), "--data", str(data)]) == 2
+    assert run_command("compare", ["--first", str(other), "--second", str(other), "--data", str(data)]) == 2
     assert "1 films are not in the data, new-" in capsys.readouterr().err
 
 

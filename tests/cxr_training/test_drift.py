@@ -15,10 +15,11 @@ from cxr.serving.drift import DRIFT_FILE, Reference, read_reference
 from cxr.serving.metrics import SIGNALS
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService, IncomingRequest
-from cxr_training import calibrate, drift, export, train
+from cxr_training import drift
 from cxr_training.data.records import load_films
 from cxr_training.measure.predictions import score
 from pneumoscan.archive import package
+from tests.commands import run_command
 from tests.cxr.networks import predictor, save_model
 from tests.cxr.references import reference_for
 from tests.cxr_training.folders import write_manifest
@@ -33,9 +34,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     run = base / "run"
     common = ["--run", str(run), "--data", str(data), "--device", "cpu"]
     small = ["--arch", "resnet10", "--weights", "random", "--epochs", "1", "--size", "64", "--views", "1"]
-    assert train.main([*common, *small]) == 0
-    assert calibrate.main(common) == 0
-    assert export.main(["--run", str(run)]) == 0
+    assert run_command("train", [*common, *small]) == 0
+    assert run_command("calibrate", common) == 0
+    assert run_command("export", ["--run", str(run)]) == 0
     return run, data
 
 
@@ -94,7 +95,7 @@ def test_weights_in_another_format_keep_it_and_may_go_back(folders: tuple[Path, 
     run, _ = folders
     digests = set()
     for form in ("safetensors", "pth"):
-        assert export.main(["--run", str(run), "--format", form]) == 0
+        assert run_command("export", ["--run", str(run), "--format", form]) == 0
         spec = ModelSpec.load(run)
         digests.add(spec.weights_sha256)
         assert read_reference(run, spec) is not None
@@ -107,7 +108,7 @@ def test_a_reference_is_made_anew_from_a_hospitals_own_films(
     run, data = folders
     before = (run / DRIFT_FILE).read_text(encoding="utf-8")
     try:
-        assert drift.main(["--run", str(run), "--data", str(data), "--split", "test", "--device", "cpu"]) == 0
+        assert run_command("drift", ["--run", str(run), "--data", str(data), "--split", "test", "--device", "cpu"]) == 0
         assert "60 films" in capsys.readouterr().out
         after = (run / DRIFT_FILE).read_text(encoding="utf-8")
         assert after != before
@@ -122,13 +123,13 @@ def test_too_few_films_make_no_reference_and_calibrating_with_them_takes_the_old
     run, data = folders
     few = write_manifest(tmp_path / "few", 4)
     before = (run / DRIFT_FILE).read_text(encoding="utf-8")
-    assert drift.main(["--run", str(run), "--data", str(few), "--device", "cpu"]) == 2
+    assert run_command("drift", ["--run", str(run), "--data", str(few), "--device", "cpu"]) == 2
     assert "8 films in split 'val', 30 are needed" in capsys.readouterr().err
     assert (run / DRIFT_FILE).read_text(encoding="utf-8") == before
     common = ["--run", str(run), "--device", "cpu"]
-    assert calibrate.main([*common, "--data", str(few)]) == 0
+    assert run_command("calibrate", [*common, "--data", str(few)]) == 0
     assert not (run / DRIFT_FILE).exists()
     assert "fewer than 30 validation films, so no reference to see drift by" in capsys.readouterr().out
-    assert calibrate.main([*common, "--data", str(data)]) == 0
-    assert export.main(["--run", str(run)]) == 0
+    assert run_command("calibrate", [*common, "--data", str(data)]) == 0
+    assert run_command("export", ["--run", str(run)]) == 0
     assert (run / DRIFT_FILE).read_text(encoding="utf-8") == before

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from cxr.predict import Predictor
-from cxr_training import compare, evaluate
+from cxr_training import evaluate
 from cxr_training.data.records import load_films
 from cxr_training.pages.films import confident_errors, side_by_side
 from pneumoscan.archive import package
+from tests.commands import run_command
 from tests.cxr.networks import save_model, small_network
 from tests.cxr_training.folders import write_manifest
 from tests.cxr_training.pages.test_page import Reader
@@ -52,7 +53,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def out(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     arguments = ["--run", str(model), "--data", str(data), "--out", str(folder), "--device", "cpu"]
-    assert evaluate.main([*arguments, "--bootstrap", "300", "--seed", "5", "--prevalence", "0.02", "0.2"]) == 0
+    assert (
+        run_command("evaluate", [*arguments, "--bootstrap", "300", "--seed", "5", "--prevalence", "0.02", "0.2"]) == 0
+    )
     return folder
 
 
@@ -156,14 +159,18 @@ def test_pictures_of_an_earlier_evaluation_do_not_stay(data: Path, model: Path, 
 
 def test_an_evaluation_can_be_repeated_to_the_last_digit(data: Path, model: Path, out: Path, tmp_path: Path) -> None:
     arguments = ["--run", str(model), "--data", str(data), "--out", str(tmp_path), "--device", "cpu"]
-    assert evaluate.main([*arguments, "--bootstrap", "300", "--seed", "5", "--prevalence", "0.02", "0.2"]) == 0
+    assert (
+        run_command("evaluate", [*arguments, "--bootstrap", "300", "--seed", "5", "--prevalence", "0.02", "0.2"]) == 0
+    )
     assert metrics_of(tmp_path) == metrics_of(out)
 
 
 def test_an_archive_is_measured_with_the_same_settings(data: Path, model: Path, out: Path, tmp_path: Path) -> None:
     archive = package(model, "1.0.0", tmp_path / "store")
     arguments = ["--archive", str(archive), "--data", str(data), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    assert evaluate.main([*arguments, "--bootstrap", "300", "--seed", "5", "--prevalence", "0.02", "0.2"]) == 0
+    assert (
+        run_command("evaluate", [*arguments, "--bootstrap", "300", "--seed", "5", "--prevalence", "0.02", "0.2"]) == 0
+    )
     packed, run = metrics_of(tmp_path / "out"), metrics_of(out)
     assert packed["bootstrap"] == run["bootstrap"]
     assert packed["overall"]["auroc_ci"] == pytest.approx(run["overall"]["auroc_ci"])
@@ -179,9 +186,9 @@ def test_an_archive_is_measured_with_the_same_settings(data: Path, model: Path, 
 def test_two_evaluations_can_be_compared(data: Path, out: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "other", small_network(seed=4))
     other = str(tmp_path / "other")
-    assert evaluate.main(["--run", other, "--data", str(data), "--device", "cpu"]) == 0
+    assert run_command("evaluate", ["--run", other, "--data", str(data), "--device", "cpu"]) == 0
     base = ["--first", str(out), "--second", other, "--data", str(data), "--out", str(tmp_path / "both")]
-    assert compare.main([*base, "--bootstrap", "200"]) == 0
+    assert run_command("compare", [*base, "--bootstrap", "200"]) == 0
     found = json.loads((tmp_path / "both" / "comparison.json").read_text(encoding="utf-8"))
     second = metrics_of(tmp_path / "other")["overall"]
     for name in ("sensitivity", "specificity", "accuracy"):
@@ -204,7 +211,7 @@ def test_settings_that_cannot_be_are_told_before_a_film_is_scored(
     data: Path, model: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ["--run", str(model), "--data", str(data), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    assert evaluate.main([*base, *arguments]) == 2
+    assert run_command("evaluate", [*base, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1

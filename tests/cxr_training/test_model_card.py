@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import torch
 
+from cxr import NOTICE
 from cxr.model.spec import SPEC_FILE, ModelSpec
-from cxr.serving.card import INTENDED_USE, LIMITS, NOTICE, OUT_OF_SCOPE
-from cxr_training import audit, calibrate, evaluate, export, train
+from cxr.serving.card import INTENDED_USE, LIMITS, OUT_OF_SCOPE
 from cxr_training.data.records import load_films, provenance
 from cxr_training.measure.records import GroupFigures
-from cxr_training.model_card import main
 from cxr_training.pages.card import Facts, card_values
 from cxr_training.pages.page import render
 from cxr_training.runs import Collection
+from tests.commands import run_command
 from tests.cxr.networks import save_model
 from tests.cxr_training.marked_films import corner_mark, write_films
 from tests.cxr_training.pages.test_page import Reader
@@ -75,11 +75,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.writerow({**row, "licence": terms, "boxes": "8 8 20 20" if row["label"] == "PNEUMONIA" else ""})
     run = folder / "runs" / "first"
     common = ["--data", str(data), "--run", str(run)]
-    assert train.main([*common, *ARGUMENTS]) == 0
-    assert calibrate.main(common) == 0
-    assert export.main(["--run", str(run)]) == 0
-    assert evaluate.main([*common, "--bootstrap", "300"]) == 0
-    assert audit.main([*common, "--bootstrap", "300"]) == 0
+    assert run_command("train", [*common, *ARGUMENTS]) == 0
+    assert run_command("calibrate", common) == 0
+    assert run_command("export", ["--run", str(run)]) == 0
+    assert run_command("evaluate", [*common, "--bootstrap", "300"]) == 0
+    assert run_command("audit", [*common, "--bootstrap", "300"]) == 0
     return run
 
 
@@ -93,7 +93,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 
 def card(run: Path) -> str:
-    assert main(["--run", str(run)]) == 0
+    assert run_command("card", ["--run", str(run)]) == 0
     return (run / "model-card.md").read_text(encoding="utf-8")
 
 
@@ -196,15 +196,15 @@ def test_films_without_boxes_are_said_with_the_command(run: Path) -> None:
     change(run, "metrics.json", lambda values: values.update(localisation=None))
     said = section(card(run), "Does it look at the right place?")
     assert "**Not measured**: no film of PNEUMONIA" in said
-    assert "`python -m training.evaluate --run RUN --data DATA`" in said
+    assert "`pneumoscan evaluate --run RUN --data DATA`" in said
 
 
 @pytest.mark.parametrize("how", ["missing", "of other weights"])
 @pytest.mark.parametrize(
     ("name", "command", "sections"),
     [
-        ("metrics.json", "training.evaluate", ("Evaluation data", "Quantitative analyses", "Factors")),
-        ("audit.json", "training.audit", ("Does it look at the lungs at all?",)),
+        ("metrics.json", "pneumoscan evaluate", ("Evaluation data", "Quantitative analyses", "Factors")),
+        ("audit.json", "pneumoscan audit", ("Does it look at the lungs at all?",)),
     ],
 )
 def test_what_was_not_measured_of_these_weights_is_said_with_the_command(
@@ -218,10 +218,10 @@ def test_what_was_not_measured_of_these_weights_is_said_with_the_command(
     for title in (*sections, "Caveats and recommendations"):
         said = section(text, title)
         assert "**Not measured**" in said
-        assert f"`python -m {command} --run RUN --data DATA`" in said
+        assert f"`{command} --run RUN --data DATA`" in said
         assert (f"{name} in the run is {how}" in said) == (how != "missing")
         assert "0." not in said
-    assert f"Not measured: python -m {command}" in capsys.readouterr().out
+    assert f"Not measured: {command}" in capsys.readouterr().out
 
 
 def test_figures_at_another_threshold_are_not_shown(run: Path) -> None:
@@ -374,35 +374,36 @@ def test_hostile_words_of_a_manifest_stay_in_their_cells(run: Path, tmp_path: Pa
 
 def test_the_card_goes_where_out_says_and_replaces_nothing_unasked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "cards" / "first.md"
-    assert main(["--run", str(run), "--out", str(out)]) == 0
+    assert run_command("card", ["--run", str(run), "--out", str(out)]) == 0
     assert out.read_text(encoding="utf-8") == card(run)
     assert out.with_suffix(".html").is_file()
     out.write_text("of somebody else", encoding="utf-8")
-    assert main(["--run", str(run), "--out", str(out)]) == 2
+    assert run_command("card", ["--run", str(run), "--out", str(out)]) == 2
     assert out.read_text(encoding="utf-8") == "of somebody else"
-    assert main(["--run", str(run), "--out", str(out), "--force"]) == 0
+    assert run_command("card", ["--run", str(run), "--out", str(out), "--force"]) == 0
     assert out.read_text(encoding="utf-8") == card(run)
 
 
 def test_wrong_usage_is_one_line_and_exit_2(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*arguments: str) -> str:
-        assert main(list(arguments)) == 2
+        assert run_command("card", list(arguments)) == 2
         said = capsys.readouterr()
         assert len(said.err.splitlines()) == 1
         assert said.out == ""
         return said.err
 
-    assert "run training.export" in refused("--run", str(tmp_path / "lost"))
+    assert "run pneumoscan export" in refused("--run", str(tmp_path / "lost"))
     assert "give the name of a .md file" in refused("--run", str(run), "--out", str(tmp_path / "card.pdf"))
     (run / "audit.json").write_text("{", encoding="utf-8")
-    assert "run training.audit again" in refused("--run", str(run))
+    assert "run pneumoscan audit again" in refused("--run", str(run))
     (run / "audit.json").unlink()
     change(run, "metrics.json", lambda values: values.pop("groups"))
-    assert "metrics.json is damaged or of another version (groups is missing): run training.evaluate again" in refused(
-        "--run", str(run)
+    assert (
+        "metrics.json is damaged or of another version (groups is missing): run pneumoscan evaluate again"
+        in refused("--run", str(run))
     )
     (run / "metrics.json").write_text("[]", encoding="utf-8")
-    assert "run training.evaluate again" in refused("--run", str(run))
+    assert "run pneumoscan evaluate again" in refused("--run", str(run))
     (run / "metrics.json").unlink()
     change(run, SPEC_FILE, lambda values: values["training"].update(data=[{"source": "one"}]))
     assert "model.json is not of this version (data[0].films is missing): train and export again" in refused(
@@ -419,4 +420,4 @@ def test_a_mistake_of_ours_is_not_taken_for_a_damaged_run(run: Path, monkeypatch
 
     monkeypatch.setattr("cxr_training.pages.card.figures_table", broken)
     with pytest.raises(KeyError, match="ours"):
-        main(["--run", str(run)])
+        run_command("card", ["--run", str(run)])

@@ -18,10 +18,11 @@ from cxr.model.parity import INT8_FILES, REFERENCE, Parity, files_digest
 from cxr.model.preprocess import normalise, resize
 from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.predict import Predictor
-from cxr_training import calibrate, export, quantise, train
+from cxr_training import calibrate, export
 from cxr_training.data.records import load_films
 from cxr_training.runs import checkpoint_predictor
 from pneumoscan.archive import package
+from tests.commands import run_command
 from tests.cxr.networks import SMALL, small_network
 from tests.cxr_training.folders import write_manifest
 from tests.films import film
@@ -39,8 +40,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "one"
     common = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--device", "cpu", "--epochs", "5"]
-    assert train.main(["--data", str(data), "--run", str(folder), *common]) == 0
-    assert quantise.main(["--run", str(folder), "--data", str(data), "--films", "8"]) == 0
+    assert run_command("train", ["--data", str(data), "--run", str(folder), *common]) == 0
+    assert run_command("quantise", ["--run", str(folder), "--data", str(data), "--films", "8"]) == 0
     return folder
 
 
@@ -115,7 +116,7 @@ def test_the_figures_of_one_graph_do_not_let_another_of_the_same_weights_serve(r
         with pytest.raises(ModelError, match="not those that were compared"):
             use()
     (tmp_path / INT8_FILES[1]).unlink()
-    with pytest.raises(ModelError, match=r"has no int8\.bin: run training\.quantise"):
+    with pytest.raises(ModelError, match=r"has no int8\.bin: run pneumoscan quantise"):
         package(tmp_path, "1.0.0", tmp_path / "store")
 
 
@@ -138,25 +139,30 @@ def test_an_engine_that_does_not_run_is_left_out_unless_it_was_asked_for(
 
     monkeypatch.setattr(calibrate, "with_engine", fail)
     common = ["--run", str(copied), "--data", str(data), "--device", "cpu"]
-    assert calibrate.main(common) == 0
+    assert run_command("calibrate", common) == 0
     said = capsys.readouterr().err
     assert "openvino-float32 is left out, torch-float32 serves in its place" in said
     assert "stream is capturing)" in said
     assert export.export(copied).engines["cpu"] == REFERENCE
-    assert calibrate.main([*common, "--engine", "openvino-float32"]) == 2
+    assert run_command("calibrate", [*common, "--engine", "openvino-float32"]) == 2
 
 
 @needs_vnni
 def test_it_serves_only_after_it_was_compared(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["--run", str(run), "--cpu-engine", "openvino-int8"]
-    assert calibrate.main(["--run", str(run), "--data", str(data), "--device", "cpu"]) == 0
-    assert export.main(chosen) == 2
+    assert run_command("calibrate", ["--run", str(run), "--data", str(data), "--device", "cpu"]) == 0
+    assert run_command("export", chosen) == 2
     assert "was never compared" in capsys.readouterr().err
-    assert calibrate.main(["--run", str(run), "--data", str(data), "--device", "cpu", "--engine", "openvino-int8"]) == 0
+    assert (
+        run_command(
+            "calibrate", ["--run", str(run), "--data", str(data), "--device", "cpu", "--engine", "openvino-int8"]
+        )
+        == 0
+    )
     verdict = capsys.readouterr().out
     passed = "openvino-int8 passes" in verdict
     assert passed or "openvino-int8 does not pass" in verdict
-    assert export.main(chosen) == (0 if passed else 2)
+    assert run_command("export", chosen) == (0 if passed else 2)
     if passed:
         assert ModelSpec.load(run).engines["cpu"] == "openvino-int8"
     else:
@@ -164,5 +170,5 @@ def test_it_serves_only_after_it_was_compared(run: Path, data: Path, capsys: pyt
 
 
 def test_parts_that_no_resnet_has_are_named(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert quantise.main(["--run", str(run), "--data", str(data), "--keep", "layer9"]) == 2
+    assert run_command("quantise", ["--run", str(run), "--data", str(data), "--keep", "layer9"]) == 2
     assert "layer9" in capsys.readouterr().err

@@ -15,12 +15,12 @@ from torchvision.models import resnet50
 from cxr.model.network import build, read_state_dict
 from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.predict import Predictor
-from cxr_training import calibrate, evaluate, export, train
+from cxr_training import export, train
 from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
-from cxr_training.fit.head import HeadSettings
-from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.settings import HeadSettings, TrainSettings
 from cxr_training.runs import RunRecord
+from tests.commands import run_command
 from tests.cxr_training.folders import write_manifest
 
 SETTINGS = TrainSettings(weights="random", arch="resnet10", size=64, head=HeadSettings(epochs=20), seed=3)
@@ -36,10 +36,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run: trained, calibrated, exported, evaluated."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    assert train.main(["--data", str(data), "--run", str(folder), *ARGUMENTS]) == 0
-    assert calibrate.main(["--data", str(data), "--run", str(folder)]) == 0
-    assert export.main(["--run", str(folder)]) == 0
-    assert evaluate.main(["--data", str(data), "--run", str(folder)]) == 0
+    assert run_command("train", ["--data", str(data), "--run", str(folder), *ARGUMENTS]) == 0
+    assert run_command("calibrate", ["--data", str(data), "--run", str(folder)]) == 0
+    assert run_command("export", ["--run", str(folder)]) == 0
+    assert run_command("evaluate", ["--data", str(data), "--run", str(folder)]) == 0
     return folder
 
 
@@ -131,11 +131,11 @@ def test_a_finished_run_stands_and_is_not_overwritten(
     base = ["--data", str(data), "--run", str(run), *ARGUMENTS]
     left = run / ".history.png.1.partial"
     left.touch()  # as a kill in the middle of a write would
-    assert train.main([*base, "--resume"]) == 0
+    assert run_command("train", [*base, "--resume"]) == 0
     assert not left.exists()
     assert "already holds this run" in capsys.readouterr().out
-    assert train.main(base) == 2
-    assert train.main([*base, "--resume", "--epochs", "7"]) == 2
+    assert run_command("train", base) == 2
+    assert run_command("train", [*base, "--resume", "--epochs", "7"]) == 2
     assert "--force" in capsys.readouterr().err
     assert (run / "checkpoint.pth").stat().st_mtime_ns == before
 
@@ -163,9 +163,9 @@ def test_other_weights_of_the_same_name_are_another_run(
         (tmp_path / folder).mkdir()
         torch.save(build("resnet10", 2).state_dict(), tmp_path / folder / "m.pth")
     one, two = str(tmp_path / "one" / "m.pth"), str(tmp_path / "two" / "m.pth")
-    assert train.main([*base, "--epochs", "1", "--weights", one]) == 0
-    assert train.main([*base, "--epochs", "1", "--weights", one, "--resume"]) == 0
-    assert train.main([*base, "--epochs", "1", "--weights", two, "--resume"]) == 2
+    assert run_command("train", [*base, "--epochs", "1", "--weights", one]) == 0
+    assert run_command("train", [*base, "--epochs", "1", "--weights", one, "--resume"]) == 0
+    assert run_command("train", [*base, "--epochs", "1", "--weights", two, "--resume"]) == 2
     assert "already holds a run" in capsys.readouterr().err
 
 
@@ -188,7 +188,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
     if "--device" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     base = ["--data", str(data), "--run", str(tmp_path / "run"), "--arch", "resnet10", "--size", "64"]
-    assert train.main([*base, "--weights", "random", *arguments]) == 2
+    assert run_command("train", [*base, "--weights", "random", *arguments]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
     assert len(error.splitlines()) == 1
@@ -199,18 +199,18 @@ def test_steps_out_of_order_say_which_comes_first(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "nothing"
-    assert calibrate.main(["--data", str(data), "--run", str(run)]) == 2
-    assert "train one with training.train" in capsys.readouterr().err
-    assert export.main(["--run", str(run)]) == 2
-    assert "train one with training.train" in capsys.readouterr().err
-    assert evaluate.main(["--data", str(data), "--run", str(run)]) == 2
-    assert "run training.export" in capsys.readouterr().err
+    assert run_command("calibrate", ["--data", str(data), "--run", str(run)]) == 2
+    assert "train one with pneumoscan train" in capsys.readouterr().err
+    assert run_command("export", ["--run", str(run)]) == 2
+    assert "train one with pneumoscan train" in capsys.readouterr().err
+    assert run_command("evaluate", ["--data", str(data), "--run", str(run)]) == 2
+    assert "run pneumoscan export" in capsys.readouterr().err
 
 
 def test_a_calibration_of_another_checkpoint_is_refused(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train.train(load_films(data), run, SETTINGS, device="cpu", progress=False)
-    assert calibrate.main(["--data", str(data), "--run", str(run)]) == 0
+    assert run_command("calibrate", ["--data", str(data), "--run", str(run)]) == 0
     torch.save(build("resnet10", 2).state_dict(), run / "checkpoint.pth")
     with pytest.raises(TrainingError, match="belongs to another checkpoint"):
         export.export(run)

@@ -16,9 +16,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pneumoscan.commands import edge, serve
+from pneumoscan.commands import edge
 from pneumoscan.edge import keys as key_file
-from pneumoscan.edge.control import read_state
+from pneumoscan.edge.run import read_state
+from pneumoscan.options import parse
+from pneumoscan.server.options import ServeOptions
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import Edge
 from tests.e2e.servers import clean_environment, free_ports
@@ -84,10 +86,10 @@ def test_the_pods_of_the_kserve_runtime_are_pods() -> None:
 def test_every_argument_in_a_manifest_is_one_of_the_command_line() -> None:
     commands = [instruction("CMD"), *(pod["containers"][0]["args"] for pod in pods())]
     for arguments in commands:
-        args = edge.build_parser().parse_args(arguments)
+        args = parse(edge.Options, arguments, "pneumoscan edge")
         assert args.serve
         assert args.keys == Path("/run/secrets/pneumoscan/keys")
-        server = serve.build_parser().parse_args(args.server)
+        server = parse(ServeOptions, args.server, "pneumoscan serve")
         assert server.run_dir == Path("/run/pneumoscan/server")
         assert server.run_dir != args.run_dir
 
@@ -97,12 +99,12 @@ def test_probes_ask_the_server_that_is_started() -> None:
         container = pod["containers"][0]
         for probe in ("startupProbe", "readinessProbe"):
             command = container[probe]["exec"]["command"]
-            assert command[:3] == ["python", "-m", "scripts.serve"]
-            asked = serve.build_parser().parse_args(command[3:])
+            assert command[:4] == ["python", "-m", "pneumoscan", "serve"]
+            asked = parse(ServeOptions, command[4:], "pneumoscan serve")
             assert asked.ready
             assert f"--run-dir={asked.run_dir}" in container["args"]
     health = json.loads(CONTAINERFILE.rsplit("CMD ", 1)[1])
-    assert serve.build_parser().parse_args(health[3:]).ready
+    assert parse(ServeOptions, health[4:], "pneumoscan serve").ready
 
 
 def test_no_container_is_root_or_may_write_anywhere_but_to_memory() -> None:

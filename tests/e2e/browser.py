@@ -124,7 +124,7 @@ def browsing(url: str, width: int = 1280, height: int = 800, phone: bool = False
 
 @contextmanager
 def served_page(server_url: str, run_dir: Path, **variables: str) -> Iterator[str]:
-    """The page as `scripts.web` shows it, in front of a server; its address."""
+    """The page as `pneumoscan web` shows it, in front of a server; its address."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "scripts.web", "--port", str(port), "--url", server_url, "--run-dir", str(run_dir)]
     process = subprocess.Popen(
@@ -134,7 +134,7 @@ def served_page(server_url: str, run_dir: Path, **variables: str) -> Iterator[st
     try:
         deadline = time.monotonic() + 60
         while not _is_up(url):
-            assert process.poll() is None, "scripts.web ended"
+            assert process.poll() is None, "pneumoscan web ended"
             assert time.monotonic() < deadline, "the page did not come up"
             time.sleep(0.05)
         yield url

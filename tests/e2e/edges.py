@@ -20,7 +20,7 @@ import requests
 
 from cxr_client import InferenceClient
 from pneumoscan.edge import keys as key_file
-from pneumoscan.edge.control import read_state
+from pneumoscan.edge.run import read_state
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.servers import clean_environment, free_ports
 from tests.places import REPOSITORY

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from pneumoscan.edge import keys as key_file
-from pneumoscan.edge.control import read_state
+from pneumoscan.edge.run import read_state
 from pneumoscan.edge.tls import link_certificate
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import Edge, fresh_edge
@@ -198,12 +198,12 @@ def test_a_server_that_ends_takes_the_edge_started_with_it_along() -> None:
         edge = Edge(server.folder, (server.url,), free_ports(1)[0])
         started = edge.call("--serve", "--", *server.command("--device", "cpu")[3:])
         assert started.returncode == 1
-        assert "scripts.serve did not start (exit status 2)" in started.stderr
+        assert "pneumoscan serve did not start (exit status 2)" in started.stderr
         assert edge.processes() == []
 
 
 def test_the_module_runs_as_a_command() -> None:
-    for module in ("scripts.edge", "scripts.edge_keys"):
+    for module in ("pneumoscan edge", "pneumoscan keys"):
         done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0
         assert "Exit codes" in done.stdout

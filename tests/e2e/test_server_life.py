@@ -58,7 +58,7 @@ startupTimeout: 60
 
 
 def pack(store: Path, version: str, handler: str) -> None:
-    """Pack an archive with torch-model-archiver, as scripts.package_mar does."""
+    """Pack an archive with torch-model-archiver, as pneumoscan pack does."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "stand_in.py").write_text(handler)

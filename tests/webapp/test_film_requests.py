@@ -14,7 +14,7 @@ import pytest
 from django.core.handlers.wsgi import WSGIRequest
 from django.test import Client, override_settings
 
-from cxr_webapp.uploads import CutOff, TooManyBytes, read_film
+from cxr_webapp.inference import CutOff, TooManyBytes, read_film
 from tests.film_server import Answer, Asked, FilmServer, problem
 from tests.webapp.pages import CARD, fresh, page_before, post_film, reader, scored
 

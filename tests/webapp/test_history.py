@@ -108,7 +108,7 @@ def test_a_history_that_cannot_be_written_costs_nobody_an_answer(tmp_path: Path)
 
 @pytest.mark.parametrize(("value", "shown"), [(1.0, ">0.999"), (0.0, "<0.001"), (0.25, "0.250"), (0.999, "0.999")])
 def test_no_probability_is_shown_as_certainty(value: float, shown: str) -> None:
-    assert Result(probability=value).shown_probability == shown
+    assert Result(probability=value).probability_text == shown
 
 
 def test_deleting_needs_the_pages_token() -> None:

@@ -8,17 +8,17 @@ import pytest
 from django.contrib.staticfiles import finders
 from django.test import Client, override_settings
 
+from cxr import NOTICE
 from cxr.errors import CODES
 from cxr.films.film import FLAGS, MAX_BYTES
-from cxr_webapp.examples import EXAMPLES
 from cxr_webapp.settings import PNEUMOSCAN_EXAMPLES, PNEUMOSCAN_MAX_BYTES
+from cxr_webapp.views import EXAMPLES
 from pneumoscan.drawn_films import write_examples
 from tests.film_server import FilmServer
 from tests.webapp.pages import fresh, page_before, reader, scored
 
 STATIC = Path(__file__).parents[2] / "webapp" / "cxr_webapp" / "static" / "webapp"
 DRAWN = Path(PNEUMOSCAN_EXAMPLES)
-NOTICE = "Research use only. Not a diagnosis."
 
 
 class Tags(HTMLParser):
@@ -73,7 +73,7 @@ def test_the_first_page_is_small_and_asks_nobody_else() -> None:
 
 
 def test_every_code_and_flag_of_the_server_has_plain_words() -> None:
-    words = (STATIC / "js" / "words.js").read_text(encoding="utf-8")
+    words = (STATIC / "js" / "messages.js").read_text(encoding="utf-8")
     shown_by_code = {name for name, code in CODES.items() if code.status < 500}
     options = {"BAD_BASE64", "BAD_JSON", "BAD_OPTION"}  # of requests that the page never makes
     assert {name for name in shown_by_code - options if f"  {name}:" not in words} == set()
@@ -102,7 +102,7 @@ def test_the_examples_are_the_same_films_every_time(tmp_path: Path) -> None:
 
 
 def test_without_drawn_examples_the_page_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cxr_webapp.examples.finders.find", lambda _: None)
+    monkeypatch.setattr("cxr_webapp.views.finders.find", lambda _: None)
     assert "data-example" not in Client().get("/").content.decode()
 
 

@@ -7,10 +7,8 @@ trained on. Leaves audit.json, audit.md, audit.html (one file that opens anywher
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,11 @@ from typing import Any
 import numpy as np
 
 from cxr.json_records import to_json
-from cxr.model.spec import SPEC_FILE, ModelSpec
+from cxr.model.spec import ModelSpec
 from cxr.predict import Predictor
-from cxr_training.command import run_command
-from cxr_training.data.records import Films, Record, load_films
+from cxr_training.data.records import Films, Record
 from cxr_training.fit.features import FeatureCache, View
-from cxr_training.fit.head import HeadSettings
+from cxr_training.fit.settings import HeadSettings
 from cxr_training.measure.intervals import STANDARD, Bootstrap
 from cxr_training.measure.metrics import Floats
 from cxr_training.measure.predictions import score
@@ -47,7 +44,7 @@ from cxr_training.measure.shortcut_sources import (
 from cxr_training.measure.shortcuts import measure
 from cxr_training.pages.audit_page import write_audit_page
 from cxr_training.pages.audit_words import plain_words
-from cxr_training.runs import Training, checkpoint_predictor
+from cxr_training.runs import Training
 from pneumoscan.files import write_text, write_whole
 
 Parts = Mapping[str, tuple[Record, ...]]  # the films by train, val and split
@@ -173,43 +170,3 @@ def _write_readings(path: Path, records: Sequence[Record], readings: Mapping[str
         writer.writerow(["file", "label", *readings])
         for record, *values in zip(records, *readings.values(), strict=True):
             writer.writerow([record.name, record.label, *(f"{value:.6f}" for value in values)])
-
-
-def _command(arguments: argparse.Namespace) -> None:
-    run: Path = arguments.run
-    bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
-    exported = (run / SPEC_FILE).is_file()
-    predictor = Predictor.load(run, arguments.device) if exported else checkpoint_predictor(run, arguments.device)
-    out = arguments.out or run
-    found = audit(
-        predictor,
-        load_films(arguments.data),
-        out,
-        cache=arguments.cache or run.parent / ".features",
-        split=arguments.split,
-        bootstrap=bootstrap,
-    )
-    print(f"{out / 'audit.html'}: {found.readings['model'].overall.films} {arguments.split} films")
-    print("\n".join(found.plain_words))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="training.audit", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="a run folder, exported or with a checkpoint")
-    parser.add_argument("--data", type=Path, required=True, help="the data folder it was trained on")
-    parser.add_argument("--cache", type=Path, help="folder of stored features (default: .features beside the run)")
-    parser.add_argument(
-        "--split", choices=("test", "val"), default="test", help="val also chose, so it looks a little too good"
-    )
-    parser.add_argument("--out", type=Path, help="folder for the results (default: the run)")
-    parser.add_argument(
-        "--bootstrap", type=int, default=STANDARD.resamples, metavar="N", help="resamples (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=STANDARD.seed, help="of the resamples (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    return run_command(parser, _command, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,15 +2,14 @@
 
 The screen for views that are not frontal comes from the training films.
 
-Fits to a run's checkpoint and leaves `calibration.json` in the run; `training.export` puts it into the spec.
+Fits to a run's checkpoint and leaves `calibration.json` in the run; `pneumoscan export` puts it into the spec.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,10 +17,9 @@ import numpy as np
 import torch
 
 from cxr.errors import ModelError
-from cxr.model.parity import ENGINES, REFERENCE, Parity, files_digest, kind_of
+from cxr.model.parity import REFERENCE, Parity, files_digest, kind_of
 from cxr.predict import Prediction, Predictor, softmax
-from cxr_training.command import run_command
-from cxr_training.data.records import Record, load_films
+from cxr_training.data.records import Films, Record
 from cxr_training.drift import FEWEST as FEWEST_FOR_DRIFT
 from cxr_training.drift import reference_of, write_reference
 from cxr_training.fit.screen import FEWEST, screen_of
@@ -32,27 +30,41 @@ from cxr_training.runs import CALIBRATION, Calibration, checkpoint_predictor
 from pneumoscan.files import write_text
 
 
-def _command(arguments: argparse.Namespace) -> None:
-    for name in arguments.engine or ():
-        files_digest(name, arguments.run)  # told before any film is scored
-    films = load_films(arguments.data)
+def calibrate_run(run: Path, data: Callable[[], Films], device: str, engines: Sequence[str] | None) -> None:
+    """Fit everything to a run's checkpoint, leave `calibration.json` and the drift reference, and print the figures.
+
+    Parameters
+    ----------
+    data
+        Gives the films; called when all that needs none was checked.
+    engines
+        Those to measure; None: the float32 engines that run here, and one that does not is left out with a word.
+
+    Raises
+    ------
+    TrainingError, ModelError
+        If the run or its films cannot be used, or an engine that was named does not run here.
+    """
+    for name in engines or ():
+        files_digest(name, run)  # told before any film is scored
+    films = data()
     records = films.of("val")
-    predictor = checkpoint_predictor(arguments.run, arguments.device)
+    predictor = checkpoint_predictor(run, device)
     predictions = score(predictor, records)
     targets = np.array([record.target for record in records], dtype=np.int64)
     fitted = calibrate(predictions, targets, predictor.spec.weights_sha256)
     fitted = replace(fitted, screen=screen_of([record for record in films.records if record.split == "train"]))
     probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
     reference = reference_of(records, probabilities, predictor.spec, fitted.temperature)
-    write_reference(arguments.run, reference)
-    fitted = replace(fitted, parity=_parities(arguments.engine, predictor, predictions, records, fitted, arguments.run))
-    write_text(arguments.run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
+    write_reference(run, reference)
+    fitted = replace(fitted, parity=_parities(engines, predictor, predictions, records, fitted, run))
+    write_text(run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
     points = ", ".join(f"{name} {value:.3f}" for name, value in fitted.operating_points.items())
-    print(f"{arguments.run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
+    print(f"{run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
     if fitted.screen is None:
-        print(f"{arguments.run}: fewer than {FEWEST} training films, so no screen for views that are not frontal")
+        print(f"{run}: fewer than {FEWEST} training films, so no screen for views that are not frontal")
     if reference is None:
-        print(f"{arguments.run}: fewer than {FEWEST_FOR_DRIFT} validation films, so no reference to see drift by")
+        print(f"{run}: fewer than {FEWEST_FOR_DRIFT} validation films, so no reference to see drift by")
 
 
 def _parities(
@@ -121,23 +133,3 @@ def _score_by(
     except RuntimeError as error:  # torch's and OpenVINO's
         reason = str(error).partition("\n")[0]
         raise ModelError(f"engine {name!r} does not run here ({reason}): choose another --engine") from error
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="training.calibrate", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="a run folder with a checkpoint")
-    parser.add_argument("--data", type=Path, required=True, help="the data folder it was trained on")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument(
-        "--engine",
-        action="append",
-        choices=[name for name in ENGINES if name != REFERENCE],
-        help=f"compare this engine with {REFERENCE}, so that training.export can choose it; may be given again "
-        "(default: the float32 engines that run here)",
-    )
-    return run_command(parser, _command, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,11 @@
 """Compare two models on the same test films: is one better, and by how much?
 
-Takes the predictions.csv that training.evaluate leaves, and the data folder for the patients. Differences are the
+Takes the predictions.csv that pneumoscan evaluate leaves, and the data folder for the patients. Differences are the
 second model's figure minus the first's. Prints the comparison, or writes comparison.md and comparison.json to --out.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,7 @@ import numpy as np
 
 from cxr.json_records import to_json
 from cxr.model.spec import CLASSES
-from cxr_training.command import run_command
-from cxr_training.data.records import Record, load_films
+from cxr_training.data.records import Record
 from cxr_training.measure.intervals import LEVEL, STANDARD, Bootstrap
 from cxr_training.measure.metrics import Floats
 from cxr_training.measure.paired import (
@@ -31,7 +28,7 @@ from cxr_training.measure.paired import (
     mcnemar,
     paired_differences,
 )
-from cxr_training.measure.predictions import PREDICTIONS, Scored, read_predictions, same_films
+from cxr_training.measure.predictions import Scored, same_films
 from cxr_training.measure.records import Resampling
 from cxr_training.pages.page import Table, between, number, render, signed
 from cxr_training.pages.report import TITLES
@@ -101,7 +98,8 @@ def compare(first: Scored, second: Scored, records: Sequence[Record], bootstrap:
     )
 
 
-def _page(found: Comparison) -> str:
+def page_of(found: Comparison) -> str:
+    """The comparison as a page in Markdown."""
     rows = [
         (
             *(TITLES[name], number(getattr(found.first, name)), number(getattr(found.second, name))),
@@ -131,34 +129,14 @@ def _p(value: float | None) -> str:
     return "-" if value is None else "below 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
-def _command(arguments: argparse.Namespace) -> None:
-    bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
-    first, second = read_predictions(arguments.first), read_predictions(arguments.second)
-    found = compare(first, second, load_films(arguments.data).records, bootstrap)
-    page = _page(found)
-    if arguments.out is None:
-        print(page, end="")
-        return
-    write_text(arguments.out / "comparison.md", page)
-    write_text(arguments.out / "comparison.json", to_json(found))
+def write_comparison(found: Comparison, out: Path) -> Path:
+    """Leave `comparison.md` and `comparison.json` in a folder; the page's path."""
+    write_text(out / "comparison.md", page_of(found))
+    write_text(out / "comparison.json", to_json(found))
+    return out / "comparison.md"
+
+
+def summary(found: Comparison) -> str:
+    """How many films, and the difference of the AUROCs with its interval."""
     auroc = found.differences["auroc"]
-    said = f"{signed(auroc.difference)} ({between(auroc.ci)})"
-    print(f"{arguments.out / 'comparison.md'}: {found.films} films, AUROC second - first {said}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="training.compare", description=__doc__)
-    parser.add_argument("--first", type=Path, required=True, help=f"an evaluated run folder, or a {PREDICTIONS}")
-    parser.add_argument("--second", type=Path, required=True, help="the other")
-    parser.add_argument("--data", type=Path, required=True, help="the data folder both were evaluated on")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: printed)")
-    parser.add_argument(
-        "--bootstrap", type=int, default=STANDARD.resamples, metavar="N", help="resamples (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=STANDARD.seed, help="of the resamples (default: %(default)s)")
-    return run_command(parser, _command, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return f"{found.films} films, AUROC second - first {signed(auroc.difference)} ({between(auroc.ci)})"

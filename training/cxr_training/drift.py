@@ -1,12 +1,11 @@
 """The drift reference: how score and film properties are distributed over films the model was not trained on.
 
-`training.calibrate` makes it from the validation films. A hospital whose films or whose share of pneumonia differ from
-these sees a shift from the first day; this command makes the reference anew from films of its own.
+`pneumoscan calibrate` makes it from the validation films. A hospital whose films or whose share of pneumonia differ
+from these sees a shift from the first day; `pneumoscan drift` makes the reference from films of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -23,8 +22,7 @@ from cxr.model.preprocess import resize
 from cxr.model.spec import ModelSpec
 from cxr.serving.drift import DRIFT_FILE, Histogram, Reference, film_signals
 from cxr.serving.metrics import SIGNALS
-from cxr_training.command import run_command
-from cxr_training.data.records import SPLITS, Record, load_films
+from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats
 from cxr_training.measure.predictions import score
@@ -133,33 +131,25 @@ def carry_reference(run: Path, spec: ModelSpec) -> None:
         write_text(path, dataclasses.replace(reference, weights_sha256=spec.weights_sha256).to_json())
 
 
-def _command(arguments: argparse.Namespace) -> None:
-    films = load_films(arguments.data)
-    records = films.of(arguments.split)
-    predictor = checkpoint_predictor(arguments.run, arguments.device)
+def make_reference(run: Path, data: Path, split: str, device: str) -> None:
+    """Make the reference of a calibrated run from films of another data folder, and carry it to an exported model.
+
+    Raises
+    ------
+    TrainingError
+        If the run is not calibrated, or the films are too few.
+    """
+    records = load_films(data).of(split)
+    predictor = checkpoint_predictor(run, device)
     if predictor.spec.indeterminate is None:
-        raise TrainingError(f"{arguments.run} is not calibrated: run training.calibrate --run {arguments.run} first")
+        raise TrainingError(f"{run} is not calibrated: run pneumoscan calibrate --run {run} first")
     probabilities = np.array([prediction.probabilities[1] for prediction in score(predictor, records)])
     reference = reference_of(records, probabilities, predictor.spec, predictor.spec.temperature)
     if reference is None:
-        raise TrainingError(f"{len(records)} films in split {arguments.split!r}, {FEWEST} are needed: add films")
-    write_reference(arguments.run, reference)
+        raise TrainingError(f"{len(records)} films in split {split!r}, {FEWEST} are needed: add films")
+    write_reference(run, reference)
     try:
-        carry_reference(arguments.run, ModelSpec.load(arguments.run))
+        carry_reference(run, ModelSpec.load(run))
     except ModelError:
-        print(f"{arguments.run / DRIFT_FILE} is complete after training.export", file=sys.stderr)
-    print(f"{arguments.run / DRIFT_FILE}: {len(records)} films of {arguments.data}; pack the archive again")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="training.drift", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="a run folder that was calibrated")
-    parser.add_argument("--data", type=Path, required=True, help="a data folder with films like those to come")
-    parser.add_argument("--split", choices=SPLITS, default="val", help="which of its films (default val)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    return run_command(parser, _command, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        print(f"{run / DRIFT_FILE} is complete after pneumoscan export", file=sys.stderr)
+    print(f"{run / DRIFT_FILE}: {len(records)} films of {data}; pack the archive again")

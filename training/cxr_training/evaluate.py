@@ -8,14 +8,13 @@ heat maps are held against them.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -27,19 +26,18 @@ import cxr
 from cxr.json_records import to_json
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
-from cxr_training.command import run_command
 from cxr_training.data.boxes import NO_BOXES, KeptBoxes
 from cxr_training.data.groups import groups_of
 from cxr_training.data.marked import load_boxes
-from cxr_training.data.records import SPLITS, Record, load_films
+from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.screen import judge
 from cxr_training.measure.curves import bands, reliability
-from cxr_training.measure.intervals import PREVALENCES, STANDARD, Bootstrap, group_figures
+from cxr_training.measure.intervals import STANDARD, Bootstrap, group_figures
 from cxr_training.measure.localisation import localisation_figures, look, mark
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.predictions import score
-from cxr_training.measure.records import GroupFigures, Metrics, Screened
+from cxr_training.measure.records import PREVALENCES, GroupFigures, Metrics, Screened
 from cxr_training.pages.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
 from cxr_training.pages.films import draw_errors, draw_looks
 from cxr_training.pages.page import figure
@@ -157,67 +155,51 @@ def _write_predictions(path: Path, records: Iterable[Record], predictions: Itera
             writer.writerow([record.name, record.label, *numbers, one.label, str(one.indeterminate).lower()])
 
 
-def _evaluate_archive(archive: Path, arguments: argparse.Namespace) -> None:
-    """Unpack and start again with the archive's folder first on the path, so that its `cxr` is the one that runs."""
-    if not zipfile.is_zipfile(archive):
-        raise TrainingError(f"{archive} is not a model archive: give a .mar file made by scripts.package_mar")
-    with tempfile.TemporaryDirectory(prefix="cxr-") as folder:
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(folder)
-        out = arguments.out or Path("runs") / archive.stem
-        command = [sys.executable, "-m", "training.evaluate", "--run", folder, "--out", str(out)]
-        command += ["--data", str(arguments.data), "--split", arguments.split, "--device", arguments.device]
-        command += ["--bootstrap", str(arguments.bootstrap), "--seed", str(arguments.seed)]
-        command += ["--prevalence", *map(str, arguments.prevalence)]
-        environment = {**os.environ, "PYTHONPATH": folder, _ARCHIVE_CODE: folder}
-        if subprocess.run(command, env=environment, check=False).returncode:
-            raise TrainingError(f"{archive}: its own code could not score the films, see above")
+def evaluate_run(
+    run: Path,
+    data: Path,
+    split: str,
+    out: Path,
+    *,
+    device: str = "auto",
+    bootstrap: Bootstrap = STANDARD,
+    prevalences: Sequence[float] = PREVALENCES,
+) -> Metrics:
+    """Evaluate the model in a folder, a run's or an unpacked archive's, on a split of a data folder.
 
-
-def _command(arguments: argparse.Namespace) -> None:
-    if arguments.archive:
-        _evaluate_archive(arguments.archive, arguments)
-        return
+    Raises
+    ------
+    TrainingError, ModelError
+        If the model or the films cannot be used, or other code than that of the archive would score them.
+    """
     expected = os.environ.get(_ARCHIVE_CODE)
     if expected and not Path(str(cxr.__file__)).is_relative_to(expected):
         raise TrainingError(f"cxr came from {cxr.__file__}, not from the archive")
-    predictor = Predictor.load(arguments.run, arguments.device)
-    films = load_films(arguments.data)
-    records, boxes = films.of(arguments.split), load_boxes(films)
-    out = arguments.out or arguments.run
-    bootstrap = Bootstrap(arguments.bootstrap, arguments.seed)
-    metrics = evaluate(predictor, records, out, boxes=boxes, bootstrap=bootstrap, prevalences=arguments.prevalence)
-    overall = metrics.overall
-    said = ", ".join(
-        f"{TITLES[name]} {figure(overall.named(name))}" for name in ("auroc", "sensitivity", "specificity")
-    )
-    print(f"{out / 'report.html'}: {overall.films} {arguments.split} films, {said}")
+    predictor = Predictor.load(run, device)
+    films = load_films(data)
+    boxes = load_boxes(films)
+    return evaluate(predictor, films.of(split), out, boxes=boxes, bootstrap=bootstrap, prevalences=prevalences)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="training.evaluate", description=__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", type=Path, help="a run folder that was exported")
-    what.add_argument("--archive", type=Path, help="a .mar file; scored by its own code")
-    parser.add_argument("--data", type=Path, required=True, help="the data folder")
-    parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--out", type=Path, help="folder for the results (default: the run; runs/NAME for an archive)")
-    parser.add_argument(
-        "--prevalence",
-        type=float,
-        nargs="+",
-        default=list(PREVALENCES),
-        metavar="SHARE",
-        help="of PNEUMONIA where the model would be used, for PPV and NPV beside the films' own (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--bootstrap", type=int, default=STANDARD.resamples, metavar="N", help="resamples (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=STANDARD.seed, help="of the resamples (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    return run_command(parser, _command, argv)
+def with_archive_code(archive: Path, words: Callable[[Path], Sequence[str]]) -> None:
+    """Unpack an archive and run a command with its folder first on the path, so that its `cxr` is the one that runs.
 
+    Parameters
+    ----------
+    words
+        From the folder to the words of the command, as ``pneumoscan`` takes them.
 
-if __name__ == "__main__":
-    sys.exit(main())
+    Raises
+    ------
+    TrainingError
+        If the file is no archive, or the command fails.
+    """
+    if not zipfile.is_zipfile(archive):
+        raise TrainingError(f"{archive} is not a model archive: give a .mar file made by pneumoscan pack")
+    with tempfile.TemporaryDirectory(prefix="cxr-") as folder:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(folder)
+        command = [sys.executable, "-m", "pneumoscan", *words(Path(folder))]
+        environment = {**os.environ, "PYTHONPATH": folder, _ARCHIVE_CODE: folder}
+        if subprocess.run(command, env=environment, check=False).returncode:
+            raise TrainingError(f"{archive}: its own code could not score the films, see above")

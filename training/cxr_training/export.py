@@ -5,20 +5,17 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from safetensors.torch import save_file
 
 from cxr.model.network import read_state_dict
-from cxr.model.parity import DEVICES, ENGINES, REFERENCE
+from cxr.model.parity import DEVICES, REFERENCE
 from cxr.model.spec import SPEC_FILE, ModelSpec, sha256_of
-from cxr_training.command import run_command
 from cxr_training.drift import carry_reference
 from cxr_training.runs import CHECKPOINT, spec_of
 from pneumoscan.files import write_text, write_whole
@@ -36,7 +33,7 @@ def export(run: Path, form: str = "pth", engines: Mapping[str, str | None] | Non
         A key of `WEIGHTS_FILES`.
     engines
         What computes the feature map, by device; where none is named, the float32 engine of the device if
-        training.calibrate found it to pass, else the reference.
+        pneumoscan calibrate found it to pass, else the reference.
 
     Raises
     ------
@@ -64,29 +61,3 @@ def _default(spec: ModelSpec, device: str) -> str:
 
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
-
-
-def _command(arguments: argparse.Namespace) -> None:
-    engines = {"cpu": arguments.cpu_engine, "cuda": arguments.cuda_engine}
-    spec = export(arguments.run, arguments.format, engines)
-    chosen = ", ".join(f"{name} on {device}" for device, name in spec.engines.items())
-    print(f"{arguments.run / spec.weights_file} and {SPEC_FILE} (sha256 {spec.weights_sha256[:12]}…; {chosen})")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="training.export", description=__doc__)
-    parser.add_argument("--run", type=Path, required=True, help="a run folder with a checkpoint")
-    parser.add_argument("--format", choices=list(WEIGHTS_FILES), default="pth", help="file type of the weights")
-    for device, option in (("cpu", "--cpu-engine"), ("cuda", "--cuda-engine")):
-        parser.add_argument(
-            option,
-            choices=[name for name, kind in ENGINES.items() if device in kind.devices],
-            help="what computes the feature map there; one that training.calibrate --engine found to pass (default: "
-            f"{_FLOAT32[device]} if it did, else {REFERENCE})",
-        )
-    return run_command(parser, _command, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

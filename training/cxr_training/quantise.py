@@ -1,6 +1,6 @@
 """Make the network in int8 for a CPU: convolutions in 8 bits, calibrated on training films, the head left out of it.
 
-Leaves `int8.xml` and `int8.bin` in the run. Whether it may serve is decided by training.calibrate with --engine
+Leaves `int8.xml` and `int8.bin` in the run. Whether it may serve is decided by pneumoscan calibrate with --engine
 openvino-int8, which compares it with the reference on the validation films.
 
 How it is quantised was chosen by its heat maps. The residual stream, which every block adds to, keeps its bits, because
@@ -11,7 +11,6 @@ are evened out before (cxr_training.fit.equalise).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import logging
@@ -33,23 +32,18 @@ from cxr.model.network import backbone_digest, folded
 from cxr.model.parity import INT8_FILES
 from cxr.model.preprocess import to_tensor
 from cxr.predict import Predictor
-from cxr_training.command import run_command
-from cxr_training.data.records import Record, load_films
+from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 from cxr_training.fit.equalise import equalise, ranges_of
-from cxr_training.runs import checkpoint_predictor
 from pneumoscan.files import write_whole
 
-FILMS: Final = 300
-KEPT: Final = ("conv1", "layer1")
 # Blocks whose output tells that a film reaches further than the films the ranges were made with: the first of a stage.
 _WATCHED: Final = ("layer2.0", "layer3.0", "layer4.0")
 _SEED: Final = 20
 
 
-def quantise(
-    predictor: Predictor, records: Sequence[Record], run: Path, keep: Sequence[str] = KEPT, films: int = FILMS
-) -> None:
+@torch.inference_mode()
+def quantise(predictor: Predictor, records: Sequence[Record], run: Path, keep: Sequence[str], films: int) -> None:
     """Write the graph in int8 into the run folder.
 
     Parameters
@@ -132,36 +126,3 @@ class _Tensors:
         for record in self._records:
             pixels = record.read(self._preprocessing.least_side)
             yield to_tensor(pixels, self._preprocessing)[None].numpy()
-
-
-def _command(arguments: argparse.Namespace) -> None:
-    records = load_films(arguments.data).of("train")
-    predictor = checkpoint_predictor(arguments.run, "cpu")
-    with torch.inference_mode():
-        quantise(predictor, records, arguments.run, arguments.keep, arguments.films)
-    size = sum((arguments.run / name).stat().st_size for name in INT8_FILES)
-    print(f"{arguments.run / INT8_FILES[0]} ({size / 1e6:.1f} MB): now training.calibrate --engine openvino-int8")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="training.quantise", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--run", type=Path, required=True, help="a run folder with a checkpoint")
-    parser.add_argument("--data", type=Path, required=True, help="the data folder it was trained on")
-    parser.add_argument(
-        "--films", type=int, default=FILMS, help="training films that set the ranges (default %(default)s)"
-    )
-    parser.add_argument(
-        "--keep",
-        nargs="*",
-        default=list(KEPT),
-        metavar="PART",
-        help=f"parts left as they are (default {' '.join(KEPT)})",
-    )
-    return run_command(parser, _command, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

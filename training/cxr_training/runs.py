@@ -1,13 +1,13 @@
 """A run folder: what one training left, and the files later steps add.
 
-run.json checkpoint.pth history.csv history.png augmentations.png    training.train
+run.json checkpoint.pth history.csv history.png augmentations.png    pneumoscan train
 unfinished.pth                                                       the same, while layers below the head are trained
-calibration.json drift.json                                          training.calibrate
-model.pth model.json                                                 training.export
-metrics.json predictions.csv report.md report.html *.png errors*     training.evaluate
+calibration.json drift.json                                          pneumoscan calibrate
+model.pth model.json                                                 pneumoscan export
+metrics.json predictions.csv report.md report.html *.png errors*     pneumoscan evaluate
 localisation*                                                        the same, where films have boxes
-audit*                                                               training.audit
-model-card.md model-card.html                                        training.model_card
+audit*                                                               pneumoscan audit
+model-card.md model-card.html                                        pneumoscan card
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class RunRecord:
         path = run / RUN_FILE
         if not path.is_file():
             raise TrainingError(
-                f"{run} holds no run ({RUN_FILE} is missing): train one with training.train --run {run}"
+                f"{run} holds no run ({RUN_FILE} is missing): train one with pneumoscan train --run {run}"
             )
         try:
             return read(cls, parse(path.read_bytes()))
@@ -148,7 +148,7 @@ class Training:
         Raises
         ------
         TrainingError
-            If it is not as this version's `training.train` writes it.
+            If it is not as this version's `pneumoscan train` writes it.
         """
         try:
             return read(cls, spec.training, ignore_unknown=True)
@@ -180,7 +180,9 @@ def spec_of(run: Path) -> ModelSpec:
     record = RunRecord.load(run)
     checkpoint = run / CHECKPOINT
     if not checkpoint.is_file():
-        raise TrainingError(f"{run} has no weights ({CHECKPOINT} is missing): train again with training.train --force")
+        raise TrainingError(
+            f"{run} has no weights ({CHECKPOINT} is missing): train again with pneumoscan train --force"
+        )
     spec = ModelSpec(
         arch=record.arch,
         pretrained=record.pretrained,
@@ -194,9 +196,9 @@ def spec_of(run: Path) -> ModelSpec:
     path = run / CALIBRATION
     if not path.is_file():
         return spec
-    calibration = read_file(path, Calibration, "training.calibrate")
+    calibration = read_file(path, Calibration, "pneumoscan calibrate")
     if calibration.weights_sha256 != spec.weights_sha256:
-        raise TrainingError(f"{path} belongs to another checkpoint: run training.calibrate --run {run} again")
+        raise TrainingError(f"{path} belongs to another checkpoint: run pneumoscan calibrate --run {run} again")
     fitted = {one.name: getattr(calibration, one.name) for one in dataclasses.fields(calibration)}
     return dataclasses.replace(spec, **fitted)
 
@@ -216,3 +218,8 @@ def checkpoint_predictor(run: Path, device: str) -> Predictor:
     except ModelError as error:
         raise TrainingError(f"{run}: {error}") from error
     return Predictor(network, spec, resolve_device(device))
+
+
+def exported_or_checkpoint(run: Path, device: str) -> Predictor:
+    """The predictor of a run: of what it exported, else of its checkpoint."""
+    return Predictor.load(run, device) if (run / SPEC_FILE).is_file() else checkpoint_predictor(run, device)

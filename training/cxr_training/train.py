@@ -7,12 +7,10 @@ result depends on is in `run.json`.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,19 +20,24 @@ import torch
 
 from cxr.model.network import backbone_digest
 from cxr.model.spec import CLASSES
-from cxr_training.command import run_command
-from cxr_training.data.records import Films, load_films, provenance
+from cxr_training.data.records import Films, provenance
 from cxr_training.errors import TrainingError
-from cxr_training.fit.head import Epoch, format_elapsed
-from cxr_training.fit.processes import joined, speaks
-from cxr_training.fit.resume import Unfinished, basis_of, clear, is_unfinished, start_together, versions
-from cxr_training.fit.settings import TrainSettings, holds_run, rows_digest
+from cxr_training.fit.head import Epoch
+from cxr_training.fit.processes import joined
+from cxr_training.fit.resume import (
+    Unfinished,
+    basis_of,
+    clear,
+    rows_digest,
+    start_together,
+    versions,
+)
+from cxr_training.fit.settings import SAVE_EVERY_S, TrainSettings
 from cxr_training.fit.stages import Fit, Fitted
 from cxr_training.fit.tracking import TENSORBOARD, tracked
 from cxr_training.fit.weights import NORMALISATIONS, StartingPoint
 from cxr_training.pages.figures import plot_history, plot_views
 from cxr_training.runs import CHECKPOINT, NAMING_WEIGHTS, RUN_FILE, RunRecord
-from cxr_training.train_arguments import SAVE_EVERY_S, parser_of_train, settings_of
 from pneumoscan.files import write_text, write_whole
 
 
@@ -181,44 +184,3 @@ def _write_history(path: Path, history: Sequence[Epoch]) -> None:
         writer = csv.DictWriter(stream, [f.name for f in dataclasses.fields(Epoch)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(dataclasses.asdict(epoch) for epoch in history)
-
-
-def _command(arguments: argparse.Namespace) -> None:
-    settings = settings_of(arguments)
-    films = load_films(arguments.data)
-    if (arguments.run / RUN_FILE).is_file() and not arguments.force:
-        if arguments.resume and holds_run(arguments.run, settings, films):
-            if speaks():
-                clear(arguments.run)  # a kill between the record and the clearing leaves a state
-                print(f"{arguments.run} already holds this run.")
-            return
-        raise TrainingError(f"{arguments.run} already holds a run: choose another --run, or replace it with --force")
-    if is_unfinished(arguments.run) and not (arguments.resume or arguments.force):
-        raise TrainingError(f"{arguments.run} holds an unfinished run: go on with --resume, or give it up with --force")
-    record = train(
-        films,
-        arguments.run,
-        settings,
-        cache=arguments.cache,
-        device=arguments.device,
-        resume=arguments.resume,
-        save_every_s=SAVE_EVERY_S if arguments.save_every is None else arguments.save_every,
-        tracker=arguments.log,
-    )
-    if not speaks():
-        return
-    result, epochs = record.result, record.settings["head" if settings.trainable == "head" else "tuning"]["epochs"]
-    print(
-        f"{arguments.run}: {record.arch} from {record.pretrained} weights, best epoch {result['best_epoch']} of "
-        f"{epochs}, validation loss {result['val_loss']:.4f}, accuracy {result['val_accuracy']:.3f}, "
-        f"in {format_elapsed(result['elapsed_s'])}"
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    return run_command(parser_of_train(__doc__), _command, argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

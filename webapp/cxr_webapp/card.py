@@ -1,4 +1,4 @@
-"""The model card: where the page has the map's scale, the indeterminate band and the model's figures from."""
+"""The model card: the map's scale, the indeterminate band, and the model's figures as rows of a table."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 
 from cxr_client import ClientError, ManagementClient
 
@@ -39,7 +42,7 @@ def card(model: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
 
 
 def scale_and_band(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the page draws by: logits of full colour, and the band of probabilities that are called indeterminate."""
+    """The scale and the band that the page draws by: logits of full colour, probabilities called indeterminate."""
     calibration = (found or {}).get("calibration") or {}
     if not calibration.get("cam_scale"):
         return None
@@ -59,8 +62,8 @@ def _kept(version: str) -> dict[str, Any] | None:
 
 
 def _is_of(found: Mapping[str, Any], model: Mapping[str, Any] | None) -> bool:
-    told = found.get("model") or {}
-    return model is None or told.get("weights_sha256") == model.get("weights_sha256")
+    own = found.get("model") or {}
+    return model is None or own.get("weights_sha256") == model.get("weights_sha256")
 
 
 def _read(version: str) -> dict[str, Any] | None:
@@ -89,3 +92,50 @@ def _from_file(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} is no model card: it holds no JSON object")
     return found
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: its name, what it means, its value and its 95 % interval as texts."""
+
+    name: Promise
+    meaning: Promise
+    value: str
+    interval: str
+
+
+_FIGURES = (
+    ("auroc", _("AUROC"), _("How often a film with pneumonia is ranked above one without: 0.5 is chance, 1 always")),
+    ("sensitivity", _("Sensitivity"), _("Share of the films with pneumonia that are called PNEUMONIA")),
+    ("specificity", _("Specificity"), _("Share of the films without pneumonia that are called NORMAL")),
+    ("accuracy", _("Accuracy"), _("Share of all films that are called rightly; it depends on the mix of films")),
+    ("brier", _("Brier score"), _("Mean squared distance of the probability from the truth: 0 is best")),
+    ("ece", _("Calibration error"), _("Mean distance between probability and observed share: 0 is best")),
+)
+
+
+def figures_of(found: Mapping[str, Any]) -> list[Figure]:
+    """The figures over all test films; none where nothing was measured."""
+    overall = (found.get("evaluation") or {}).get("overall") or {}
+    return [
+        Figure(name, meaning, f"{overall[key]:.3f}", _interval(overall.get(f"{key}_ci")))
+        for key, name, meaning in _FIGURES
+        if _is_number(overall.get(key))
+    ]
+
+
+def is_synthetic(found: Mapping[str, Any]) -> bool:
+    """True where the model was measured or trained on drawn films: its figures say nothing of people."""
+    data = (found.get("training") or {}).get("data") or []
+    drawn = isinstance(data, list) and any(isinstance(one, dict) and one.get("source") == "synthetic" for one in data)
+    return bool((found.get("evaluation") or {}).get("synthetic")) or drawn
+
+
+def _interval(pair: object) -> str:
+    if isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)):
+        return f"{pair[0]:.3f} – {pair[1]:.3f}"  # noqa: RUF001 - a range takes an en dash
+    return ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

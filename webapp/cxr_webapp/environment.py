@@ -32,26 +32,26 @@ class Environment:
                 raise ImproperlyConfigured(f"{PREFIX}{name}_FILE is {file}: {error.strerror}. Name a file.") from error
         return self.variables.get(f"{PREFIX}{name}", "").strip() or default
 
-    def words(self, name: str, default: str = "") -> list[str]:
+    def texts(self, name: str, default: str = "") -> list[str]:
         """Texts between commas."""
-        return [word.strip() for word in self.text(name, default).split(",") if word.strip()]
+        return [text.strip() for text in self.text(name, default).split(",") if text.strip()]
 
     def flag(self, name: str, default: bool) -> bool:
         """Yes or no."""
-        said = self.text(name, "yes" if default else "no").lower()
-        if said not in _YES_NO:
-            raise ImproperlyConfigured(f"{PREFIX}{name} is {said!r}: give one of {', '.join(_YES_NO)}.")
-        return _YES_NO[said]
+        given = self.text(name, "yes" if default else "no").lower()
+        if given not in _YES_NO:
+            raise ImproperlyConfigured(f"{PREFIX}{name} is {given!r}: give one of {', '.join(_YES_NO)}.")
+        return _YES_NO[given]
 
     def number(self, name: str, default: float) -> float:
         """A number above 0."""
-        said = self.text(name, str(default))
+        given = self.text(name, str(default))
         try:
-            value = float(said)
+            value = float(given)
         except ValueError:
             value = -1.0
         if not 0 < value < float("inf"):
-            raise ImproperlyConfigured(f"{PREFIX}{name} is {said!r}: give a number above 0.")
+            raise ImproperlyConfigured(f"{PREFIX}{name} is {given!r}: give a number above 0.")
         return value
 
     def key(self) -> str:

@@ -1,4 +1,7 @@
-"""The history: off unless the operator names a database, and then only for films whose reader asked for it."""
+"""The history: its table, what goes in, and its page.
+
+Off unless the operator names a database, and then only for films whose reader asked for it.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,53 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError
+from django.core.paginator import Paginator
+from django.db import DatabaseError, models
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
 from django.utils import timezone
+from django.views.decorators.http import require_POST, require_safe
 from PIL import Image
-
-from cxr_webapp.models import Result
 
 _log = logging.getLogger(__name__)
 
 THUMBNAIL_SIDE = 160  # pixels; names that a device burnt into the film cannot be read at this size
 _QUALITY = 80
+_PER_PAGE = 50
 # Of the server's overlay, `cxr.serving.render`, which a page without torch cannot import; a test compares the two.
 _COLOURS = ((30, 80, 255), (90, 190, 255), (235, 235, 235), (255, 205, 60), (255, 50, 10))
 _MAX_OPACITY = _OPACITY_POWER = 0.6
+
+
+class Result(models.Model):
+    """One answer of the server. No file name, no tag, no film: only the answer and a small picture."""
+
+    answered_at = models.DateTimeField(default=timezone.now, db_index=True)
+    label = models.CharField(max_length=16)
+    probability = models.FloatField()
+    threshold = models.FloatField(null=True)
+    indeterminate = models.BooleanField(default=False)
+    flags = models.JSONField(default=list)
+    film_format = models.CharField(max_length=8)
+    model_version = models.CharField(max_length=64)
+    weights_sha256 = models.CharField(max_length=64)
+    thumbnail = models.BinaryField()  # JPEG
+
+    class Meta:
+        """The newest first."""
+
+        ordering = ("-answered_at", "-id")
+
+    @property
+    def probability_text(self) -> str:
+        """The probability in three digits, never as certainty: the server rounds to six."""
+        if self.probability > 0.999:
+            return ">0.999"
+        return "<0.001" if self.probability < 0.001 else f"{self.probability:.3f}"
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.probability_text}"
 
 
 def keep(reply: Mapping[str, Any]) -> int | None:
@@ -110,3 +147,40 @@ def _write(reply: Mapping[str, Any]) -> Result:
     )
     result.save()
     return result
+
+
+def _need_history() -> None:
+    if not settings.PNEUMOSCAN_HISTORY:
+        raise Http404
+
+
+@require_safe
+def entries(request: HttpRequest) -> HttpResponse:
+    """The entries, the newest first; what is over its time is deleted before anyone sees it."""
+    _need_history()
+    purge()
+    page = Paginator(Result.objects.defer("thumbnail"), _PER_PAGE).get_page(request.GET.get("page"))
+    return render(request, "webapp/history.html", {"page": page, "retention_days": settings.PNEUMOSCAN_RETENTION_DAYS})
+
+
+@require_safe
+def thumbnail(_request: HttpRequest, number: int) -> HttpResponse:
+    """The small picture of one entry."""
+    _need_history()
+    purge()
+    found = Result.objects.filter(pk=number).values_list("thumbnail", flat=True).first()
+    if found is None:
+        raise Http404
+    return HttpResponse(bytes(found), content_type="image/jpeg")
+
+
+@require_POST
+def delete(request: HttpRequest) -> HttpResponse:
+    """Delete one entry, or all of them where no number is given and ``all`` is."""
+    _need_history()
+    number = request.POST.get("number", "")
+    if number.isdecimal() and len(number) < 19:  # what fits the key of any database
+        Result.objects.filter(pk=int(number)).delete()
+    elif request.POST.get("all") == "1":
+        Result.objects.all().delete()
+    return HttpResponseRedirect(reverse("history"))

@@ -1,25 +1,89 @@
-"""One film to the inference server, and its answer or what went wrong in a form that the page can put into words."""
+"""One film on its way: out of the browser's request, to the inference server, and back with an answer or a trouble.
+
+A trouble is what went wrong, in a form that the page has a message for.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
+from django.core.files.uploadhandler import FileUploadHandler, StopUpload
+from django.http import HttpRequest
 
 from cxr_client import AnswerLost, ClientError, InferenceClient, PredictionFailed, ServerUnreachable
-from cxr_webapp.replies import is_reply
 
 CONNECTIONS = 32
 # The map that speaks for PNEUMONIA above 0 and for NORMAL below: it means the same whichever label a film got.
 TARGET = "contrast"
+_CHUNK = 256 * 1024
+
+
+class TooManyBytes(Exception):
+    """The film is larger than the server would read."""
+
+
+class CutOff(Exception):
+    """The connection ended before the film did."""
+
+
+def read_film(request: HttpRequest, most: int) -> bytes:
+    """The raw body of a request.
+
+    The browser sends the film alone, without a form around it: so there is no file name to distrust, and none that
+    could tell of a patient.
+
+    Parameters
+    ----------
+    most
+        Bytes that are read; what comes after them is not.
+
+    Raises
+    ------
+    TooManyBytes
+        As soon as it is known: by the announced length, or when the next byte would be one too many.
+    CutOff
+        If fewer bytes came than were announced.
+    """
+    announced = int(request.headers.get("Content-Length") or 0)
+    if announced > most:
+        raise TooManyBytes
+    chunks: list[bytes] = []
+    total = 0
+    try:
+        while chunk := request.read(_CHUNK):
+            total += len(chunk)
+            if total > most:
+                raise TooManyBytes
+            chunks.append(chunk)
+    except OSError as error:
+        raise CutOff from error
+    if total < announced:
+        raise CutOff
+    return b"".join(chunks)
+
+
+class NoFiles(FileUploadHandler):
+    """Stops a form that carries a file: no view takes one, and Django would otherwise put it into a folder."""
+
+    def new_file(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        """Stop before the first byte is kept."""
+        raise StopUpload(connection_reset=True)
+
+    def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
+        """Keep nothing."""
+
+    def file_complete(self, file_size: int) -> None:
+        """Give no file."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a film has no answer.
+    """The reason why a film has no answer.
 
     Attributes
     ----------
@@ -32,7 +96,7 @@ class Trouble:
     code : str
         The server's stable code, or one of the page's.
     detail : str
-        In words, where the server gave some.
+        The server's explanation, where it gave one.
     retryable : bool
         Whether the same film can be answered later.
     """
@@ -83,7 +147,7 @@ def ask(film: bytes, view: str | None = None) -> dict[str, Any] | Trouble:
 
 
 def trouble_of(error: ClientError) -> Trouble:
-    """What kind of trouble an exception of the client is. The server's address stays here: it is not the reader's."""
+    """The trouble of an exception of the client. The server's address stays here: it is not the reader's."""
     if isinstance(error, AnswerLost):
         return Trouble("slow", HTTPStatus.GATEWAY_TIMEOUT, "SERVER_SLOW", retryable=True)
     if isinstance(error, ServerUnreachable):
@@ -100,3 +164,28 @@ def trouble_of(error: ClientError) -> Trouble:
     if 400 <= error.status < 500:
         return Trouble("refused", HTTPStatus.UNPROCESSABLE_ENTITY, code, detail, False, request_id)
     return Trouble("failed", HTTPStatus.BAD_GATEWAY, code, detail, True, request_id)
+
+
+def is_reply(answer: object) -> bool:
+    """True where an answer has everything the page and its history read, of the right kind.
+
+    An edge or a login page can answer 200 with anything.
+    """
+    match answer:
+        case {
+            "model": {"version": str(), "weights_sha256": str()},
+            "label": "NORMAL" | "PNEUMONIA",
+            "probabilities": {"NORMAL": normal, "PNEUMONIA": pneumonia},
+            "logits": {"NORMAL": one, "PNEUMONIA": other},
+            "decision": {"threshold": threshold},
+            "cam": {"grid": [[*first], *rows], "bias": bias, "png": str()},
+            "image": {"format": str(), "width": int(), "height": int(), "flags": list(), "png": str()},
+        }:
+            cells = [*first, *(cell for row in rows if isinstance(row, list) for cell in row)]
+            even = all(isinstance(row, list) and len(row) == len(first) for row in rows)
+            return even and all(map(_is_number, (normal, pneumonia, one, other, threshold, bias, *cells)))
+    return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -27,8 +27,8 @@ _HTTPS = _ENVIRONMENT.flag("HTTPS", True)
 
 SECRET_KEY = _ENVIRONMENT.secret()
 DEBUG = False
-ALLOWED_HOSTS = _ENVIRONMENT.words("HOSTS", "127.0.0.1,localhost")
-CSRF_TRUSTED_ORIGINS = _ENVIRONMENT.words("ORIGINS")
+ALLOWED_HOSTS = _ENVIRONMENT.texts("HOSTS", "127.0.0.1,localhost")
+CSRF_TRUSTED_ORIGINS = _ENVIRONMENT.texts("ORIGINS")
 
 INSTALLED_APPS = ["django.contrib.staticfiles", "cxr_webapp"]
 MIDDLEWARE = [
@@ -49,7 +49,10 @@ TEMPLATES = [
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
         "OPTIONS": {
-            "context_processors": ["django.template.context_processors.request", "cxr_webapp.shown.on_every_view"]
+            "context_processors": [
+                "django.template.context_processors.request",
+                "cxr_webapp.views.context",
+            ]
         },
     }
 ]
@@ -71,17 +74,17 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
 SECURE_SSL_REDIRECT = _HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _HTTPS and _ENVIRONMENT.flag("HSTS_SUBDOMAINS", True)
-# Believed only where an edge sets it anew on every request; from anyone else it would be a lie.
+# Believed only where an edge sets it again on every request; from anyone else it would be a lie.
 SECURE_PROXY_SSL_HEADER = (
     ("HTTP_X_FORWARDED_PROTO", "https") if _ENVIRONMENT.flag("BEHIND_EDGE", default=False) else None
 )
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 
-# Forms are small; films come as raw bodies that cxr_webapp.uploads counts while it reads them.
+# Forms are small; films come as raw bodies that cxr_webapp.inference counts while it reads them.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 20
-FILE_UPLOAD_HANDLERS = ["cxr_webapp.uploads.NoFiles"]
+FILE_UPLOAD_HANDLERS = ["cxr_webapp.inference.NoFiles"]
 
 STATIC_URL = "static/"
 STATICFILES_DIRS = [("webapp/examples", PNEUMOSCAN_EXAMPLES)] if PNEUMOSCAN_EXAMPLES else []

@@ -6,7 +6,7 @@ from django.urls import path
 from django.views.decorators.cache import cache_control
 from django.views.i18n import JavaScriptCatalog
 
-from cxr_webapp import history_views, views
+from cxr_webapp import history, views
 
 _catalogue = cache_control(max_age=300, private=True)(JavaScriptCatalog.as_view(packages=["cxr_webapp"]))
 
@@ -16,8 +16,8 @@ urlpatterns = [
     path("acknowledge", views.acknowledge, name="acknowledge"),
     path("films", views.film, name="film"),
     path("server", views.server, name="server"),
-    path("history", history_views.entries, name="history"),
-    path("history/delete", history_views.delete, name="history-delete"),
-    path("history/<int:number>.jpg", history_views.thumbnail, name="history-thumbnail"),
-    path("words.js", _catalogue, name="words"),
+    path("history", history.entries, name="history"),
+    path("history/delete", history.delete, name="history-delete"),
+    path("history/<int:number>.jpg", history.thumbnail, name="history-thumbnail"),
+    path("messages.js", _catalogue, name="messages"),
 ]

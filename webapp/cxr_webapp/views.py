@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
+from django.contrib.staticfiles import finders
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils.functional import Promise
 from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST, require_safe
 
-from cxr_webapp import card, figures, history
-from cxr_webapp.examples import available
-from cxr_webapp.inference import Trouble, ask
-from cxr_webapp.shown import ACKNOWLEDGED
-from cxr_webapp.uploads import CutOff, TooManyBytes, read_film
+from cxr_webapp import card, history
+from cxr_webapp.inference import CutOff, TooManyBytes, Trouble, ask, read_film
 
 _VIEWS = ("PA", "AP")
+ACKNOWLEDGED = "acknowledged"
+# The text of `cxr.NOTICE`, which a page without cxr cannot import: here so that it can be translated. A test compares.
+NOTICE = _("Research use only. Not a diagnosis.")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A synthetic film to click on when there is no film at hand; `scripts.example_films` draws it.
+
+    The title says what was drawn, not what the model will say.
+    """
+
+    file: str
+    picture: str
+    title: Promise
+
+
+EXAMPLES = (
+    Example("opacity.jpg", "opacity.thumb.jpg", _("Drawn with an opacity")),
+    Example("clear.jpg", "clear.thumb.jpg", _("Drawn without one")),
+    Example("faint.png", "faint.thumb.jpg", _("Drawn faint, 16-bit PNG")),
+    Example("clear.dcm", "clear-dicom.thumb.jpg", _("A DICOM file, MONOCHROME1")),
+)
+
+
+def context(request: HttpRequest) -> dict[str, Any]:
+    """Context processor of every view: the notice, and whether this session acknowledged it."""
+    session = getattr(request, "session", {})
+    return {
+        "notice": NOTICE,
+        "acknowledged": bool(session.get(ACKNOWLEDGED)),
+        "has_history": bool(settings.PNEUMOSCAN_HISTORY),
+    }
+
+
+def available_examples() -> list[Example]:
+    """The examples that were drawn here; none where the page was set up without them."""
+    return [example for example in EXAMPLES if finders.find(f"webapp/examples/{example.file}")]
 
 
 @require_safe
@@ -28,7 +67,7 @@ def read(request: HttpRequest) -> HttpResponse:
         request,
         "webapp/read.html",
         {
-            "examples": available(),
+            "examples": available_examples(),
             "max_bytes": settings.PNEUMOSCAN_MAX_BYTES,
             "max_mib": settings.PNEUMOSCAN_MAX_BYTES // 2**20,
             "retention_days": settings.PNEUMOSCAN_RETENTION_DAYS,
@@ -38,9 +77,9 @@ def read(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def about(request: HttpRequest) -> HttpResponse:
-    """The model card with its figures, in words."""
+    """The model card with its figures."""
     found = card.card()
-    return render(request, "webapp/about.html", {"card": found, "figures": figures.of_card(found or {})})
+    return render(request, "webapp/about.html", {"card": found, "figures": card.figures_of(found or {})})
 
 
 @require_POST
@@ -66,8 +105,8 @@ def film(request: HttpRequest) -> JsonResponse:
     if isinstance(answer, Trouble):
         return _trouble(answer)
     kept = history.keep(answer) if request.GET.get("keep") == "1" else None
-    shown = card.scale_and_band(card.card(answer.get("model")))
-    return JsonResponse({"reply": answer, "scale": shown, "kept": kept})
+    scale = card.scale_and_band(card.card(answer.get("model")))
+    return JsonResponse({"reply": answer, "scale": scale, "kept": kept})
 
 
 def _trouble(trouble: Trouble) -> JsonResponse:
@@ -78,12 +117,12 @@ def _trouble(trouble: Trouble) -> JsonResponse:
 def server(_request: HttpRequest) -> JsonResponse:
     """Which model answers, for the line at the top of the page; null where nobody tells."""
     found = card.card()
-    return JsonResponse({"model": found and found.get("model"), "synthetic": figures.is_synthetic(found or {})})
+    return JsonResponse({"model": found and found.get("model"), "synthetic": card.is_synthetic(found or {})})
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:  # noqa: ARG001 - Django's signature
     """Answer a request whose token is missing or old, such as one from a page that was left open for days."""
-    words: dict[str, Any] = {"title": gettext("This page is too old"), "detail": gettext("Load it again.")}
+    texts = {"title": gettext("This page is too old"), "detail": gettext("Load it again.")}
     if request.headers.get("Accept", "").startswith("application/json"):
         return _trouble(Trouble("session", HTTPStatus.FORBIDDEN, "OLD_PAGE", retryable=True))
-    return render(request, "webapp/problem.html", words, status=HTTPStatus.FORBIDDEN)
+    return render(request, "webapp/problem.html", texts, status=HTTPStatus.FORBIDDEN)

@@ -1,4 +1,4 @@
-"""What a WSGI server loads: ``gunicorn cxr_webapp.wsgi``."""
+"""The application for a WSGI server: ``gunicorn cxr_webapp.wsgi``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What computes the feature map: PyTorch as the reference, OpenVINO on a CPU, CUDA graphs on a GPU."""
+"""The engines that compute the feature map: PyTorch as the reference, OpenVINO on a CPU, CUDA graphs on a GPU."""

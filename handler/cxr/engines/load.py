@@ -1,4 +1,4 @@
-"""What computes the feature map: the reference, and by name whichever the spec has chosen."""
+"""The reference that computes the feature map, and by name the engine that the spec has chosen."""
 
 from __future__ import annotations
 

@@ -97,15 +97,15 @@ class OpenVinoEngine:
         if kind_of(name).precision != "int8":
             return cls(name, graph_of(network, preprocessing.size), preprocessing)
         if folder is None or not all((folder / file).is_file() for file in INT8_FILES):
-            raise ModelError(f"{folder} has no {' and '.join(INT8_FILES)}: run training.quantise, which makes them")
+            raise ModelError(f"{folder} has no {' and '.join(INT8_FILES)}: run pneumoscan quantise, which makes them")
         try:
             model = core().read_model(folder / INT8_FILES[0])
             digest = str(model.get_rt_info(DIGEST_KEY).value)
             model.output("reach")
         except RuntimeError as error:
-            raise ModelError(f"{folder / INT8_FILES[0]} cannot be read: run training.quantise again") from error
+            raise ModelError(f"{folder / INT8_FILES[0]} cannot be read: run pneumoscan quantise again") from error
         if digest != backbone_digest(network):
-            raise ModelError(f"{folder / INT8_FILES[0]} is of other weights: run training.quantise again")
+            raise ModelError(f"{folder / INT8_FILES[0]} is of other weights: run pneumoscan quantise again")
         return cls(name, model, preprocessing)
 
     def features(self, grey: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ Values = npt.NDArray[np.floating]
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether the bytes start as a DICOM file does (PS3.10 section 7.1)."""
+    """True for bytes that start as a DICOM file does (PS3.10 section 7.1)."""
     return data[MAGIC_AT:META_AT] == b"DICM"
 
 
@@ -61,7 +61,7 @@ def _read(data: bytes) -> Film:
     photometric = _check_tags(dataset)
     stored = read_stored(dataset)
     is_monotone = not dataset.get("ModalityLUTSequence") and dataset.get("PixelPaddingValue") is None
-    pixels = _through_table(stored, lambda values: _shown(values, photometric, dataset), is_monotone=is_monotone)
+    pixels = _through_table(stored, lambda values: _presented(values, photometric, dataset), is_monotone=is_monotone)
     view = _upper(dataset, "ViewPosition")
     return Film(
         pixels,
@@ -76,8 +76,8 @@ def _read(data: bytes) -> Film:
     )
 
 
-def _through_table(stored: Stored, shown: Callable[[Stored], Pixels], *, is_monotone: bool) -> Pixels:
-    """What `shown` makes of each stored value, worked out once for each value and looked up for every pixel.
+def _through_table(stored: Stored, to_grey: Callable[[Stored], Pixels], *, is_monotone: bool) -> Pixels:
+    """The grey of each stored value, worked out once for each value and looked up for every pixel.
 
     A film has millions of pixels and at most 65,536 values.
 
@@ -85,7 +85,7 @@ def _through_table(stored: Stored, shown: Callable[[Stored], Pixels], *, is_mono
     ----------
     stored
         (H, W).
-    shown
+    to_grey
         From values to grey, (N,) → (N,). It may look at the lowest and highest of what becomes of them.
     is_monotone
         Whether these are what becomes of the lowest and highest stored value; then values between them that no pixel
@@ -95,7 +95,7 @@ def _through_table(stored: Stored, shown: Callable[[Stored], Pixels], *, is_mono
     values = np.arange(lowest, highest + 1, dtype=np.int32) if is_monotone else _values_there(stored, lowest)
     first = min(lowest, 0)
     table = np.zeros(highest - first + 1, dtype=np.uint8)
-    table[values - first] = shown(values)
+    table[values - first] = to_grey(values)
     places = torch.from_numpy(np.ascontiguousarray(stored if first == 0 else stored - first))
     # Four times as fast as numpy, which looks up by 64-bit numbers alone.
     found = torch.index_select(torch.from_numpy(table), 0, places.view(-1))
@@ -110,7 +110,7 @@ def _values_there(stored: Stored, lowest: int) -> Stored:
     return np.asarray(np.flatnonzero(counts) + lowest, dtype=np.int32)
 
 
-def _shown(values: Stored, photometric: str, dataset: Dataset) -> Pixels:
+def _presented(values: Stored, photometric: str, dataset: Dataset) -> Pixels:
     """The grey of stored values, all of those that the film has: (N,) uint8."""
     background = _background(values, dataset)
     grey = _values_of_interest(_modality_values(values, dataset), background, dataset)
@@ -219,8 +219,8 @@ def _values_of_interest(values: Values, background: npt.NDArray[np.bool_], datas
             return np.asarray(np.clip((values - centre) / width + 0.5, 0.0, 1.0))
         # PS3.3 C.11.2.1.2.1
         return np.asarray(np.clip((values - (centre - 0.5)) / max(width - 1.0, 1.0) + 0.5, 0.0, 1.0))
-    shown = values[~background]
-    low, high = float(shown.min()), float(shown.max())
+    foreground = values[~background]
+    low, high = float(foreground.min()), float(foreground.max())
     return (values - low) / max(high - low, 1e-6)
 
 

@@ -74,9 +74,9 @@ def _past_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
 
 
 def _check_length(element: object) -> None:
-    """Refuse a value before it is taken apart, if it is longer than its kind can be."""
+    """Refuse a value before it is parsed, if it is longer than its kind can be."""
     if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
-        return  # a sequence of undefined length is taken apart already, within the number of reads
+        return  # a sequence of undefined length is parsed already, within the number of reads
     keyword = keyword_for_tag(element.tag)
     if keyword in _PIXELS:
         return

@@ -27,7 +27,7 @@ FLAGS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What the file said of the film; no tag that could identify anyone.
+    """The file's own facts about the film; no tag that could identify anyone.
 
     Parameters
     ----------
@@ -54,14 +54,14 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """A grey film, bright where the body absorbs: (H, W) uint8, with what its file said."""
+    """A grey film, bright where the body absorbs: (H, W) uint8, with the facts of its file."""
 
     pixels: Pixels
     info: ImageInfo
 
     @property
     def is_whole(self) -> bool:
-        """Whether every pixel of the file is here; a large JPEG may come smaller, see `decode`."""
+        """True where every pixel of the file is here; a large JPEG may come smaller, see `decode`."""
         return self.pixels.shape == (self.info.height, self.info.width)
 
     def flagged(self, *flags: str) -> Film:

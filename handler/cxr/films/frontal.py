@@ -1,4 +1,4 @@
-"""Whether a film looks like the frontal films its model was trained on, from the directions of its edges.
+"""The screen for frontal films: the likeness of a film to those its model was trained on, by directions of its edges.
 
 The tags of a DICOM file say what was exposed and how; a JPEG or PNG says nothing. A frontal film has a spine in the
 middle, a lung on each side and ribs that fall away from it, and keeps them whatever its exposure, so that a linear
@@ -73,7 +73,7 @@ def of_negative(histograms: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the screen says of one film.
+    """The screen's judgement of one film.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class Screen:
         return np.asarray(histograms.astype(np.float64) @ np.asarray(self.weights) + self.bias)
 
     def judge(self, pixels: Pixels) -> Verdict:
-        """What the screen says of a film, (H, W) uint8."""
+        """The judgement of a film, (H, W) uint8."""
         histograms = edge_histograms(thumbnail(pixels)[None])
         right, swapped = float(self.scores(histograms)[0]), float(self.scores(of_negative(histograms))[0])
         inverted = right < self.threshold <= swapped

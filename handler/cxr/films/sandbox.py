@@ -70,7 +70,7 @@ def decode_in_sandbox(library: str, stream: bytes, width: int, height: int, bits
         raise MemoryError("no process could be started") from error
     if done.returncode == -signal.SIGKILL:
         raise MemoryError("the process was killed")
-    if done.returncode or any(words in done.stderr for words in _DAMAGE):
+    if done.returncode or any(message in done.stderr for message in _DAMAGE):
         raise ValueError(f"{library} ended with {done.returncode}")
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""Which engines there are, and what one has to show before it may answer.
+"""The engines, and the parity with the reference that one has to show before it may answer.
 
 An engine computes the feature map of the network in some way of its own; the head and the heat map are the same code in
 float32 for all. The reference is the definition: the network as it was trained, by torch, in float32.
@@ -105,7 +105,7 @@ class Parity:
 
     @property
     def misses(self) -> tuple[str, ...]:
-        """What the gate asks for and these figures do not show; empty where the engine may serve."""
+        """The demands that these figures do not meet; empty where the engine may serve."""
         # Each written so that a NaN, which is in no order with anything, misses.
         missed = []
         if not (self.films > 0 and self.flips <= MOST_FLIPS * self.films):
@@ -139,7 +139,7 @@ def kind_of(name: str) -> EngineKind:
 
 
 def check_choice(engines: Mapping[str, str], parity: Mapping[str, Parity]) -> None:
-    """Let only engines serve that are the reference or have passed the gate.
+    """Let only engines serve that are the reference or have shown their parity.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def check_choice(engines: Mapping[str, str], parity: Mapping[str, Parity]) -> No
             continue
         if name not in parity:
             raise ModelError(
-                f"engine {name!r} was never compared with {REFERENCE}: run training.calibrate --engine {name}, which "
+                f"engine {name!r} was never compared with {REFERENCE}: run pneumoscan calibrate --engine {name}, which "
                 "scores the validation films with both"
             )
         if missed := parity[name].misses:
@@ -181,12 +181,12 @@ def files_digest(name: str, folder: Path) -> str:
         return ""
     missing = [file for file in INT8_FILES if not (folder / file).is_file()]
     if missing:
-        raise ModelError(f"{folder} has no {' and '.join(missing)}: run training.quantise, which makes them")
+        raise ModelError(f"{folder} has no {' and '.join(missing)}: run pneumoscan quantise, which makes them")
     return hashlib.sha256(b"".join((folder / file).read_bytes() for file in INT8_FILES)).hexdigest()
 
 
 def check_files(name: str, parity: Mapping[str, Parity], folder: Path) -> None:
-    """Let an engine serve with no other files than those it passed the gate with.
+    """Let an engine serve with no other files than those it showed its parity with.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def check_files(name: str, parity: Mapping[str, Parity], folder: Path) -> None:
     if name in parity and parity[name].files_sha256 != files_digest(name, folder):
         raise ModelError(
             f"{folder}: {' and '.join(INT8_FILES)} are not those that were compared with {REFERENCE}: run "
-            f"training.calibrate --engine {name}, then training.export again"
+            f"pneumoscan calibrate --engine {name}, then pneumoscan export again"
         )
 
 
@@ -216,7 +216,7 @@ def left_open(odds: Vector, decisions: Sequence[float], margin: float) -> npt.ND
     odds
         (N,) log-odds of PNEUMONIA.
     decisions
-        Probabilities of PNEUMONIA where what is said of a film changes.
+        Probabilities of PNEUMONIA where the answer to a film changes.
     margin
         In log-odds; 0 where nothing counts as near.
 

@@ -1,6 +1,6 @@
 """`model.json`: everything about a trained model that is not its weights.
 
-The spec rides beside the weights from `training.export` into the archive, and `cxr.predict.Predictor` reads nothing
+The spec rides beside the weights from `pneumoscan export` into the archive, and `cxr.predict.Predictor` reads nothing
 else. What is not in the spec cannot differ between training and serving.
 """
 
@@ -98,7 +98,7 @@ class ModelSpec:
     engines
         What computes the feature map on a CPU and on a GPU, names of `cxr.model.parity.ENGINES`.
     parity
-        How far engines are from the reference, by name; one that serves has passed the gate.
+        How far engines are from the reference, by name; one that serves has passed the parity check.
     code_version, data_sha256, training
         What made the model: package version, digest of the films and labels, settings and seeds.
     """
@@ -146,7 +146,7 @@ class ModelSpec:
 
     @property
     def decisions(self) -> tuple[float, ...]:
-        """The probabilities of PNEUMONIA where what is said of a film changes: the threshold, the band's ends."""
+        """The probabilities of PNEUMONIA where the answer to a film changes: the threshold, the band's ends."""
         return (self.threshold, *(self.indeterminate or ()))
 
     def to_json(self) -> str:
@@ -178,7 +178,7 @@ class ModelSpec:
         """
         path = folder / SPEC_FILE
         if not path.is_file():
-            raise ModelError(f"{path} is missing: run training.export, which writes it beside the weights")
+            raise ModelError(f"{path} is missing: run pneumoscan export, which writes it beside the weights")
         return cls.from_json(path.read_text(encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""The model card: what a model is for, what it was made from and how well it did, as the server tells it."""
+"""The model card of a server: the use of a model, the data it was made from and its figures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from cxr import NOTICE
 from cxr.films.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
 from cxr.json_records import read_file
 from cxr.model.spec import ModelSpec
 
 METRICS_FILE: Final = "metrics.json"
 AUDIT_FILE: Final = "audit.json"
-NOTICE: Final = "Research use only. Not a diagnosis."
 INTENDED_USE: Final = "Ranking frontal chest films by how much they look like pneumonia, for research and teaching."
 OUT_OF_SCOPE: Final = (
     "Diagnosis, triage, or any other decision about a patient, alone or as a second reader.",
@@ -46,7 +46,7 @@ class AuditSummary:
 
 
 def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, object] | None:
-    """What `training.evaluate` found for this model: the values of a folder's `metrics.json`, as they stand there.
+    """What `pneumoscan evaluate` found for this model: the values of a folder's `metrics.json`, as they stand there.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, object] | None:
     path = folder / METRICS_FILE
     if not path.is_file():
         return None
-    measured = read_file(path, Measured, "training.evaluate")
+    measured = read_file(path, Measured, "pneumoscan evaluate")
     if measured != Measured(spec.weights_sha256, spec.operating_point, spec.threshold):
         return None
     values: dict[str, object] = json.loads(path.read_bytes())
@@ -68,7 +68,7 @@ def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, object] | None:
 
 
 def read_audit(folder: Path, spec: ModelSpec) -> AuditSummary | None:
-    """What `training.audit` found for this model, from a folder's `audit.json`.
+    """What `pneumoscan audit` found for this model, from a folder's `audit.json`.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def read_audit(folder: Path, spec: ModelSpec) -> AuditSummary | None:
     path = folder / AUDIT_FILE
     if not path.is_file():
         return None
-    summary = read_file(path, AuditSummary, "training.audit")
+    summary = read_file(path, AuditSummary, "pneumoscan audit")
     return summary if summary.weights_sha256 == spec.weights_sha256 else None
 
 
@@ -130,7 +130,7 @@ def model_card(
 
 
 def views(spec: ModelSpec) -> str:
-    """What becomes of films that are not frontal."""
+    """The fate of films that are not frontal."""
     if spec.screen is None:
         return "views that are not frontal are refused by their tags alone"
     if spec.screen.refuses:

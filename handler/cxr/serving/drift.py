@@ -1,4 +1,4 @@
-"""Whether the films of late are like the films the model was validated on.
+"""Drift: the distance of the films of late from the films that the model was validated on.
 
 For the score and for a few properties of the film itself, the population stability index (PSI) compares the last films
 a worker answered with a reference histogram that came with the model. It needs no labels, so it cannot say that the
@@ -187,7 +187,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What recent films are compared with.
+    """The films that recent ones are compared with, as distributions.
 
     Parameters
     ----------
@@ -251,6 +251,6 @@ def read_reference(folder: Path, spec: ModelSpec) -> Reference | None:
     try:
         reference = Reference.from_json(path.read_text(encoding="utf-8"))
     except (ModelError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged ({error}): run training.calibrate again") from error
+        raise ModelError(f"{path} is damaged ({error}): run pneumoscan calibrate again") from error
     is_its = reference.weights_sha256 == spec.weights_sha256 and reference.temperature == spec.temperature
     return reference if is_its else None

@@ -1,4 +1,4 @@
-"""What happens when the machine, and not the film, is at fault: no memory left, or a GPU that no longer answers."""
+"""Faults of the machine and not of the film: no memory left, or a GPU that no longer answers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed, on the CPU or on a GPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _NO_MEMORY)
 
 
 def is_alive(device: torch.device) -> bool:

@@ -1,7 +1,9 @@
-"""What a worker counts and times: the names, and the only values a label may have.
+"""The metrics of a worker, and its output, which TorchServe reads as metrics.
 
-A label never holds anything that came with a request: its values stand in this file, and anything else is refused here
-rather than sent to a monitoring system that keeps it for years.
+The names stand here, and the only values a label may have: a label never holds anything that came with a request, and
+anything else is refused here rather than sent to a monitoring system that keeps it for years. `MetricLines` writes
+them to standard output. TorchServe parses each line there, so no other may appear: `quiet_libraries` sees to the
+libraries, whose warnings can quote a film's tags.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from cxr import NOTICE
 from cxr.errors import InputError
 from cxr.films.film import Film
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Explanation, Prediction
-from cxr.serving.card import NOTICE
 from cxr.serving.render import display_film, evidence_map, heat_map, overlay, png
 from cxr.serving.request import Options, Request
 
@@ -51,7 +51,7 @@ class ModelIdentity:
 def answer_of(
     prediction: Prediction, film: Film, options: Options, spec: ModelSpec, identity: ModelIdentity, request_id: str
 ) -> Answer:
-    """What is said of a film that was scored: the JSON object, or the overlay as PNG where that was asked for.
+    """The answer to a film that was scored: the JSON object, or the overlay as PNG where that was asked for.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def card_reply(card: dict[str, Any]) -> Reply:
 
 
 def problem(error: InputError, request_id: str) -> dict[str, Any]:
-    """What is said of a film or a request that cannot be answered (RFC 9457)."""
+    """The problem document of a film or a request that cannot be answered (RFC 9457)."""
     return {
         "type": f"urn:pneumoscan:error:{error.code}",
         "title": error.title,

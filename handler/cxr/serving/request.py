@@ -1,4 +1,4 @@
-"""From a request, as TorchServe hands it to a worker, to the bytes of its films and what is asked of them."""
+"""From a request, as TorchServe hands it to a worker, to the bytes of its films and its options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOT_FILMS: Final = ("cam", "target", "view", _FILM_FIELD, "model_name")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a request asks for beside the label.
+    """The options of a request.
 
     Parameters
     ----------
@@ -54,20 +54,20 @@ class Options:
 
     @property
     def needs_picture(self) -> bool:
-        """Whether the reply shows the film or is as large as it."""
+        """True where the reply shows the film or a map of its size."""
         return self.as_png or self.film == "png" or self.cam in ("heatmap", "overlay")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came in one request.
+    """The films of one request, and its options.
 
     Parameters
     ----------
     films
         The bytes of each film, or why there are none; one film for ``plain``.
     options
-        What is asked of all of them.
+        The options, the same for all of them.
     dialect
         ``plain``, ``v1`` (KServe V1) or ``v2`` (Open Inference Protocol): how the reply is wrapped.
     client_id
@@ -81,7 +81,7 @@ class Request:
 
 
 def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
-    """The films in a request, and what is asked of them.
+    """The films in a request, and its options.
 
     A film is the raw body, the part ``film`` of a form or else its first that is no option, or base64 in JSON:
     ``{"data": …}``, KServe V1 ``{"instances": [{"b64": …}]}``, Open Inference Protocol

@@ -1,9 +1,12 @@
-"""Films with known answers, which a worker scores before it says it is ready.
+"""The check of a worker on itself before it says it is ready: the digests of its files, and films with known answers.
 
-They go into the archive with what the model said of them when it was packed, by the reference and by the engine that
-was chosen for a CPU; each engine has a tolerance of its own, in `cxr.model.parity.ENGINES`. A worker that gets other
-answers runs other weights, other code or other arithmetic than what was measured, and does not start. An engine with
-passes for several sizes of batch has to give them in each, and so has an engine's second. The same passes warm them up.
+A file with other bytes than when the archive was packed is damaged, and so is one too many or too few.
+
+The golden films go into the archive with the model's answers when it was packed, by the reference and by the engine
+that was chosen for a CPU; each engine has a tolerance of its own, in `cxr.model.parity.ENGINES`. A worker that gets
+other answers runs other weights, other code or other arithmetic than what was measured, and does not start. An engine
+with passes for several sizes of batch has to give them in each, and so has an engine's second. The same passes warm
+them up.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ _DIGITS: Final = 5
 
 
 def golden_answers(predictor: Predictor, films: Mapping[str, bytes]) -> dict[str, Any]:
-    """What the model says of some films, by file name, as it is written into an archive."""
-    return {name: _said(predictor.predict([_read(predictor, data)])[0]) for name, data in sorted(films.items())}
+    """The model's answers to some films, by file name, as they are written into an archive."""
+    return {name: _answer_of(predictor.predict([_read(predictor, data)])[0]) for name, data in sorted(films.items())}
 
 
 def check_golden(predictor: Predictor, folder: Path) -> None:
@@ -65,14 +68,14 @@ def _check_engine(predictor: Predictor, packed: dict[str, Any], folder: Path) ->
         for _ in range(0, len(films), size):  # full batches, until each film had its turn
             batch = list(islice(names, size))
             for name, one in zip(batch, predictor.predict([films[name] for name in batch]), strict=True):
-                _compare(name, expected[name], _said(one), kind, predictor.spec.cam_scale)
+                _compare(name, expected[name], _answer_of(one), kind, predictor.spec.cam_scale)
 
 
 def _read(predictor: Predictor, data: bytes) -> Pixels:
     return decode(data, predictor.spec.preprocessing.least_side).pixels
 
 
-def _said(prediction: Prediction) -> dict[str, Any]:
+def _answer_of(prediction: Prediction) -> dict[str, Any]:
     grid = prediction.explain("contrast").grid
     return {
         "probability_PNEUMONIA": round(float(prediction.probabilities[1]), _DIGITS),
@@ -88,9 +91,9 @@ def _compare(name: str, expected: dict[str, Any], got: dict[str, Any], kind: Eng
             f"golden film {name}: P(PNEUMONIA) is {seen:.5f}, when it was packed {stated:.5f}, at most "
             f"{kind.tolerance:g} apart is rounding; pack the archive again from its run"
         )
-    apart = np.abs(np.asarray(expected["contrast"], dtype=float) - np.asarray(got["contrast"])).max()
-    if not apart <= kind.cam_tolerance * cam_scale:
-        raise ModelError(f"golden film {name}: the map is {apart:.2g} logits from the packed one; pack it again")
+    distance = np.abs(np.asarray(expected["contrast"], dtype=float) - np.asarray(got["contrast"])).max()
+    if not distance <= kind.cam_tolerance * cam_scale:
+        raise ModelError(f"golden film {name}: the map is {distance:.2g} logits from the packed one; pack it again")
 
 
 SUMS_FILE: Final = "SHA256SUMS"

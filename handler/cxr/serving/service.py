@@ -48,7 +48,7 @@ class IncomingRequest:
 
 @dataclass(slots=True)
 class FilmJob:
-    """One film on its way from its bytes to what is said of it.
+    """One film on its way from its bytes to its answer.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ class FilmJob:
         At the size of the network's input, (size, size) uint8. With `film` all that is kept of the pixels until the
         batch is scored: a batch of full films could fill the memory.
     film
-        At the size of the reply's pictures, with what its file said of the original.
+        At the size of the reply's pictures, with the file's facts about the original.
     prediction, answer
-        What the model says of it, and that as the reply has it.
+        The model's answer, and that as the reply has it.
     error
         What ended the job, if something did.
     """
@@ -77,7 +77,7 @@ class FilmJob:
 
     @property
     def outcome(self) -> Answer | InputError:
-        """What its request's reply says of it, once it came to its end."""
+        """The part of the reply that is this film's, once the job came to its end."""
         outcome = self.answer if self.error is None else self.error
         assert outcome is not None, "a job ends in an answer or an error"
         return outcome
@@ -95,7 +95,7 @@ class RequestJob:
 
     @property
     def is_for_card(self) -> bool:
-        """Whether it asks for the model card, and of no film."""
+        """True where it asks for the model card, and of no film."""
         return self.request is None and self.error is None
 
 

@@ -16,12 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
+from cxr import NOTICE
 from cxr.films.film import Pixels
 from cxr.model.cam import upsample
 from cxr.predict import Prediction
 from cxr.serving.metrics import BatchMetrics
 from cxr.serving.render import blend, evidence_map
-from cxr.serving.reply import NOTICE, ModelIdentity
+from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService, IncomingRequest
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.films import dicom, encoded, film

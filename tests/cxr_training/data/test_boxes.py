@@ -15,7 +15,7 @@ from cxr_training.data.collections.candidates import Box
 from cxr_training.data.marked import load_boxes, on_film
 from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
-from pneumoscan.commands.toy import main as make_toy_data
+from tests.commands import run_command
 from tests.films import film
 from tests.real_films import NEEDS_REAL_FILMS, REAL
 
@@ -101,7 +101,7 @@ def test_a_folder_without_boxes_has_none(tmp_path: Path) -> None:
 
 def test_toy_films_have_the_boxes_of_their_manifest(tmp_path: Path) -> None:
     out = tmp_path / "toy"
-    assert make_toy_data([str(out), "--patients", "6", "--size", "80"]) == 0
+    assert run_command("toy", [str(out), "--patients", "6", "--size", "80"]) == 0
     films = load_films(out)
     boxes = load_boxes(films)
     marked = [on_film(boxes, record) for record in films.records]

@@ -10,7 +10,8 @@ import torch
 
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
-from cxr_training.fit.head import HeadSettings, Weighting, film_weights, train_head, weighted_loss
+from cxr_training.fit.head import Weighting, film_weights, train_head, weighted_loss
+from cxr_training.fit.settings import HeadSettings
 
 
 def film(label: str, source: str) -> Record:

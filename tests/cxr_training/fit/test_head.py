@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from cxr_training.errors import TrainingError
 from cxr_training.fit.features import Features
-from cxr_training.fit.head import HeadSettings, Targets, format_elapsed, train_head
+from cxr_training.fit.head import Targets, format_elapsed, train_head
+from cxr_training.fit.settings import HeadSettings
 
 
 def problem(films: int = 300, seed: int = 0) -> tuple[Features, Targets]:

@@ -18,13 +18,14 @@ from cxr_training import train
 from cxr_training.data.records import Films, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.features import View
-from cxr_training.fit.head import HeadSettings, Weighting
+from cxr_training.fit.head import Weighting
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.resume import Unfinished
-from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.settings import HeadSettings, TrainSettings, TuneSettings
 from cxr_training.fit.stages import targets_of
-from cxr_training.fit.tune import Split, TunedPart, TuneSettings, batches_of, parameter_groups, rate_factor, splits
+from cxr_training.fit.tune import Split, TunedPart, batches_of, parameter_groups, rate_factor, splits
 from cxr_training.fit.tune_loop import State, TuneLoop
+from tests.commands import run_command
 from tests.cxr.networks import SMALL, small_network
 from tests.cxr_training.folders import write_manifest
 
@@ -251,20 +252,19 @@ def test_an_unfinished_run_is_not_thrown_away_unasked(
 
     with monkeypatch.context() as patch:
         patch.setattr("cxr_training.train._write", die)
-        with pytest.raises(KeyboardInterrupt):
-            train.main(base)
+        assert run_command("train", base) == 1
     state = run / "unfinished.pth"
     before = state.read_bytes()
-    assert train.main(base) == 2
+    assert run_command("train", base) == 2
     assert "go on with --resume, or give it up with --force" in capsys.readouterr().err
-    assert train.main([*base, "--resume", "--seed", "8"]) == 2
+    assert run_command("train", [*base, "--resume", "--seed", "8"]) == 2
     assert "began with another backbone, set of settings:" in capsys.readouterr().err
     assert state.read_bytes() == before
     state.write_bytes(before[:1000])
-    assert train.main([*base, "--resume"]) == 2
+    assert run_command("train", [*base, "--resume"]) == 2
     assert "cannot be read" in capsys.readouterr().err
     state.write_bytes(before)
-    assert train.main([*base, "--resume"]) == 0
+    assert run_command("train", [*base, "--resume"]) == 0
     assert not state.exists()
 
 
@@ -314,11 +314,10 @@ def test_options_that_would_not_be_used_are_refused(
     films: Films, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ["--data", str(films.folder), "--run", str(tmp_path / "run")]
-    assert train.main([*base, "--batch-size", "4", "--patience", "2"]) == 2
+    assert run_command("train", [*base, "--batch-size", "4", "--patience", "2"]) == 2
     assert "--batch-size, --patience: only with --trainable layer4 or all" in capsys.readouterr().err
-    assert train.main([*base, "--save-every", "4"]) == 2
-    with pytest.raises(SystemExit):
-        train.main([*base, "--resume", "--force"])
+    assert run_command("train", [*base, "--save-every", "4"]) == 2
+    assert run_command("train", [*base, "--resume", "--force"]) == 2
 
 
 def test_more_processes_than_films_in_a_step_are_refused(halves: tuple[Split, Split]) -> None:

@@ -16,8 +16,7 @@ from cxr_training import train
 from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.features import View
-from cxr_training.fit.head import HeadSettings
-from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.settings import HeadSettings, TrainSettings
 from cxr_training.fit.weights import reestimate_batchnorm, starting_point
 from tests.cxr.networks import SMALL
 from tests.cxr_training.folders import write_manifest

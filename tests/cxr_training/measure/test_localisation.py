@@ -17,7 +17,6 @@ from scipy.ndimage import zoom
 
 from cxr.json_records import parse, read, to_json
 from cxr.predict import Prediction
-from cxr_training import evaluate
 from cxr_training.data.collections.candidates import Box
 from cxr_training.data.marked import Marked
 from cxr_training.data.records import Record
@@ -36,6 +35,7 @@ from cxr_training.measure.localisation import (
 )
 from cxr_training.measure.records import BoxFigures, Localisation
 from cxr_training.pages.films import extremes, with_boxes
+from tests.commands import run_command
 from tests.cxr.networks import save_model
 from tests.cxr_training.folders import write_manifest
 from tests.cxr_training.pages.test_page import Reader
@@ -373,7 +373,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measure(model: Path, data: Path, out: Path) -> dict[str, Any]:
     arguments = ["--run", str(model), "--data", str(data), "--out", str(out), "--device", "cpu"]
-    assert evaluate.main([*arguments, "--bootstrap", "200"]) == 0
+    assert run_command("evaluate", [*arguments, "--bootstrap", "200"]) == 0
     metrics: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
@@ -425,7 +425,7 @@ def test_boxes_that_cannot_be_are_told_before_a_film_is_scored(
     with (broken / "boxes.csv").open("a", encoding="utf-8") as stream:
         stream.write("test-PNEUMONIA-11.png,50,0,20,20\n")
     arguments = ["--run", str(model), "--data", str(broken), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    assert evaluate.main(arguments) == 2
+    assert run_command("evaluate", arguments) == 2
     *_, error = capsys.readouterr().err.splitlines()  # before it the progress bar
     assert "a box of test-PNEUMONIA-11.png is x 50" in error
     assert not (tmp_path / "out").exists()

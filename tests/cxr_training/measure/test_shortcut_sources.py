@@ -11,7 +11,8 @@ import pytest
 from cxr.model.spec import CLASSES
 from cxr_training.data.records import Record
 from cxr_training.fit.features import Features
-from cxr_training.fit.head import HeadSettings, TrainedHead, train_head
+from cxr_training.fit.head import TrainedHead, train_head
+from cxr_training.fit.settings import HeadSettings
 from cxr_training.measure import shortcut_sources as audit_sources
 from cxr_training.measure.intervals import Bootstrap
 from cxr_training.measure.records import NoFigures, SourceFigures, SourceNotLeftOut

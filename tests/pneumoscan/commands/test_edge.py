@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import signal
 import socket
 import stat
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,18 +11,25 @@ import pytest
 from cryptography import x509
 
 from pneumoscan.commands import edge
-from pneumoscan.commands import keys as edge_keys
-from pneumoscan.edge import control
 from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.checker import key_of
 from pneumoscan.edge.keys import KeyRing, add, match, read, revoke
-from pneumoscan.edge.nginx import LOGS_KEPT, rotate, without_quotes
+from pneumoscan.edge.nginx import (
+    LOGS_KEPT,
+    EdgeSettings,
+    host_and_port,
+    network,
+    render_adapter,
+    render_edge,
+    rotate,
+    without_quotes,
+)
 from pneumoscan.edge.problems import PROBLEMS
-from pneumoscan.edge.settings import EdgeSettings, host_and_port, network, render_adapter, render_edge
 from pneumoscan.edge.tls import link_certificate
 from pneumoscan.errors import EdgeError, KeyFileError
-from pneumoscan.server import options
-from pneumoscan.server.run_folder import RunDir
+from pneumoscan.options import as_argv, parse
+from pneumoscan.server.options import ServeOptions
+from tests.commands import run_command
 from tests.programs import NEEDS_NGINX
 
 ROOT = Path(__file__).parents[3]
@@ -114,18 +118,18 @@ def test_what_is_no_name_is_told(keys: Path, name: str) -> None:
 
 def test_the_command_line_makes_lists_and_revokes(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--keys", str(keys)]
-    assert edge_keys.main([*where, "add", "a", "--days", "1"]) == 0
+    assert run_command("keys", [*where, "add", "a", "--days", "1"]) == 0
     text = capsys.readouterr().out.strip()
     assert re.fullmatch(r"pns_[A-Za-z0-9_-]{43}", text)
-    assert edge_keys.main([*where, "add", "a"]) == 1
+    assert run_command("keys", [*where, "add", "a"]) == 2
     assert "there is a key 'a'" in capsys.readouterr().err
-    assert edge_keys.main([*where, "list"]) == 0
+    assert run_command("keys", [*where, "list"]) == 0
     listed = capsys.readouterr().out
     assert listed.startswith("a ")
     assert text not in listed
-    assert edge_keys.main([*where, "revoke", "b"]) == 1
+    assert run_command("keys", [*where, "revoke", "b"]) == 2
     assert "known are a" in capsys.readouterr().err
-    assert edge_keys.main([*where, "revoke", "a"]) == 0
+    assert run_command("keys", [*where, "revoke", "a"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,7 @@ def test_nginx_takes_the_configuration(tmp_path: Path, free_port: int, upstreams
     for number in range(upstreams):
         given += ["--upstream", f"127.0.0.1:{9000 + number}"]
     given += ["--metrics", "127.0.0.1:8082", "--metrics", "[::1]:8082", "--metrics-allow", "10.0.0.0/8"]
-    assert edge.main(given) == 0
+    assert run_command("edge", given) == 0
     assert not (tmp_path / "e" / "keys").exists()
 
 
@@ -200,37 +204,15 @@ def test_a_server_that_is_started_as_well_is_the_one_that_is_asked_wherever_it_i
     monkeypatch.chdir(tmp_path)
     given = ["--listen", f"127.0.0.1:{free_port}", "--run-dir", "e", "--detach"]
     given += ["--serve", "--", "--store", "store", "--run-dir", "run", "--port", "9999"]
-    args = edge.build_parser().parse_args(given)
-    plan = edge.make_plan(args)
+    options = parse(edge.Options, given, "edge")
+    plan = edge.make_plan(options)
     assert plan.settings.upstreams == ("127.0.0.1:9999",)
     assert 1 <= int(plan.settings.workers) <= 8
-    child = edge.build_parser().parse_args(edge.arguments_of_child(args, given, plan.server))
-    server = options.build_parser().parse_args(child.server)
+    child = parse(edge.Options, as_argv(edge.in_background(options, plan)), "edge")
+    server = parse(ServeOptions, child.server, "serve")
     assert not child.detach
     assert (child.run_dir, server.store, server.run_dir) == (tmp_path / "e", tmp_path / "store", tmp_path / "run")
     assert (server.port, server.quiet) == (9999, True)
-
-
-def test_an_interrupted_start_in_the_background_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(_command: list[str], **_more: object) -> subprocess.Popen[bytes]:
-        started.append(popen([sys.executable, "-c", "import signal; signal.pause()"]))
-        return started[-1]
-
-    def interrupt(_seconds: float) -> None:
-        raise KeyboardInterrupt
-
-    popen = subprocess.Popen
-    monkeypatch.setattr(control.subprocess, "Popen", start)
-    monkeypatch.setattr(control.time, "sleep", interrupt)
-    run_dir = RunDir(tmp_path)
-    run_dir.create()
-    assert control.detach(run_dir, []) == 1
-    assert [child.returncode for child in started] == [-signal.SIGTERM]
-    assert "interrupted" in capsys.readouterr().err
 
 
 def test_what_is_no_network_is_told() -> None:
@@ -255,7 +237,7 @@ def test_what_cannot_be_started_is_told_in_one_line(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], given: list[str], why: str
 ) -> None:
     listen = [] if "--listen" in given else ["--listen", f"127.0.0.1:{free_port}"]
-    assert edge.main([*listen, "--run-dir", str(tmp_path / "e"), *given]) == 2
+    assert run_command("edge", [*listen, "--run-dir", str(tmp_path / "e"), *given]) == 2
     said = capsys.readouterr().err
     assert why in said
     assert said.count("\n") == 1
@@ -264,15 +246,15 @@ def test_what_cannot_be_started_is_told_in_one_line(
 def test_a_port_in_use_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert edge.main(["--listen", listen, "--run-dir", str(tmp_path / "e")]) == 2
+        assert run_command("edge", ["--listen", listen, "--run-dir", str(tmp_path / "e")]) == 2
     assert f"--listen {listen} cannot be used" in capsys.readouterr().err
 
 
 def test_stopping_and_asking_what_does_not_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--run-dir", str(tmp_path / "none")]
-    assert edge.main([*where, "--stop"]) == 0
-    assert edge.main([*where, "--ready"]) == 1
-    assert edge.main([*where, "--reload"]) == 1
+    assert run_command("edge", [*where, "--stop"]) == 0
+    assert run_command("edge", [*where, "--ready"]) == 1
+    assert run_command("edge", [*where, "--reload"]) == 1
     assert "no edge runs from" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pneumoscan.commands import models
-from pneumoscan.commands.models import COMMANDS, main
+from pneumoscan.commands.models import OPTIONS
 from pneumoscan.errors import StoreError
 from pneumoscan.model_store import Archive, Version, archive_digest
 from pneumoscan.server import readiness as drain
@@ -22,7 +22,7 @@ from pneumoscan.server.run_folder import RunDir, ServerState
 from pneumoscan.versions import changes
 from pneumoscan.versions.compare import Comparison, compare
 from pneumoscan.versions.declared import Declared, read_declared, write_declared
-from pneumoscan.versions.options import build_parser
+from tests.commands import run_command
 from tests.film_server import FilmServer, problem, serving, serving_socket
 from tests.pneumoscan.managed import Managed, films_of
 from tests.pneumoscan.test_model_store import put_archive
@@ -75,7 +75,7 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture
 def run(place: Place) -> Run:
-    return lambda *arguments: main([*arguments, "--run-dir", str(place.run_dir.path)])
+    return lambda *arguments: run_command("models", [*arguments, "--run-dir", str(place.run_dir.path)])
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_only_a_verified_version_is_promoted(
 ) -> None:
     run("register", NEW)
     assert run("promote", NEW) == 1
-    assert f"{NEW} was not verified against {OLD}: run scripts.models verify {NEW}" in said(capsys)
+    assert f"{NEW} was not verified against {OLD}: run pneumoscan models verify {NEW}" in said(capsys)
     assert place.management.default == OLD
     assert run("verify", NEW, "--films", str(folder), "--max-flips", "0", "--max-shift", "0.03") == 0
     assert run("promote", NEW) == 0
@@ -330,7 +330,7 @@ def test_what_cannot_be_put_back_is_told_and_the_rest_is_put_back(
     monkeypatch.setattr(changes, "write_declared", full)
     capsys.readouterr()
     assert run("promote", NEW, "--force") == 1
-    assert "could not be put back, see scripts.models list: no space left" in said(capsys)
+    assert "could not be put back, see pneumoscan models list: no space left" in said(capsys)
     assert place.management.default == OLD
 
 
@@ -369,16 +369,16 @@ def test_without_a_server_the_file_can_be_put_right(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = ("--run-dir", str(tmp_path / "no"), "--store", str(place.store))
-    assert main(["retire", NEW, *here]) == 1
+    assert run_command("models", ["retire", NEW, *here]) == 1
     assert "declares no versions" in said(capsys)
     write_declared(place.store, Declared.first(OLD, {OLD: "a", NEW: "b"}).promoted(NEW))
-    assert main(["retire", NEW, *here]) == 1
-    assert main(["rollback", *here]) == 0
-    assert main(["retire", NEW, *here]) == 0
+    assert run_command("models", ["retire", NEW, *here]) == 1
+    assert run_command("models", ["rollback", *here]) == 0
+    assert run_command("models", ["retire", NEW, *here]) == 0
     declared = place.declared
     assert declared is not None
     assert (declared.default, declared.versions.keys()) == (OLD, {OLD})
-    assert main(["promote", OLD, *here]) == 1
+    assert run_command("models", ["promote", OLD, *here]) == 1
     assert "no server runs from" in said(capsys)
 
 
@@ -387,7 +387,7 @@ def test_a_server_that_did_not_say_what_it_serves_is_not_changed(
 ) -> None:
     place.run_dir.write_state(ServerState(os.getpid(), 0, place.films.url, "", "", [OLD]))
     assert run("register", NEW) == 1
-    assert "was started by an older scripts.serve: start it again" in said(capsys)
+    assert "was started by an older pneumoscan serve: start it again" in said(capsys)
 
 
 def test_a_store_that_is_not_the_servers_is_refused(
@@ -435,9 +435,7 @@ def test_the_list_tells_declared_from_served_from_lying_about(
     ],
 )
 def test_what_cannot_be_meant_is_wrong_usage(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+    assert run_command("models", arguments) == 2
 
 
 def test_a_folder_without_films_is_wrong_usage(run: Run, tmp_path: Path) -> None:
@@ -446,7 +444,6 @@ def test_a_folder_without_films_is_wrong_usage(run: Run, tmp_path: Path) -> None
 
 
 def test_each_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        build_parser().parse_args(["--help"])
+    assert run_command("models", ["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in COMMANDS)
+    assert all(name in text for name in OPTIONS)

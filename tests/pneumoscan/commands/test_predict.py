@@ -11,8 +11,8 @@ from threading import Barrier
 
 import pytest
 
-from pneumoscan.commands.predict import main
 from pneumoscan.film_files import find_films, picture_names
+from tests.commands import run_command
 from tests.film_server import PNG, Answer, Asked, FilmServer, prediction, serving
 
 NORMAL, PNEUMONIA, DOUBTFUL, BAD = b"\x00 film", b"\xff film", b"\x80 film", b"bad film"
@@ -99,7 +99,7 @@ def test_pictures_are_named_by_stem_and_never_alike(tmp_path: Path) -> None:
 def test_a_table_has_one_line_for_each_film_and_a_refused_one_does_not_stop_the_rest(
     server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(films), "--url", server.url]) == 1
+    assert run_command("predict", [str(films), "--url", server.url]) == 1
     captured = capsys.readouterr()
     lines = [line.split() for line in captured.out.splitlines()]
     assert [line[1:3] for line in lines] == [
@@ -110,20 +110,20 @@ def test_a_table_has_one_line_for_each_film_and_a_refused_one_does_not_stop_the_
     ]
     assert lines[2][3] == "TOO_SMALL:"
     assert lines[3][-1] == "indeterminate"
-    assert captured.err == "scripts.predict: 1 of 4 films were not answered\n"
+    assert captured.err == "pneumoscan predict: 1 of 4 films were not answered\n"
 
 
 def test_all_answered_exits_0_and_says_nothing_on_stderr(
     server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(films / "a.png"), "--url", server.url]) == 0
+    assert run_command("predict", [str(films / "a.png"), "--url", server.url]) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_csv_has_the_columns_that_are_promised(
     server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(films), "--url", server.url, "--csv"]) == 1
+    assert run_command("predict", [str(films), "--url", server.url, "--csv"]) == 1
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert list(rows[0]) == [
         "file",
@@ -152,7 +152,7 @@ def test_csv_has_the_columns_that_are_promised(
 def test_json_is_one_array_of_replies_and_errors(
     server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(films), "--url", server.url, "--json"]) == 1
+    assert run_command("predict", [str(films), "--url", server.url, "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert [Path(each["file"]).name for each in said] == ["a.png", "b.jpg", "c.dcm", "d.jpeg"]
     assert said[1]["probabilities"] == {"NORMAL": 0.0, "PNEUMONIA": 1.0}
@@ -169,7 +169,7 @@ def test_json_is_one_array_of_replies_and_errors(
 
 def test_options_reach_the_server(server: FilmServer, films: Path) -> None:
     options = ["--cam", "heatmap", "--target", "contrast", "--model-version", "1.2.0"]
-    assert main([str(films / "a.png"), "--url", server.url, *options]) == 0
+    assert run_command("predict", [str(films / "a.png"), "--url", server.url, *options]) == 0
     (asked,) = server.asked
     assert asked.path == "/predictions/pneumonia/1.2.0"
     assert asked.query == {"cam": ["heatmap"], "target": ["contrast"]}
@@ -180,7 +180,7 @@ def test_overlays_are_written_beside_each_other_and_leave_the_reply(
 ) -> None:
     put(films / "more" / "a.png", PNEUMONIA)
     out = tmp_path / "out"
-    assert main([str(films), "--url", server.url, "--out", str(out), "--json"]) == 1
+    assert run_command("predict", [str(films), "--url", server.url, "--out", str(out), "--json"]) == 1
     assert sorted(path.name for path in out.iterdir()) == [
         "a.png.overlay.png",
         "b.overlay.png",
@@ -199,11 +199,11 @@ def test_a_picture_that_is_there_is_kept_unless_forced(
 ) -> None:
     there = put(tmp_path / "out" / "a.overlay.png", b"mine")
     arguments = [str(films / "a.png"), "--url", server.url, "--cam", "overlay", "--out", str(there.parent)]
-    assert main(arguments) == 2
+    assert run_command("predict", arguments) == 2
     assert "a.overlay.png exists" in capsys.readouterr().err
     assert there.read_bytes() == b"mine"
     assert server.asked == []
-    assert main([*arguments, "--force"]) == 0
+    assert run_command("predict", [*arguments, "--force"]) == 0
     assert there.read_bytes() == PNG + NORMAL
 
 
@@ -211,7 +211,7 @@ def test_a_reply_without_its_picture_is_an_error_of_that_film(
     server: FilmServer, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.answer = lambda _: Answer(body=b'{"label": "NORMAL", "cam": {"png": "%%%"}}')
-    assert main([str(films / "a.png"), "--url", server.url, "--out", str(tmp_path / "out")]) == 1
+    assert run_command("predict", [str(films / "a.png"), "--url", server.url, "--out", str(tmp_path / "out")]) == 1
     assert "BAD_REPLY" in capsys.readouterr().out
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -228,7 +228,7 @@ def test_films_are_asked_about_at_once_and_answered_in_order(
         return prediction(asked)
 
     server.answer = answer_together
-    assert main([*map(str, films), "--url", server.url, "--jobs", "4", "--csv"]) == 0
+    assert run_command("predict", [*map(str, films), "--url", server.url, "--jobs", "4", "--csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [float(row["probability_PNEUMONIA"]) for row in rows] == [at / 255 for at in range(8)]
 
@@ -237,8 +237,8 @@ def test_a_server_that_is_not_there_is_one_line_and_exit_1(films: Path, capsys: 
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    assert main([str(films), "--url", url]) == 1
-    assert capsys.readouterr().err == f"scripts.predict: cannot reach {url}: [Errno 111] Connection refused\n"
+    assert run_command("predict", [str(films), "--url", url]) == 1
+    assert capsys.readouterr().err == f"pneumoscan predict: cannot reach {url}: [Errno 111] Connection refused\n"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -246,7 +246,7 @@ def test_a_film_that_cannot_be_read_is_an_error_of_that_film(
     server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (films / "a.png").chmod(0)
-    assert main([str(films), "--url", server.url]) == 1
+    assert run_command("predict", [str(films), "--url", server.url]) == 1
     assert "UNREADABLE" in capsys.readouterr().out
 
 
@@ -261,7 +261,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
         ([str(films), "--cam", "grid", "--out", str(empty)], "a grid is no picture"),
         ([str(films), "--out", str(films / "a.png")], "File exists"),
     ):
-        assert main([*arguments, "--url", server.url]) == 2
+        assert run_command("predict", [*arguments, "--url", server.url]) == 2
         line = capsys.readouterr().err
         assert says in line
         assert line.count("\n") == 1
@@ -270,6 +270,4 @@ def test_wrong_usage_is_one_line_and_exit_2(
 
 @pytest.mark.parametrize("arguments", [[], ["x", "--jobs", "0"], ["x", "--json", "--csv"], ["x", "--cam", "all"]])
 def test_what_argparse_refuses_is_exit_2(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
+    assert run_command("predict", arguments) == 2

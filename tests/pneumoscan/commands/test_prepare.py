@@ -14,7 +14,7 @@ from cxr_training.data.collections.candidates import years
 from cxr_training.data.collections.covid import label_of
 from cxr_training.data.prepare import output as prepare_output
 from cxr_training.data.records import load_films
-from pneumoscan.commands.prepare import main
+from tests.commands import run_command
 from tests.cxr_training.folders import write_manifest, write_tree
 from tests.films import dicom, encoded, film
 from tests.real_films import NEEDS_REAL_FILMS, REAL
@@ -88,7 +88,7 @@ def covid_folder(folder: Path, header: str = FINAL_HEADER) -> Path:
 
 
 def prepared(capsys: pytest.CaptureFixture[str], out: Path, *arguments: str | Path) -> dict[str, Any]:
-    assert main([str(out), *map(str, arguments), "--json"]) == 0
+    assert run_command("prepare", [str(out), *map(str, arguments), "--json"]) == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
     return report
 
@@ -375,13 +375,13 @@ def test_an_identical_earlier_result_is_said_and_another_one_is_left_alone(
     covid = covid_folder(tmp_path / "covid")
     out = tmp_path / "out"
     out.mkdir()
-    assert main([str(out), "--covid", str(covid)]) == 0
+    assert run_command("prepare", [str(out), "--covid", str(covid)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}: 6 films of 3 patients (")
     before = content(out)
 
-    assert main([str(out), "--covid", str(covid)]) == 0
+    assert run_command("prepare", [str(out), "--covid", str(covid)]) == 0
     assert "is there already and identical" in capsys.readouterr().out
-    assert main([str(out), "--covid", str(covid), "--seed", "1", "--json"]) == 2
+    assert run_command("prepare", [str(out), "--covid", str(covid), "--seed", "1", "--json"]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
 
     assert content(out) == before
@@ -395,8 +395,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepare_output, "as_markdown", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        main([str(tmp_path / "out"), "--covid", str(covid)])
+    assert run_command("prepare", [str(tmp_path / "out"), "--covid", str(covid)]) == 1
 
     assert [path.name for path in tmp_path.iterdir()] == ["covid"]
 
@@ -433,7 +432,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there" / "CARDIOMEGALY").mkdir(parents=True)
 
-    assert main(["out", *(argument.format(there="there") for argument in arguments)]) == 2
+    assert run_command("prepare", ["out", *(argument.format(there="there") for argument in arguments)]) == 2
 
     error = capsys.readouterr().err
     assert said in error
@@ -449,8 +448,8 @@ def test_a_folder_that_holds_something_else_is_refused_before_films_are_read(
     (tmp_path / "out" / "mine.txt").write_text("mine", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
-    assert main(["out", "--covid", str(covid)]) == 2
-    assert main([".", "--covid", str(covid)]) == 2
+    assert run_command("prepare", ["out", "--covid", str(covid)]) == 2
+    assert run_command("prepare", [".", "--covid", str(covid)]) == 2
 
     assert "not empty" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
@@ -460,7 +459,7 @@ def test_where_no_film_is_left_the_reasons_are_said(tmp_path: Path, capsys: pyte
     covid = covid_folder(tmp_path / "covid")
     shutil.rmtree(covid / "images")
 
-    assert main([str(tmp_path / "out"), "--covid", str(covid)]) == 2
+    assert run_command("prepare", [str(tmp_path / "out"), "--covid", str(covid)]) == 2
 
     assert "no film is left of 11: finding, image_missing, modality" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscan.commands.serve import main
 from pneumoscan.errors import AlreadyRunning, RunFolderError
 from pneumoscan.model_store import Archive, Version
+from pneumoscan.options import as_argv, fields_of, flag_of, parse
 from pneumoscan.server import torchserve as server_config
 from pneumoscan.server.capacity import Capacity
-from pneumoscan.server.options import arguments_of_child, build_parser
+from pneumoscan.server.options import ServeOptions
 from pneumoscan.server.run_folder import RunDir, ServerState
 from pneumoscan.server.torchserve import Addresses, effective_config, server_command, server_environment
+from tests.commands import run_command
 from tests.places import REPOSITORY
 from tests.pneumoscan.test_model_store import put_archive
 
@@ -67,14 +68,14 @@ def test_a_pythonpath_refuses_to_start(
     store: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere/handler")
-    assert main(["--store", str(store), "--run-dir", str(short_path / "run")]) == 2
+    assert run_command("serve", ["--store", str(store), "--run-dir", str(short_path / "run")]) == 2
     line = error_line(capsys)
     assert "/elsewhere/handler" in line
     assert "env -u PYTHONPATH make serve" in line
 
 
 def test_a_missing_store_refuses_to_start(tmp_path: Path, short_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--store", str(tmp_path / "nowhere"), "--run-dir", str(short_path / "run")]) == 2
+    assert run_command("serve", ["--store", str(tmp_path / "nowhere"), "--run-dir", str(short_path / "run")]) == 2
     assert "no model store at" in error_line(capsys)
 
 
@@ -86,7 +87,7 @@ def test_a_port_in_use_is_named_with_its_option(
         port = taken.getsockname()[1]
         other = "--metrics-port" if option == "--port" else "--port"
         arguments = ["--store", str(store), "--run-dir", str(short_path / "run"), option, str(port)]
-        assert main([*arguments, other, str(free_port)]) == 2
+        assert run_command("serve", [*arguments, other, str(free_port)]) == 2
     line = error_line(capsys)
     assert f"port {port} cannot be used (Address already in use): give another {option}" in line
 
@@ -95,7 +96,7 @@ def test_one_port_cannot_be_both(
     store: Path, short_path: Path, free_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ports = ["--port", str(free_port), "--metrics-port", str(free_port)]
-    assert main(["--store", str(store), "--run-dir", str(short_path / "run"), *ports]) == 2
+    assert run_command("serve", ["--store", str(store), "--run-dir", str(short_path / "run"), *ports]) == 2
     assert "two different ports" in error_line(capsys)
 
 
@@ -105,9 +106,11 @@ def test_a_management_port_in_use_is_named_with_its_option(
     ports = ["--port", str(free_port), "--metrics-port", "18972", "--management-port"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert main(["--store", str(store), "--run-dir", str(short_path / "run"), *ports, port]) == 2
+        assert run_command("serve", ["--store", str(store), "--run-dir", str(short_path / "run"), *ports, port]) == 2
     assert f"port {port} cannot be used (Address already in use): give another --management-port" in error_line(capsys)
-    assert main(["--store", str(store), "--run-dir", str(short_path / "run"), *ports, str(free_port)]) == 2
+    assert (
+        run_command("serve", ["--store", str(store), "--run-dir", str(short_path / "run"), *ports, str(free_port)]) == 2
+    )
     assert "--port and --management-port are both" in error_line(capsys)
 
 
@@ -117,7 +120,7 @@ def test_a_run_folder_in_use_refuses_to_start(
     run_dir = RunDir(short_path / "run")
     run_dir.create()
     with run_dir.locked():
-        assert main(["--store", str(store), "--run-dir", str(run_dir.path)]) == 2
+        assert run_command("serve", ["--store", str(store), "--run-dir", str(run_dir.path)]) == 2
     assert "a server already runs from" in error_line(capsys)
 
 
@@ -128,32 +131,30 @@ def test_no_java_refuses_to_start(
     monkeypatch.setenv("PATH", str(short_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     ports = ["--port", "18971", "--metrics-port", "18972"]
-    assert main(["--store", str(store), "--run-dir", str(short_path / "run"), *ports]) == 2
+    assert run_command("serve", ["--store", str(store), "--run-dir", str(short_path / "run"), *ports]) == 2
     assert "no Java for TorchServe" in error_line(capsys)
 
 
 def test_a_run_folder_too_deep_for_a_socket_refuses_to_start(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--store", str(store), "--run-dir", str(tmp_path / ("deep" * 25))]) == 2
+    assert run_command("serve", ["--store", str(store), "--run-dir", str(tmp_path / ("deep" * 25))]) == 2
     assert "give a shorter --run-dir" in error_line(capsys)
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http"])
 def test_what_is_no_port_is_wrong_usage(port: str) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--port", port])
-    assert caught.value.code == 2
+    assert run_command("serve", ["--port", port]) == 2
 
 
 def test_the_module_runs_as_a_command_from_the_repository() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scripts.serve", "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
-    for action in build_parser()._actions:
-        if action.dest != "notify_fd":
-            assert action.option_strings[0] in done.stdout
-            assert action.help
+    for field, _, option, _ in fields_of(ServeOptions):
+        if field.name != "notify_fd":
+            assert flag_of(field, option) in done.stdout
+            assert option.help
     assert "notify" not in done.stdout
 
 
@@ -162,43 +163,42 @@ def test_a_gpu_that_is_not_there_refuses_to_start(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     ports = ["--port", str(free_port), "--metrics-port", "18972"]
-    assert main(["--store", str(store), "--run-dir", str(short_path / "run"), *ports, "--device", "cuda"]) == 2
+    assert (
+        run_command("serve", ["--store", str(store), "--run-dir", str(short_path / "run"), *ports, "--device", "cuda"])
+        == 2
+    )
     assert "use --device auto or --device cpu" in error_line(capsys)
 
 
 @pytest.mark.parametrize("option", ["--workers", "--threads", "--batch-size", "--batch-delay", "--queue"])
 @pytest.mark.parametrize("value", ["0", "-1", "many"])
 def test_a_capacity_below_one_is_wrong_usage(option: str, value: str) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([option, value])
-    assert caught.value.code == 2
+    assert run_command("serve", [option, value]) == 2
 
 
 def test_a_detached_server_is_started_with_what_was_asked_for() -> None:
     asked = ["--workers", "3", "--threads", "2", "--batch-size", "8", "--batch-delay", "20", "--queue", "9"]
     asked += ["--device", "cpu", "--port", "81", "--metrics-port", "82", "--management-port", "83", "--timeout", "7.5"]
-    first = build_parser().parse_args(asked)
-    second = build_parser().parse_args(arguments_of_child(first))
-    given = {action.dest for action in build_parser()._actions if set(action.option_strings) & set(asked)}
-    assert len(given) == len(asked) / 2
-    for name in given:
-        assert getattr(second, name) == getattr(first, name) != build_parser().get_default(name)
-    usual = arguments_of_child(build_parser().parse_args([]))
-    assert not {"--workers", "--quiet"} & set(usual)
-    assert build_parser().parse_args(arguments_of_child(build_parser().parse_args(["--quiet"]))).quiet
+    usual = ["--store", str(Path("model_store").absolute()), "--run-dir", str(Path("run").absolute())]
+    first = parse(ServeOptions, asked, "serve")
+    words = as_argv(first)
+    assert sorted(words) == sorted([*asked, *usual])
+    assert parse(ServeOptions, words, "serve") == parse(ServeOptions, [*asked, *usual], "serve")
+    assert as_argv(ServeOptions()) == usual
+    assert as_argv(ServeOptions(quiet=True)) == [*usual, "--quiet"]
 
 
 # --- a server that is not there -----------------------------------------------------------------------------------
 
 
 def test_stopping_what_does_not_run_is_fine(short_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--stop", "--run-dir", str(short_path / "never")]) == 0
+    assert run_command("serve", ["--stop", "--run-dir", str(short_path / "never")]) == 0
     assert capsys.readouterr().out == f"no server runs from {short_path / 'never'}\n"
     assert not (short_path / "never").exists()
 
 
 def test_a_server_that_does_not_run_is_not_ready(short_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--ready", "--run-dir", str(short_path)]) == 1
+    assert run_command("serve", ["--ready", "--run-dir", str(short_path)]) == 1
     assert error_line(capsys) == f"not ready: no server runs from {short_path}\n"
 
 
@@ -210,7 +210,7 @@ def test_stop_clears_up_after_a_server_that_was_killed(short_path: Path) -> None
     # The process id of another process, as a pid file has it after a while: it must not be signalled.
     state = ServerState(os.getpid(), os.getpid(), "http://127.0.0.1:1", "http://127.0.0.1:2", str(temp), ["1.0.0"])
     run_dir.write_state(state)
-    assert main(["--stop", "--run-dir", str(run_dir.path)]) == 0
+    assert run_command("serve", ["--stop", "--run-dir", str(run_dir.path)]) == 0
     assert not temp.exists()
     assert run_dir.read_state() is None
 

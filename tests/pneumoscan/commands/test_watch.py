@@ -15,8 +15,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from cxr_client.metrics import Snapshot
-from pneumoscan.commands import watch as watch_metrics
 from pneumoscan.metrics_report import lines_of, report_of
+from tests.commands import run_command
 from tests.cxr_client.exposition import exposition
 from tests.interrupts import hear_interrupts
 
@@ -124,7 +124,7 @@ def test_it_goes_on_past_a_server_that_is_away_until_it_is_interrupted() -> None
         server.shutdown()
     assert [report["versions"]["1.0.0"]["requests"] for report in reports] == [10, 20]
     assert all(report["versions"]["1.0.0"]["drift"]["signals"]["score"]["psi"] == 0.6 for report in reports)
-    assert errors == f"scripts.watch_metrics: {url}/metrics: 503; give the address of the metrics port\n"
+    assert errors == f"pneumoscan watch: {url}/metrics: 503; give the address of the metrics port\n"
     assert watching.returncode == 0
 
 
@@ -132,14 +132,12 @@ def test_it_goes_on_past_a_server_that_is_away_until_it_is_interrupted() -> None
     "arguments", [["--every", "0"], ["--url", "127.0.0.1:8082"], ["--export", "9108", "--once"], ["--export", "x"]]
 )
 def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        watch_metrics.main(arguments)
-    assert left.value.code == 2
+    assert run_command("watch", arguments) == 2
     assert capsys.readouterr().out == ""
 
 
 def test_a_server_that_does_not_answer_ends_with_1_and_a_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    assert watch_metrics.main(["--once", "--url", "http://127.0.0.1:9"]) == 1
+    assert run_command("watch", ["--once", "--url", "http://127.0.0.1:9"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
@@ -149,14 +147,15 @@ def test_a_server_that_does_not_answer_ends_with_1_and_a_line_on_stderr(capsys: 
 def test_a_port_that_is_taken_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert watch_metrics.main(["--export", str(port), "--run-dir", str(tmp_path)]) == 1
+        assert run_command("watch", ["--export", str(port), "--run-dir", str(tmp_path)]) == 1
     assert f"port {port} cannot be used" in capsys.readouterr().err
 
 
 def test_without_the_extra_the_command_says_what_to_install() -> None:
     blocked = (
-        "import sys; sys.modules['prometheus_client'] = None; import runpy; runpy.run_module('scripts.watch_metrics')"
+        "import sys; sys.modules['prometheus_client'] = None; sys.argv[1:] = ['--once']; import runpy; "
+        "runpy.run_module('scripts.watch_metrics', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip() == "scripts.watch_metrics needs prometheus-client: pip install 'pneumoscan[metrics]'"
+    assert done.stderr.strip() == "pneumoscan watch needs prometheus_client: pip install 'pneumoscan[metrics]'"

@@ -98,7 +98,7 @@ def test_a_rollback_to_a_version_that_is_not_there_is_damage(tmp_path: Path) -> 
 
 
 def test_two_cannot_change_a_store_at_once(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(StoreError, match=r"another scripts\.models"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(StoreError, match=r"another pneumoscan models"), locked(tmp_path):
         pass
     with locked(tmp_path):
         pass
@@ -142,7 +142,9 @@ def test_with_a_file_the_declared_ones_are_served_and_the_declared_default_is_fi
     declare(store, "1.0.0", "1.2.0")
     found = serving_set(store)
     assert [archive.version.text for archive in found.archives] == ["1.0.0", "1.2.0"]
-    assert found.remarks == (f"{store / 'pneumonia-1.1.0.mar'} is not registered: run scripts.models register 1.1.0",)
+    assert found.remarks == (
+        f"{store / 'pneumonia-1.1.0.mar'} is not registered: run pneumoscan models register 1.1.0",
+    )
 
 
 def test_a_declared_archive_that_is_gone_stops_the_start(store: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscan.commands.models import main
 from pneumoscan.errors import RegistryError
 from pneumoscan.versions.registry import import_archive
+from tests.commands import run_command
 from tests.pneumoscan.test_model_store import put_archive
 
 pytest.importorskip("mlflow")
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Path:
 
 def run(command: str, store: Path, uri: str, *more: str, version: str = VERSION) -> int:
     here = ("--store", str(store), "--run-dir", str(store / "no-server"))
-    return main([command, version, "--registry", uri, *here, *more])
+    return run_command("models", [command, version, "--registry", uri, *here, *more])
 
 
 def test_an_archive_goes_through_a_registry_byte_by_byte(

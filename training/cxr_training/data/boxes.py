@@ -3,7 +3,7 @@
 A folder keeps them in one of three places:
 
 - the manifest's column ``boxes``: ``x y width height`` in pixels of the film, ``;`` between boxes;
-- ``boxes.csv``: file, x, y, width, height in pixels of the film, as `scripts.prepare_data` writes it;
+- ``boxes.csv``: file, x, y, width, height in pixels of the film, as `pneumoscan prepare` writes it;
 - ``boxes_rsna.csv``: file, patientId, x, y, width, height, Target, the table of the RSNA challenge with the film's path
   in front. The challenge's films are 1024x1024 and its boxes count their pixels, whatever size the films here have, so
   they are scaled; the columns patientId and Target are the mark of the table.

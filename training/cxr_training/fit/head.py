@@ -19,37 +19,11 @@ from cxr.model.spec import CLASSES
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 from cxr_training.fit.features import Features
+from cxr_training.fit.settings import HeadSettings
 
 Targets = npt.NDArray[np.int64]
 
 _STEPS_AT_LEAST: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class HeadSettings:
-    """How the head is trained.
-
-    Parameters
-    ----------
-    epochs
-        Passes over the training films.
-    learning_rate, weight_decay
-        Of Adam; the decay is its L2 penalty on the weight of standardised features. The bias, which holds how common
-        the classes are, is left alone.
-    gamma
-        The learning rate is multiplied by this at one third and at two thirds of the epochs.
-    batch_size
-        Films in one step at most; fewer where an epoch would have under twenty steps, too few to learn in.
-    seed
-        Of the order, the views and the head's first weights.
-    """
-
-    epochs: int = 100
-    learning_rate: float = 3e-3
-    weight_decay: float = 6e-2
-    gamma: float = 0.1
-    batch_size: int = 64
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

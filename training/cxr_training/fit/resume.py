@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import sys
@@ -18,9 +19,10 @@ from cxr.model.spec import Preprocessing
 from cxr_training.data.records import Films, Record
 from cxr_training.errors import TrainingError
 from cxr_training.fit.processes import Processes
-from cxr_training.fit.settings import TrainSettings, rows_digest
+from cxr_training.fit.settings import TrainSettings
 from cxr_training.fit.tune import resolve_precision
 from cxr_training.fit.weights import StartingPoint, ready_to_train, starting_point
+from cxr_training.runs import RUN_FILE, RunRecord
 from pneumoscan.files import clear_drafts, write_whole
 
 STATE_FILE: Final = "unfinished.pth"
@@ -132,3 +134,25 @@ def basis_of(films: Films, settings: TrainSettings, backbone: str, processes: Pr
 def versions() -> dict[str, str]:
     """Of what computes."""
     return {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
+
+
+def rows_digest(films: Films) -> str:
+    """SHA-256 of the films that are trained with, in their order, with what their weight depends on."""
+    rows = [
+        f"{record.split} {record.sha256} {record.label} {record.extra.get('source', '')}"
+        for split in ("train", "val")
+        for record in films.of(split)
+    ]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
+    """Whether a run folder holds the finished training of these settings on these films."""
+    if not (run / RUN_FILE).is_file():
+        return False
+    record = RunRecord.load(run)
+    if record.pretrained == "random" and settings.weights != "random" and not settings.or_random:
+        return False
+    asked = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
+    rows = record.result.get("rows_sha256")
+    return bool(record.settings == asked and record.data_sha256 == films.digest() and rows == rows_digest(films))

@@ -1,22 +1,77 @@
-"""What a training is asked for, and whether a run folder already holds it."""
+"""The settings of a training, with their defaults and their rules; nothing here needs torch."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cxr.model.spec import sha256_of
-from cxr_training.data.records import Films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.augment import Augmentation
-from cxr_training.fit.head import HeadSettings
-from cxr_training.fit.tune import TuneSettings
-from cxr_training.fit.weights import KEYWORDS
-from cxr_training.runs import RUN_FILE, RunRecord
+
+KEYWORDS: Final = ("imagenet", "random")  # starting weights that are no file
+SAVE_EVERY_S: Final = 300.0  # between two states to resume from
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSettings:
+    """How the head is trained.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training films.
+    learning_rate, weight_decay
+        Of Adam; the decay is its L2 penalty on the weight of standardised features. The bias, which holds how common
+        the classes are, is left alone.
+    gamma
+        The learning rate is multiplied by this at one third and at two thirds of the epochs.
+    batch_size
+        Films in one step at most; fewer where an epoch would have under twenty steps, too few to learn in.
+    seed
+        Of the order, the views and the head's first weights.
+    """
+
+    epochs: int = 100
+    learning_rate: float = 3e-3
+    weight_decay: float = 6e-2
+    gamma: float = 0.1
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TuneSettings:
+    """How layers below the head are trained.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training films, at most.
+    learning_rate
+        Of the head at its highest; it rises over the first twentieth of the steps and falls along a cosine.
+    layer_decay
+        The learning rate of each stage is this times the one above it.
+    weight_decay
+        Of AdamW, on weights; biases and BatchNorm are left alone.
+    batch_size
+        Films in a step, over all processes together.
+    patience
+        Epochs without a lower loss on validation after which training ends.
+    precision
+        Of forward and backward passes: a key of `PRECISIONS`, or ``auto`` for bfloat16 (else float16) on a GPU and
+        float32 on a CPU. Validation is always in float32.
+    """
+
+    epochs: int = 20
+    learning_rate: float = 1e-4
+    layer_decay: float = 0.5
+    weight_decay: float = 1e-2
+    batch_size: int = 32
+    patience: int = 5
+    precision: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +135,3 @@ class TrainSettings:
         if self.trainable == "head":
             del values["tuning"]
         return values
-
-
-def rows_digest(films: Films) -> str:
-    """SHA-256 of the films that are trained with, in their order, with what their weight depends on."""
-    rows = [
-        f"{record.split} {record.sha256} {record.label} {record.extra.get('source', '')}"
-        for split in ("train", "val")
-        for record in films.of(split)
-    ]
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
-
-
-def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
-    """Whether a run folder holds the finished training of these settings on these films."""
-    if not (run / RUN_FILE).is_file():
-        return False
-    record = RunRecord.load(run)
-    if record.pretrained == "random" and settings.weights != "random" and not settings.or_random:
-        return False
-    asked = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
-    rows = record.result.get("rows_sha256")
-    return bool(record.settings == asked and record.data_sha256 == films.digest() and rows == rows_digest(films))

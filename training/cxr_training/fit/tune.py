@@ -26,6 +26,7 @@ from torchvision.models.resnet import ResNet
 
 from cxr.model.network import pool, trunk
 from cxr_training.fit.head import Epoch, Targets, Weighting
+from cxr_training.fit.settings import TuneSettings
 
 PRECISIONS: Final[dict[str, torch.dtype]] = {
     "float32": torch.float32,
@@ -40,38 +41,6 @@ _WARM_UP: Final = 0.05  # of the steps
 MOST_GRADIENT: Final = 1.0  # norm of the gradient of a step
 
 Load = Callable[[int, int], torch.Tensor]  # the input of a film, by its row and the epoch; epoch 0 is not augmented
-
-
-@dataclass(frozen=True, slots=True)
-class TuneSettings:
-    """How layers below the head are trained.
-
-    Parameters
-    ----------
-    epochs
-        Passes over the training films, at most.
-    learning_rate
-        Of the head at its highest; it rises over the first twentieth of the steps and falls along a cosine.
-    layer_decay
-        The learning rate of each stage is this times the one above it.
-    weight_decay
-        Of AdamW, on weights; biases and BatchNorm are left alone.
-    batch_size
-        Films in a step, over all processes together.
-    patience
-        Epochs without a lower loss on validation after which training ends.
-    precision
-        Of forward and backward passes: a key of `PRECISIONS`, or ``auto`` for bfloat16 (else float16) on a GPU and
-        float32 on a CPU. Validation is always in float32.
-    """
-
-    epochs: int = 20
-    learning_rate: float = 1e-4
-    layer_decay: float = 0.5
-    weight_decay: float = 1e-2
-    batch_size: int = 32
-    patience: int = 5
-    precision: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

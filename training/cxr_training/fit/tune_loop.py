@@ -25,13 +25,13 @@ from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch, judged
 from cxr_training.fit.prefetch import prefetched
 from cxr_training.fit.processes import Processes
+from cxr_training.fit.settings import TuneSettings
 from cxr_training.fit.tune import (
     MOST_GRADIENT,
     TUNED,
     Split,
     Tuned,
     TunedPart,
-    TuneSettings,
     batches_of,
     parameter_groups,
     rate_factor,

@@ -27,7 +27,6 @@ NORMALISATIONS: Final[dict[str, Preprocessing]] = {
     "imagenet": Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD),
     "unit": Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
 }
-KEYWORDS: Final = ("imagenet", "random")
 THREE_WAYS: Final = (
     "WEIGHTS=imagenet on a machine that reaches download.pytorch.org, WEIGHTS=FILE.pth (or .safetensors) with a state "
     "dict copied here, or WEIGHTS=random"

@@ -32,12 +32,11 @@ from scipy.stats import beta
 
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats, Targets, binary_metrics, predictive_values, weighted_figures
-from cxr_training.measure.records import GroupFigures, Interval, PredictiveValues, Resampling
+from cxr_training.measure.records import PREVALENCES, RESAMPLES, GroupFigures, Interval, PredictiveValues, Resampling
 
 LEVEL: Final = 0.95
 FEWEST_PATIENTS: Final = 10
 MOST_UNDEFINED: Final = 0.05  # of the resamples
-PREVALENCES: Final = (0.05, 0.1, 0.3)
 WITH_INTERVAL: Final = ("auroc", "auprc", "sensitivity", "specificity", "accuracy", "brier", "log_loss", "ece")
 _FEWEST_RESAMPLES: Final = 100
 _BLOCK: Final = 2_000_000  # weights held at once
@@ -49,7 +48,7 @@ _SAME: Final = 1e-12  # narrower than this is rounding
 class Bootstrap:
     """How many resamples, and the seed they are drawn with."""
 
-    resamples: int = 2000
+    resamples: int = RESAMPLES
     seed: int = 0
 
     def __post_init__(self) -> None:

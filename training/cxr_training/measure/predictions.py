@@ -57,7 +57,7 @@ def read_predictions(path: Path) -> Scored:
     """
     file = path / PREDICTIONS if path.is_dir() else path
     if not file.is_file():
-        raise TrainingError(f"{file} is missing: run training.evaluate first, or give a {PREDICTIONS}")
+        raise TrainingError(f"{file} is missing: run pneumoscan evaluate first, or give a {PREDICTIONS}")
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -66,7 +66,7 @@ def read_predictions(path: Path) -> Scored:
         raise TrainingError(f"{file} is no table of predictions ({error})") from error
     missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
-        raise TrainingError(f"{file} has no column {', '.join(missing)}: give one written by training.evaluate")
+        raise TrainingError(f"{file} has no column {', '.join(missing)}: give one written by pneumoscan evaluate")
     labels: dict[str, str] = {}
     probabilities: list[float] = []
     called: list[bool] = []

@@ -7,6 +7,10 @@ where a class is missing, and the interval where the rules of `cxr_training.meas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+RESAMPLES: Final = 2000
+PREVALENCES: Final = (0.05, 0.1, 0.3)  # for PPV and NPV beside the films' own
 
 Interval = tuple[float, float]  # low, high
 

@@ -21,7 +21,8 @@ from cxr.model.spec import CLASSES
 from cxr.predict import softmax
 from cxr_training.data.records import Record
 from cxr_training.fit.features import Features
-from cxr_training.fit.head import HeadSettings, train_head
+from cxr_training.fit.head import train_head
+from cxr_training.fit.settings import HeadSettings
 from cxr_training.measure.intervals import Bootstrap, exact_interval
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.records import Figure, NoFigures, SourceFigures, SourceLeftOut, SourceNotLeftOut

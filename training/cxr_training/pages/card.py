@@ -36,8 +36,8 @@ from pneumoscan.files import write_text
 
 # Paths are left out on purpose: a card travels with its model, and no path of the training machine goes along.
 COMMANDS: Final = {
-    METRICS_FILE: "python -m training.evaluate --run RUN --data DATA",
-    AUDIT_FILE: "python -m training.audit --run RUN --data DATA",
+    METRICS_FILE: "pneumoscan evaluate --run RUN --data DATA",
+    AUDIT_FILE: "pneumoscan audit --run RUN --data DATA",
 }
 _FACTORS: Final = {"source": "source", "label_source": "label source", "view": "view", "age": "age", "sex": "sex"}
 _NOT_STATED: Final = "not stated"  # as cxr_training.data.prepare.output has it
@@ -51,7 +51,7 @@ class Facts:
     Parameters
     ----------
     metrics, audit
-        As `training.evaluate` and `training.audit` left them; None where they were not run or are of another model.
+        As `pneumoscan evaluate` and `pneumoscan audit` left them; None where they were not run or are of another model.
     of_others
         The files that are there, but of another model.
     """
@@ -74,9 +74,9 @@ class Facts:
         spec = ModelSpec.load(run)
         metrics = audit = None
         if read_metrics(run, spec) is not None:
-            metrics = read_file(run / METRICS_FILE, Metrics, "training.evaluate")
+            metrics = read_file(run / METRICS_FILE, Metrics, "pneumoscan evaluate")
         if read_audit(run, spec) is not None:
-            audit = read_file(run / AUDIT_FILE, Audit, "training.audit")
+            audit = read_file(run / AUDIT_FILE, Audit, "pneumoscan audit")
         found = {METRICS_FILE: metrics, AUDIT_FILE: audit}
         others = frozenset(name for name, one in found.items() if one is None and (run / name).is_file())
         return cls(spec, Training.of(spec), metrics, audit, others)

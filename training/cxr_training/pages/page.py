@@ -23,7 +23,7 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
-from cxr.serving.card import NOTICE
+from cxr import NOTICE
 from cxr_training.measure.intervals import FEWEST_PATIENTS, LEVEL, MOST_UNDEFINED
 from cxr_training.measure.records import Figure, Interval
 from pneumoscan.files import write_text

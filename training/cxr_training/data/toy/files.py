@@ -38,7 +38,7 @@ Synthetic chest films. Nobody was ever exposed for them: every picture here was 
 They are for trying the software out. A model trained on them knows nothing about people.
 
 {films} films of {patients} patients. To make them again:
-python -m scripts.make_toy_data OUT --patients {patients} --seed {seed} --size {size}
+pneumoscan toy OUT --patients {patients} --seed {seed} --size {size}
 manifest.csv: one line per film. `boxes` are the drawn opacities, `x y w h` in pixels of the film, `;` between them.
 films/: grey PNG of 8 and of 16 bits, and DICOM of 12 bits, MONOCHROME2 and MONOCHROME1.
 """
@@ -229,7 +229,7 @@ def _summary(
 
 
 STORED_MAX = 4095  # 12 bits
-NOTICE = "synthetic chest film, drawn by a program; not a person"
+SYNTHETIC_COMMENT = "synthetic chest film, drawn by a program; not a person"
 
 
 def dicom_bytes(
@@ -270,7 +270,7 @@ def dicom_bytes(
     data.SeriesNumber = data.InstanceNumber = 1
     data.Modality = "DX" if is_dx else "CR"
     data.Manufacturer, data.ManufacturerModelName = "synthetic", "synthetic film generator"
-    data.ImageComments, data.SeriesDescription = NOTICE, "synthetic chest"
+    data.ImageComments, data.SeriesDescription = SYNTHETIC_COMMENT, "synthetic chest"
     data.ImageType = ["DERIVED", "PRIMARY"]
     data.BodyPartExamined, data.ViewPosition, data.PatientOrientation = "CHEST", film.view, ["L", "F"]
     data.BurnedInAnnotation = "NO"

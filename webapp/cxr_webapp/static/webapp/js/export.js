@@ -2,7 +2,7 @@
 
 import { gauge } from "./gauge.js";
 import { drawBar, ends } from "./scale.js";
-import { OUTCOMES, outcomeOf, share, t } from "./words.js";
+import { OUTCOMES, outcomeOf, share, t } from "./messages.js";
 
 const COLUMNS = ["rank", "film", "result", "label", "probability_pneumonia", "threshold", "indeterminate", "flags", "format", "width", "height", "model_version", "weights_sha256", "error", "notice"];
 

@@ -1,7 +1,7 @@
 // The probability on its scale from 0 to 1, with the threshold and the indeterminate band.
 
 import { shape } from "./elements.js";
-import { fill, share, t } from "./words.js";
+import { fill, share, t } from "./messages.js";
 
 const WIDTH = 300;
 const LEFT = 10;

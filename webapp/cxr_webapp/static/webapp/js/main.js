@@ -8,7 +8,7 @@ import { pictureOf, takePictures, thumbnail } from "./picture.js";
 import { Queue, sender } from "./queue.js";
 import { showResult } from "./result.js";
 import { Viewer } from "./viewer.js";
-import { fill, outcomeOf, share, t, troubleWords } from "./words.js";
+import { fill, outcomeOf, share, t, troubleMessage } from "./messages.js";
 import { Worklist } from "./worklist.js";
 
 const page = find("#main");
@@ -27,7 +27,7 @@ const queue = new Queue({
   send: sender({ url: filmUrl, token, keep: () => find("#keep")?.checked ?? false, changed: refresh }),
   changed: filmChanged,
   paused: (error) => {
-    showBanner(troubleWords(error));
+    showBanner(troubleMessage(error));
     if (error.kind === "notice") askToAcknowledge(); // the session ended while the page was open
   },
 });
@@ -49,7 +49,7 @@ async function filmChanged(film) {
   }
   if (film.state === "done" || film.state === "failed") {
     // Until the reader takes one, the viewer follows the most urgent film.
-    if (!choseByHand && film.state === "done") open(list.shown().find((one) => one.state === "done") ?? film);
+    if (!choseByHand && film.state === "done") open(list.visible().find((one) => one.state === "done") ?? film);
     else if (!chosen && !busy()) open(film);
     else if (film === chosen) open(film);
     if (!busy()) find("#view-words").textContent = summary();
@@ -92,7 +92,7 @@ function remove(film) {
   films = films.filter((other) => other !== film);
   if (film === chosen) {
     chosen = null;
-    const next = list.shown().find((one) => one !== film && films.includes(one));
+    const next = list.visible().find((one) => one !== film && films.includes(one));
     if (next) open(next, choseByHand);
     else close();
   }
@@ -128,7 +128,7 @@ async function open(film, byHand = false) {
     const picture = await pictureOf(film).catch(() => null);
     if (chosen !== film || viewer.picture) return; // the reader went on meanwhile, or came back and has it
     if (picture) {
-      film.shown = { width: picture.width, height: picture.height };
+      film.drawn = { width: picture.width, height: picture.height };
       viewer.show(picture);
     }
     showStage(film, t("No picture: the browser cannot read the one the server sent. The answer beside it stands."));
@@ -162,10 +162,10 @@ function showStage(film, why = "") {
 }
 
 function step(by) {
-  const shown = list.shown();
-  if (!shown.length) return;
-  const place = shown.indexOf(chosen);
-  open(shown[Math.min(Math.max(place + by, 0), shown.length - 1)], true);
+  const visible = list.visible();
+  if (!visible.length) return;
+  const place = visible.indexOf(chosen);
+  open(visible[Math.min(Math.max(place + by, 0), visible.length - 1)], true);
 }
 
 // ---- the page around it ----------------------------------------------------------------------------------------
@@ -175,8 +175,8 @@ function showModel(model) {
   find("#model").classList.toggle("random", model.pretrained === "random");
 }
 
-function showBanner(words) {
-  find("#banner p").textContent = words;
+function showBanner(message) {
+  find("#banner p").textContent = message;
   find("#banner").hidden = false;
 }
 
@@ -185,10 +185,10 @@ function hideBanner() {
 }
 
 function connect() {
-  connectIntake(add, () => showBanner(troubleWords({ kind: "page" })));
+  connectIntake(add, () => showBanner(troubleMessage({ kind: "page" })));
   find("#previous").addEventListener("click", () => step(-1));
   find("#next").addEventListener("click", () => step(1));
-  find("#csv").addEventListener("click", () => save(new Blob([csvOf(list.shown(), notice)], { type: "text/csv" }), "pneumoscan-worklist.csv"));
+  find("#csv").addEventListener("click", () => save(new Blob([csvOf(list.visible(), notice)], { type: "text/csv" }), "pneumoscan-worklist.csv"));
   find("#save-png").addEventListener("click", savePng);
   find("#print").addEventListener("click", () => print());
   find("#clear").addEventListener("click", () => [...films].forEach(remove));

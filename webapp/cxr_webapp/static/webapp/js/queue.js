@@ -87,10 +87,10 @@ export function sender({ url, token, keep, changed }) {
       changed(film);
     };
     request.onload = () => {
-      const said = request.response;
-      if (request.status === 200 && said?.reply) done({ reply: said.reply, scale: said.scale, kept: said.kept });
+      const answer = request.response;
+      if (request.status === 200 && answer?.reply) done({ reply: answer.reply, scale: answer.scale, kept: answer.kept });
       else if (request.status === 413) done({ error: { kind: "size", code: "TOO_MANY_BYTES", retryable: false } });
-      else done({ error: said?.error ?? { kind: "page", code: `HTTP_${request.status}`, retryable: true } });
+      else done({ error: answer?.error ?? { kind: "page", code: `HTTP_${request.status}`, retryable: true } });
     };
     const unconnected = { kind: "page", code: "NO_CONNECTION", retryable: true };
     const unreadable = { kind: "unreadable", code: "UNREADABLE_FILE", retryable: false };

@@ -2,7 +2,7 @@
 
 import { element, find, findAll } from "./elements.js";
 import { gauge } from "./gauge.js";
-import { fill, flagWords, outcomeOf, share, t, troubleWords } from "./words.js";
+import { fill, flagMessage, outcomeOf, share, t, troubleMessage } from "./messages.js";
 
 const VERDICTS = {
   pneumonia: () => "PNEUMONIA",
@@ -32,7 +32,7 @@ function answer(film) {
   if (outcome === "indeterminate") parts.push(element("p", { className: "hint" }, t("Between the thresholds for 95 % sensitivity and 95 % specificity: the model cannot tell.")));
   if (film.synthetic) parts.push(element("p", { className: "hint" }, t("A synthetic film, drawn by a program.")));
   if (film.view) parts.push(element("p", { className: "hint" }, fill("Scored as a %(view)s view, because you said so.", film)));
-  for (const flag of reply.image.flags) parts.push(element("p", { className: "warn" }, flagWords(flag)));
+  for (const flag of reply.image.flags) parts.push(element("p", { className: "warn" }, flagMessage(flag)));
   if (reply.model.pretrained === "random") parts.push(element("p", { className: "warn" }, t("A demonstration model on random weights: neither number nor map says anything about a person.")));
   if (!scale) parts.push(element("p", { className: "warn" }, t("The model card is not at hand, so nobody tells how many logits full colour is. See the page about the model.")));
   return parts;
@@ -40,7 +40,7 @@ function answer(film) {
 
 function pending(film, again) {
   if (film.state !== "failed") return [element("p", { className: "hint" }, t("On the way …"))];
-  const parts = [element("p", { className: "verdict failed" }, element("strong", {}, t("No answer"))), element("p", { className: "warn" }, troubleWords(film.error))];
+  const parts = [element("p", { className: "verdict failed" }, element("strong", {}, t("No answer"))), element("p", { className: "warn" }, troubleMessage(film.error))];
   if (film.error.detail && film.error.kind === "refused") {
     parts.push(element("details", {}, element("summary", {}, t("What the server said")), element("p", {}, film.error.detail)));
   }
@@ -61,7 +61,7 @@ function facts(film) {
   const { image, model, cam, logits } = film.reply;
   const rows = [
     [t("Film"), `${image.format}, ${image.width} × ${image.height}, ${image.bits} bit${image.view_position ? `, ${image.view_position}` : ""}`],
-    [t("Shown at"), film.shown ? `${film.shown.width} × ${film.shown.height}` : "–"],
+    [t("Shown at"), film.drawn ? `${film.drawn.width} × ${film.drawn.height}` : "–"],
     [t("Model"), `${model.name} ${model.version}, ${model.arch}`],
     [t("Logits"), `PNEUMONIA ${logits.PNEUMONIA.toFixed(2)}, NORMAL ${logits.NORMAL.toFixed(2)}`],
     [t("Map"), fill("mean %(mean)s + bias %(bias)s = %(sum)s logits", sums(cam))],

@@ -1,7 +1,7 @@
 // The worklist: one row for each film, kept in place while its film is on the way, the most urgent first.
 
 import { element, find, findAll } from "./elements.js";
-import { OUTCOMES, fill, flagWords, outcomeOf, share, t, troubleWords } from "./words.js";
+import { OUTCOMES, fill, flagMessage, outcomeOf, share, t, troubleMessage } from "./messages.js";
 
 // A film without an answer may be the critical one: it comes before the films that were called NORMAL.
 const RANK = { pneumonia: 4, indeterminate: 3, failed: 2, normal: 1, waiting: 0 };
@@ -52,7 +52,7 @@ export class Worklist {
   }
 
   /** The films that are shown, in their order. */
-  shown() {
+  visible() {
     const wanted = (film) => (this.filter === "all" || outcomeOf(film) === this.filter) && film.name.toLowerCase().includes(this.text);
     return ordered(this.films.filter(wanted), this.order);
   }
@@ -71,8 +71,7 @@ export class Worklist {
         this.rows.delete(film);
       }
     }
-    const shown = this.shown();
-    const rows = shown.map((film) => this.row(film));
+    const rows = this.visible().map((film) => this.row(film));
     const focused = document.activeElement;
     // Only what moved is touched: a row that is moved loses focus and a progress bar its animation.
     rows.forEach((row, place) => {
@@ -123,10 +122,10 @@ export class Worklist {
 
 function stateOf(film) {
   if (film.state === "done") {
-    const flags = film.reply.image.flags.map((flag) => element("span", { className: "flag", title: flagWords(flag) }, flag.replaceAll("_", " ")));
+    const flags = film.reply.image.flags.map((flag) => element("span", { className: "flag", title: flagMessage(flag) }, flag.replaceAll("_", " ")));
     return [element("span", { className: `chip ${outcomeOf(film)}` }, OUTCOMES[outcomeOf(film)]()), ...flags];
   }
-  if (film.state === "failed") return [element("span", { className: "why" }, troubleWords(film.error))];
+  if (film.state === "failed") return [element("span", { className: "why" }, troubleMessage(film.error))];
   const bar = element("progress", { max: 1, attributes: { "aria-label": fill("Progress of %(name)s", film) } });
   if (film.state === "sending") bar.value = film.progress;
   if (film.state === "waiting") bar.value = 0; // without a value: at work, no telling how long

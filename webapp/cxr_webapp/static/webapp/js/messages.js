@@ -1,4 +1,4 @@
-// What the server says by codes, in words for a reader. Django's catalogue translates them.
+// The messages for a reader of what the server says by codes. Django's catalogue translates them.
 
 export const t = (text) => (globalThis.gettext ? globalThis.gettext(text) : text);
 export const fill = (text, values) => t(text).replace(/%\((\w+)\)s/g, (_, name) => String(values[name]));
@@ -42,10 +42,10 @@ const KINDS = {
   refused: () => t("The server cannot score this file."),
 };
 
-export const flagWords = (flag) => (FLAGS[flag] ? FLAGS[flag]() : flag);
+export const flagMessage = (flag) => (FLAGS[flag] ? FLAGS[flag]() : flag);
 
-/** What went wrong, in plain words. */
-export function troubleWords(error) {
+/** What went wrong, as a message. */
+export function troubleMessage(error) {
   const byCode = error.kind === "refused" || error.code === "OUT_OF_MEMORY" || error.code === "NO_MODEL";
   if (byCode && CODES[error.code]) return CODES[error.code]();
   return (KINDS[error.kind] ?? KINDS.failed)();

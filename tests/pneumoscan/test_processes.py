@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pneumoscan.errors import NeverReady
-from pneumoscan.server import supervisor as process
-from pneumoscan.server.supervisor import ServerProcess, StopRequest, adopt_orphans, wait_until_asked, wait_until_ready
+from pneumoscan.processes import Child, StopRequest, adopt_orphans
+from pneumoscan.server.readiness import wait_until_asked, wait_until_ready
 from tests.places import REPOSITORY
 
 # Stands in for the JVM: starts a worker in its process group, says so, and ends on SIGTERM as the JVM does, or not.
@@ -29,7 +29,7 @@ if "crash" in sys.argv:
 signal.pause()
 """
 
-Start = Callable[..., ServerProcess]
+Start = Callable[..., Child]
 
 
 class Lines(io.StringIO):
@@ -53,20 +53,19 @@ def output() -> Lines:
 @pytest.fixture
 def start(tmp_path: Path, output: Lines) -> Iterator[Start]:
     adopt_orphans()  # as the supervisor does; otherwise each test waits for process 1 to look after the worker
-    started: list[ServerProcess] = []
+    started: list[Child] = []
 
-    def start_one(*how: str) -> ServerProcess:
+    def start_one(*how: str) -> Child:
         with (tmp_path / "lock").open("w") as lock:
-            server = ServerProcess([sys.executable, "-c", JVM, *how], dict(os.environ), tmp_path, lock.fileno(), output)
+            command = [sys.executable, "-c", JVM, *how]
+            server = Child(command, folder=tmp_path, show=output.write, keep_open=[lock.fileno()])
         started.append(server)
         assert output.written.wait(10)
         return server
 
     yield start_one
-    hurry = threading.Event()
-    hurry.set()
     for server in started:
-        server.end(hurry)
+        server.end(0.0)
 
 
 def worker_of(output: Lines) -> int:
@@ -90,35 +89,30 @@ def wait_until_gone(pid: int) -> None:
 
 def test_ending_the_server_ends_its_workers(start: Start, output: Lines) -> None:
     server = start()
-    server.end(threading.Event())
+    server.end(30.0)
     assert server.exit_status == -signal.SIGTERM
     wait_until_gone(worker_of(output))
 
 
-def test_a_server_that_does_not_listen_is_killed_after_its_grace(
-    start: Start, output: Lines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "GRACE_S", 0.1)
+def test_a_server_that_does_not_listen_is_killed_after_its_grace(start: Start, output: Lines) -> None:
     server = start("stubborn")
-    server.end(threading.Event())
+    server.end(0.1)
     assert server.exit_status == -signal.SIGKILL
     wait_until_gone(worker_of(output))
 
 
 def test_a_second_signal_does_not_wait_for_the_grace(start: Start) -> None:
     server = start("stubborn")
-    hurry = threading.Event()
-    hurry.set()
     before = time.monotonic()
-    server.end(hurry)
-    assert time.monotonic() - before < process.GRACE_S / 2
+    server.end(30.0, hurry=lambda: True)
+    assert time.monotonic() - before < 15.0
 
 
 def test_a_server_that_crashed_leaves_no_worker_and_its_last_words(start: Start, output: Lines) -> None:
     server = start("crash")
     why = wait_until_asked(server, StopRequest())
     assert why == "TorchServe ended by itself (exit status 3)"
-    server.end(threading.Event())
+    server.end(30.0)
     wait_until_gone(worker_of(output))
     assert server.last_output() == output.getvalue() != ""
 
@@ -147,6 +141,25 @@ def test_a_server_that_will_never_be_ready_is_not_waited_for(start: Start) -> No
     assert wait_until_ready(start(), StopRequest(), refuse, timeout_s=60) == "the canary film is refused"
 
 
+def test_a_child_that_is_not_read_writes_where_its_parent_does_and_ends_in_time(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    child = Child([sys.executable, "-c", "print('to the terminal')"])
+    assert child.ends_within(10)
+    child.end(0.0)
+    assert (child.exit_status, child.last_output(), capfd.readouterr().out) == (0, "", "to the terminal\n")
+
+
+def test_what_a_child_shows_can_be_its_answers_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    code = "import sys; print('answer'); print('error', file=sys.stderr)"
+    child = Child([sys.executable, "-c", code], show=lines.append, errors_too=False)
+    assert child.wait() == 0
+    child.end(0.0)
+    assert lines == ["answer\n"]
+    assert capfd.readouterr().err == "error\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_asks_to_stop_and_a_second_one_to_hurry(start: Start, number: signal.Signals) -> None:
     old = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
@@ -166,7 +179,7 @@ def test_a_signal_asks_to_stop_and_a_second_one_to_hurry(start: Start, number: s
 
 def test_a_server_started_with_nohup_outlives_its_terminal() -> None:
     code = (
-        "import os, signal; from pneumoscan.server.supervisor import StopRequest\n"
+        "import os, signal; from pneumoscan.processes import StopRequest\n"
         "stop = StopRequest(); stop.listen(); os.kill(os.getpid(), signal.SIGHUP); print(stop.asked.is_set())"
     )
     said = subprocess.run(
@@ -178,10 +191,10 @@ def test_a_server_started_with_nohup_outlives_its_terminal() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_killed_supervisor_takes_its_server_along(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib, signal, sys\n"
-        "from pneumoscan.server.supervisor import ServerProcess\n"
+        "import pathlib, signal, sys\n"
+        "from pneumoscan.processes import Child\n"
         "command = [sys.executable, '-c', 'import signal; signal.pause()']\n"
-        "server = ServerProcess(command, dict(os.environ), pathlib.Path(sys.argv[1]), 0, sys.stderr)\n"
+        "server = Child(command, folder=pathlib.Path(sys.argv[1]))\n"
         "print(server.pid, flush=True)\n"
         "signal.pause()\n"
     )

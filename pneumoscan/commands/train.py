@@ -1,0 +1,186 @@
+"""``pneumoscan train``: fine-tune a ResNet on a data folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from cxr_training.errors import TrainingError
+from cxr_training.fit.augment import Augmentation
+from cxr_training.fit.settings import SAVE_EVERY_S, HeadSettings, TrainSettings, TuneSettings
+from pneumoscan.options import Group, Option, at_least
+
+_USUAL: Final = TrainSettings()
+_HEAD, _TUNING = _USUAL.head, _USUAL.tuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class Below:
+    """Options of what is trained below the head."""
+
+    batch_size: Annotated[
+        int | None, Option(f"films in a step (default: {_TUNING.batch_size})", "N", check=at_least(1))
+    ] = None
+    patience: Annotated[
+        int | None, Option(f"epochs without gain (default: {_TUNING.patience})", "N", check=at_least(1))
+    ] = None
+    layer_decay: Annotated[
+        float | None,
+        Option(f"a stage's learning rate over that of the stage above it (default: {_TUNING.layer_decay:g})", "SHARE"),
+    ] = None
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        Option("of training; auto is bfloat16 or float16 on a GPU and float32 on a CPU (default: auto)"),
+    ] = None
+    save_every: Annotated[
+        float | None,
+        Option(f"between two states to resume from (default: {SAVE_EVERY_S:g})", "SECONDS", check=at_least(0)),
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Fine-tune a ResNet on a data folder and keep the best epoch on validation."""
+
+    data: Annotated[Path, Option("folder with a manifest.csv or train|val|test/CLASS/*", "DIR")]
+    run: Annotated[Path, Option("folder for the results, e.g. runs/first", "DIR")]
+    weights: Annotated[
+        str,
+        Option(
+            "starting weights: imagenet (downloaded), random, or a state dict with torchvision's keys (.pth or "
+            ".safetensors)",
+            "imagenet|random|FILE",
+        ),
+    ] = _USUAL.weights
+    arch: Annotated[
+        Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"], Option("the network")
+    ] = "resnet152"
+    normalisation: Annotated[
+        Literal["imagenet", "unit"],
+        Option("how the starting weights saw pictures: ImageNet mean and deviation, or grey values in 0-1 as they are"),
+    ] = "imagenet"
+    size: Annotated[int, Option("side of the network's input", "PIXELS", check=at_least(32))] = _USUAL.size
+    decode: Annotated[
+        Literal["exact", "reduced"],
+        Option(
+            "reduced: large films come at least twice as large as the network's input, several times as fast; exact: "
+            "every pixel is decoded. Serving does as training did"
+        ),
+    ] = "reduced"
+    trainable: Annotated[
+        Literal["head", "layer4", "all"],
+        Option("the head on stored features, layer4 and head on the stored output of layer3, or all"),
+    ] = "head"
+    epochs: Annotated[
+        int | None,
+        Option(
+            f"passes over the films (default: {_HEAD.epochs}; layer4 and all: at most {_TUNING.epochs} after the head)",
+            "N",
+            check=at_least(1),
+        ),
+    ] = None
+    learning_rate: Annotated[
+        float | None,
+        Option(
+            f"(default: {_HEAD.learning_rate:g}; with layer4 or all {_TUNING.learning_rate:g}, of the head)", "RATE"
+        ),
+    ] = None
+    views: Annotated[int, Option("stored augmented views of each film", "N", check=at_least(0))] = _USUAL.views
+    max_degrees: Annotated[float, Option("rotation, both ways", "DEGREES")] = _USUAL.augmentation.max_degrees
+    flip: Annotated[bool, Option("also mirror films; moves the heart to the other side")] = False
+    balance: Annotated[
+        Literal["none", "class", "source"],
+        Option("let classes, or sources and classes, weigh the same however many films they have"),
+    ] = "none"
+    seed: Annotated[int, Option("of everything that is drawn at random", "N")] = _USUAL.seed
+    device: Annotated[str, Option("auto, cpu, cuda or cuda:N; torchrun gives each process one")] = "auto"
+    cache: Annotated[Path | None, Option("folder of stored features (default: .features beside the run)", "DIR")] = None
+    or_random: Annotated[bool, Option("without ImageNet weights go on with random ones")] = False
+    resume: Annotated[bool, Option("go on with this run where an earlier try ended", exclusive="earlier")] = False
+    force: Annotated[bool, Option("replace the run in the folder, finished or not", exclusive="earlier")] = False
+    log: Annotated[
+        Literal["none", "tensorboard", "mlflow"], Option("show the epochs in TensorBoard or MLflow, if installed")
+    ] = "none"
+    below: Annotated[Below, Group("with --trainable layer4 or all")] = Below()
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The settings of the training; ``--epochs`` and ``--learning-rate`` are those of what is trained last.
+
+        Raises
+        ------
+        TrainingError
+            If an option is given that would not be used.
+        """
+        only_head = self.trainable == "head"
+        below = self.below.given
+        if only_head and below:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in below)
+            raise TrainingError(f"{names}: only with --trainable layer4 or all; the head is trained without it")
+        below.pop("save_every", None)
+        given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
+        last: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return TrainSettings(
+            weights=self.weights,
+            arch=self.arch,
+            normalisation=self.normalisation,
+            size=self.size,
+            decode=self.decode,
+            trainable=self.trainable,
+            views=self.views,
+            augmentation=Augmentation(max_degrees=self.max_degrees, flip=self.flip),
+            head=replace(HeadSettings(), **last) if only_head else HeadSettings(),
+            tuning=replace(TuneSettings(), **below, **({} if only_head else last)),
+            balance=self.balance,
+            seed=self.seed,
+            or_random=self.or_random,
+        )
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> int:
+    """Train, or say that the run is there already."""
+    from cxr_training.data.records import load_films
+    from cxr_training.fit.head import format_elapsed
+    from cxr_training.fit.processes import speaks
+    from cxr_training.fit.resume import clear, holds_run, is_unfinished
+    from cxr_training.runs import RUN_FILE
+    from cxr_training.train import train
+
+    settings = options.settings
+    films = load_films(options.data)
+    if (options.run / RUN_FILE).is_file() and not options.force:
+        if options.resume and holds_run(options.run, settings, films):
+            if speaks():
+                clear(options.run)  # a kill between the record and the clearing leaves a state
+                print(f"{options.run} already holds this run.")
+            return 0
+        raise TrainingError(f"{options.run} already holds a run: choose another --run, or replace it with --force")
+    if is_unfinished(options.run) and not (options.resume or options.force):
+        raise TrainingError(f"{options.run} holds an unfinished run: go on with --resume, or give it up with --force")
+    record = train(
+        films,
+        options.run,
+        settings,
+        cache=options.cache,
+        device=options.device,
+        resume=options.resume,
+        save_every_s=SAVE_EVERY_S if options.below.save_every is None else options.below.save_every,
+        tracker=options.log,
+    )
+    if speaks():
+        result, epochs = record.result, record.settings["head" if settings.trainable == "head" else "tuning"]["epochs"]
+        print(
+            f"{options.run}: {record.arch} from {record.pretrained} weights, best epoch {result['best_epoch']} of "
+            f"{epochs}, validation loss {result['val_loss']:.4f}, accuracy {result['val_accuracy']:.3f}, "
+            f"in {format_elapsed(result['elapsed_s'])}"
+        )
+    return 0

@@ -1,0 +1,178 @@
+"""Child processes that leave nobody behind, and signals as something to wait for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+_LAST_LINES: Final = 30
+# <sys/prctl.h>
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+class StopRequest:
+    """SIGTERM, SIGINT and SIGHUP as something to wait for. A second signal asks to hurry."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.hurry = threading.Event()
+
+    def listen(self) -> None:
+        """Take the three signals from now on; in the main thread only. A SIGHUP that nohup took away stays away."""
+        hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        for number in (signal.SIGTERM, signal.SIGINT, *hangup):
+            signal.signal(number, self._take)
+
+    def _take(self, _number: int, _frame: FrameType | None) -> None:
+        (self.hurry if self.asked.is_set() else self.asked).set()
+
+
+class Child:
+    """A program in a session of its own, with whatever it starts itself; it ends with its parent.
+
+    A terminal's Ctrl-C reaches the parent alone, and the child's id names the process group of all that it starts.
+
+    Parameters
+    ----------
+    command, environment, folder
+        What is run, with which variables, in which working folder; by default the parent's.
+    show
+        Gets each line that it writes; without it, it writes where its parent does.
+    errors_too
+        Whether `show` gets what it writes to stderr as well.
+    keep_open
+        File descriptors it holds too.
+    umask
+        Of the files it makes; by default the parent's.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        show: Callable[[str], object] | None = None,
+        errors_too: bool = True,
+        keep_open: Sequence[int] = (),
+        umask: int = -1,
+    ) -> None:
+        self._show = show
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._process = subprocess.Popen(
+            command,
+            env=None if environment is None else dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=None if show is None else subprocess.PIPE,
+            stderr=subprocess.STDOUT if show is not None and errors_too else None,
+            text=True,
+            errors="replace",
+            pass_fds=keep_open,
+            umask=umask,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also its process group's."""
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """What it ended with, or None while it runs; -N for signal N."""
+        return self._process.poll()
+
+    def quiet(self) -> None:
+        """Show no more of what it writes."""
+        self._show = None
+
+    def last_output(self) -> str:
+        """Give the last lines that it wrote, shown or not."""
+        self._reader.join(timeout=1.0 if self.exit_status is not None else 0.0)
+        return "".join(self._last)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal it, unless it has ended."""
+        if self.exit_status is None:
+            self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait until it ends by itself; give its exit status."""
+        return self._process.wait()
+
+    def ends_within(self, seconds: float, hurry: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until it ends, for a while or until there is no time for that; give whether it has."""
+        deadline = time.monotonic() + seconds
+        while self.exit_status is None and time.monotonic() < deadline and not hurry():
+            time.sleep(0.05)
+        return self.exit_status is not None
+
+    def end(self, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
+        """End it: it gets SIGTERM and some time to finish, what is left of its group nothing."""
+        self.signal(signal.SIGTERM)
+        if not self.ends_within(grace_s, hurry):
+            self._process.kill()
+        self._process.wait()
+        kill_group(self.pid)
+        self._reader.join(timeout=5.0)
+
+    def _read(self) -> None:
+        # Somebody has to read the pipe, or a child that writes much stops.
+        for line in self._process.stdout or ():
+            self._last.append(line)
+            if (show := self._show) is not None:
+                show(line)
+
+
+def kill_group(group: int, patience_s: float = 5.0) -> None:
+    """Kill every process of a group and wait until none is left."""
+    deadline = time.monotonic() + patience_s
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, signal.SIGKILL)
+            # A dead process stays in its group until its parent has looked at it: see `adopt_orphans`.
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-group, os.WNOHANG) != (0, 0):
+                    pass
+            time.sleep(0.02)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own parent died (Linux), so that they are gone when they have been killed.
+
+    Without this they wait for process 1, which in a container often looks after nobody.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """Give what a child runs before it becomes another program, so that ``kill -9`` of its parent ends it too."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be
+    parent = os.getpid()
+
+    def prepare() -> None:
+        # SIGTERM, not SIGKILL: the JVM's own shutdown takes its workers along, and so does gunicorn's.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
