@@ -86,10 +86,11 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     A film is the raw body, the part ``film`` of a form or else its first that is no option, or base64 in JSON:
     ``{"data": …}``, KServe V1 ``{"instances": [{"b64": …}]}``, Open Inference Protocol
     ``{"inputs": [{"datatype": "BYTES", "data": […]}]}``.
-    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``, ``Cxr-Film``), in form fields (``cam``,
-    ``target``, ``view``, ``film_picture``: ``film`` is the film itself there) or JSON keys (the same, or ``film``; for
-    the Open Inference Protocol under ``parameters``), or in the query of ``/invocations``: TorchServe 0.12 drops the
-    query of ``/predictions`` before any handler sees it (pytorch/serve issue 989).
+    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``, ``Cxr-Film``), in JSON keys (``cam``,
+    ``target``, ``view``, ``film``; for the Open Inference Protocol under ``parameters``) or form fields (the same, but
+    ``film_picture`` for the last, since ``film`` is the film itself there), or as the latter in the query of
+    ``/invocations``: TorchServe 0.12 drops the query of ``/predictions`` before any handler sees it (pytorch/serve
+    issue 989).
 
     Parameters
     ----------
@@ -161,9 +162,9 @@ def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[st
 
 
 def _fields(row: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Form fields and JSON keys together, the latter first; in JSON ``film`` can be nothing but the option."""
-    renamed = {_FILM_FIELD: keys["film"]} if "film" in keys else {}
-    return {**row, **keys, **renamed}
+    """Form fields and JSON keys together, the latter first; the key ``film`` of JSON is the option and no upload."""
+    renamed = {_FILM_FIELD if name == "film" else name: value for name, value in keys.items() if name != _FILM_FIELD}
+    return {**row, **renamed}
 
 
 def _few(films: Any) -> list[Any]:

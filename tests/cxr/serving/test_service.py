@@ -23,7 +23,7 @@ from cxr.predict import Prediction
 from cxr.serving.metrics import BatchMetrics
 from cxr.serving.render import blend, evidence_map
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.service import BatchService, IncomingRequest
+from cxr.serving.service import BatchService, FilmJob, IncomingRequest
 from tests.cxr.networks import predictor, save_model, small_network
 from tests.films import dicom, encoded, film
 
@@ -241,6 +241,30 @@ def test_a_large_batch_gives_each_film_its_own_answer_however_many_threads_prepa
             assert json.loads(reply.body)["logits"] == pytest.approx(alone[2]["logits"], abs=1e-5)
     assert measured.counts["cxr_images_total", ("PNG",)] == 60
     assert sum(key[0] == "cxr_forward_seconds" for key, _ in measured.values) == 2
+
+
+@pytest.mark.parametrize(("cam", "height"), [("grid", 64), ("overlay", 1024)])
+def test_of_a_film_that_waits_for_its_batch_only_what_is_needed_is_kept(
+    service: BatchService, monkeypatch: pytest.MonkeyPatch, cam: str, height: int
+) -> None:
+    kept: list[FilmJob] = []
+    real = service._score
+
+    def score(jobs: Sequence[FilmJob], metrics: BatchMetrics) -> None:
+        kept.extend(jobs)
+        assert all(job.data is None for job in jobs)
+        real(jobs, metrics)
+
+    monkeypatch.setattr(service, "_score", score)
+    large = film(height=2000, width=1800)
+    bodies = [encoded(large), encoded(large, "JPEG"), dicom(large.astype(np.uint16) * 16)]
+    assert [status for status, _, _ in ask(service, *bodies, **{"Cxr-Cam": cam})] == [200] * 3
+    for job in kept:
+        assert job.tensor_film is not None
+        assert job.tensor_film.shape == (64, 64)
+        assert job.film is not None
+        assert job.film.pixels.shape[0] == height
+        assert (job.film.info.width, job.film.info.height) == (1800, 2000)
 
 
 def test_the_time_a_network_takes_is_not_counted_against_films_that_wait_behind_it(
