@@ -135,7 +135,7 @@ def make_plan(args: argparse.Namespace) -> EdgePlan:
         raise EdgeError(f"--keys {args.keys} is not there: python -m scripts.edge_keys --keys {args.keys} add NAME")
     server = None if served is None else tuple(options.arguments_of_child(served))
     plan = EdgePlan(run_dir, settings, find_nginx(), args.drain, keys, server)
-    if link_certificate(run_dir.path, args.tls_cert, args.tls_key):
+    if link_certificate(run_dir.path, (args.tls_cert, args.tls_key) if args.tls_cert else None):
         print(
             f"The certificate is self-signed ({run_dir.path / 'self-signed.crt'}): clients have to be given it. "
             "For others, give --tls-cert and --tls-key.",
