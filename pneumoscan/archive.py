@@ -27,7 +27,7 @@ from cxr.serving.drift import DRIFT_FILE, read_reference
 from cxr.serving.self_check import GOLDEN_ANSWERS, GOLDEN_FOLDER, SUMS_FILE, golden_answers, sums_text
 from pneumoscan.drawn_films import golden_films
 from pneumoscan.files import write_whole
-from pneumoscan.model_store import MODEL_NAME, Version
+from pneumoscan.model_store import MODEL_NAME, Version, archive_name
 from pneumoscan.resources import package_folder, resource
 
 _ENTRY: Final = "cxr_handler.py"
@@ -64,7 +64,7 @@ def package(run: Path, version: str, store: Path, *, force: bool = False) -> Pat
     if Version.parse(version) is None:
         raise ModelError(f"version {version!r} is not like 1.0.0 (Semantic Versioning): choose another --version")
     spec = _check_run(run)
-    target = store / f"{MODEL_NAME}-{version}.mar"
+    target = store / archive_name(version)
     with tempfile.TemporaryDirectory(prefix="cxr-pack-") as folder:
         packed = Path(folder) / target.name
         _rewrite(_run_archiver(Path(folder), run, spec, version), packed)
@@ -101,8 +101,8 @@ def _write_golden(folder: Path, run: Path) -> None:
         (folder / name).write_bytes(data)
     chosen = Predictor.load(run, "cpu")
     reference = Predictor(chosen.network, chosen.spec, chosen.device)
-    said = {one.engine.name: golden_answers(one, films) for one in (reference, chosen)}
-    (folder / GOLDEN_ANSWERS).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    answers = {one.engine.name: golden_answers(one, films) for one in (reference, chosen)}
+    (folder / GOLDEN_ANSWERS).write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
 
 
 def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Path:
@@ -131,7 +131,7 @@ def _run_archiver(folder: Path, run: Path, spec: ModelSpec, version: str) -> Pat
 
 
 def _copy_measured(run: Path, spec: ModelSpec, extras: Path) -> None:
-    """What was measured of these weights; of others nothing, and that is said."""
+    """Copy the figures of these weights; those of others are left out, with a note."""
     for name, read, command in (
         (METRICS_FILE, read_metrics, "pneumoscan evaluate"),
         (AUDIT_FILE, read_audit, "pneumoscan audit"),

@@ -178,7 +178,7 @@ class Notifier:
 
     def _send(self, message: str) -> None:
         if self._pipe is not None:
-            with contextlib.suppress(OSError):  # the starter has gone: nobody to tell
+            with contextlib.suppress(OSError):  # the starter has gone: nobody listens
                 os.write(self._pipe, message.encode())
             os.close(self._pipe)
             self._pipe = None

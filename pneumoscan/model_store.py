@@ -63,6 +63,11 @@ class Archive:
     version: Version
 
 
+def archive_name(version: str) -> str:
+    """Give the file name of a version's archive."""
+    return f"{MODEL_NAME}-{version}.mar"
+
+
 def list_archives(store: Path) -> tuple[list[Archive], list[str]]:
     """Give the archives of a store, newest version first, and the names of the ``.mar`` files that are none of them.
 
@@ -132,6 +137,4 @@ def check_archive(archive: Archive) -> None:
             "again, or move it away"
         )
     if packed != archive.version.text:
-        raise StoreError(
-            f"{archive.path} holds version {packed}: rename it to {MODEL_NAME}-{packed}.mar, or move it away"
-        )
+        raise StoreError(f"{archive.path} holds version {packed}: rename it to {archive_name(packed)}, or move it away")

@@ -28,7 +28,7 @@ from cxr_training.data.toy.files import write_toy_data
 from cxr_training.runs import CALIBRATION, CARD_FILES, RUN_FILE
 from pneumoscan import cli
 from pneumoscan.errors import DemoError
-from pneumoscan.model_store import MODEL_NAME
+from pneumoscan.model_store import archive_name
 
 TOY_DATA: Final = Path("data/toy")
 _TOY_PATIENTS: Final = 80
@@ -74,7 +74,7 @@ class ModelPlan:
     @property
     def archive(self) -> Path:
         """The archive that is packed."""
-        return self.store / f"{MODEL_NAME}-{self.version}.mar"
+        return self.store / archive_name(self.version)
 
 
 @dataclass(frozen=True)

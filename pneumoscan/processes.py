@@ -26,7 +26,7 @@ class StopRequest:
     """SIGTERM, SIGINT and SIGHUP as something to wait for. A second signal asks to hurry."""
 
     def __init__(self) -> None:
-        self.asked = threading.Event()
+        self.requested = threading.Event()
         self.hurry = threading.Event()
 
     def listen(self) -> None:
@@ -36,7 +36,7 @@ class StopRequest:
             signal.signal(number, self._take)
 
     def _take(self, _number: int, _frame: FrameType | None) -> None:
-        (self.hurry if self.asked.is_set() else self.asked).set()
+        (self.hurry if self.requested.is_set() else self.requested).set()
 
 
 class Child:

@@ -16,7 +16,7 @@ from pneumoscan.resources import resource
 from pneumoscan.server.capacity import Capacity, machine, plan, workers_in_memory
 from pneumoscan.server.management_port import management_port
 from pneumoscan.server.options import ServeOptions
-from pneumoscan.server.readiness import Start, wait_until_asked, wait_until_ready
+from pneumoscan.server.readiness import StartCheck, wait_until_ready, wait_until_stopped
 from pneumoscan.server.run_folder import GRACE_S, RunDir, ServerState
 from pneumoscan.server.torchserve import (
     Addresses,
@@ -66,7 +66,7 @@ def make_plan(options: ServeOptions) -> Plan:
     addresses.check_free()
     device, gpus = choose_device(options.device, os.environ)
     here = machine(gpus)
-    capacity = plan(here, options.capacity.requested, len(serving.archives))
+    capacity = plan(here, options.capacity, len(serving.archives))
     fitting = workers_in_memory(here.memory_bytes, len(serving.archives))
     if capacity.workers > fitting:
         print(f"note: by estimate the free memory holds {fitting} workers of each version", file=sys.stderr)
@@ -126,13 +126,13 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
         if plan.addresses.management_port is not None:
             ports.enter_context(management_port(plan.addresses.management_port, run_dir.socket, run_dir.token))
         run_dir.write_state(state.with_jvm(server.pid))
-        why = wait_until_ready(server, stop, Start(run_dir, url, versions).why_not_ready, plan.timeout_s)
-        if why is None and not stop.asked.is_set():
+        why = wait_until_ready(server, stop, StartCheck(run_dir, url, versions).why_not_ready, plan.timeout_s)
+        if why is None and not stop.requested.is_set():
             run_dir.socket.chmod(0o600)  # until then its folder alone keeps others out
             notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})")
             if notifier.is_detached or plan.quiet:
                 server.quiet()
-            why = wait_until_asked(server, stop)
+            why = wait_until_stopped(server, stop)
     finally:
         ports.close()
         server.end(GRACE_S, stop.hurry.is_set)

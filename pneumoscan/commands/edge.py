@@ -134,8 +134,9 @@ def make_plan(options: Options) -> EdgePlan:
     if options.keys and not keys.exists():
         raise EdgeError(f"--keys {options.keys} is not there: pneumoscan keys --keys {options.keys} add NAME")
     server = None if served is None else tuple(as_argv(served))
+    given = (options.tls_cert, options.tls_key) if options.tls_cert and options.tls_key else None
     plan = EdgePlan(run_dir, settings, find_nginx(), options.drain, keys, server)
-    if link_certificate(run_dir.path, options.tls_cert, options.tls_key):
+    if link_certificate(run_dir.path, given):
         print(
             f"The certificate is self-signed ({run_dir.path / 'self-signed.crt'}): clients have to be given it. "
             "For others, give --tls-cert and --tls-key.",

@@ -1,7 +1,7 @@
-"""What nginx asks on a unix socket before it lets a request in: is this key valid, does a server answer films?
+"""The authorization server of nginx's ``auth_request``: whether a key is valid, and whether a server answers films.
 
 nginx compares strings byte by byte and stops at the first that differs, and has no SHA-256; so it hands over the key
-and is told 204 or 401. It is the only client: what is not its kind of request is closed.
+and gets 204 or 401. It is the only client: what is not its kind of request is closed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _READY_S: Final = 5.0  # how long an answer about readiness is believed: probes 
 _LONGEST_HEAD: Final = 64 * 1024
 
 
-class Readiness:
+class EdgeReadiness:
     """Whether any of the servers answers a made-up film, asked at most once in five seconds whoever asks."""
 
     def __init__(self, urls: Sequence[str]) -> None:
@@ -51,7 +51,7 @@ class Readiness:
         return why
 
 
-class Checker:
+class AuthServer:
     """Answers nginx until it is stopped, in a thread of its own.
 
     Parameters
@@ -60,11 +60,11 @@ class Checker:
         The unix socket; what stands there is replaced.
     keys : KeyRing
         The keys that are valid.
-    readiness : Readiness
+    readiness : EdgeReadiness
         Asked for ``/readyz``.
     """
 
-    def __init__(self, socket: Path, keys: KeyRing, readiness: Readiness) -> None:
+    def __init__(self, socket: Path, keys: KeyRing, readiness: EdgeReadiness) -> None:
         self._socket, self._keys, self._readiness = socket, keys, readiness
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()

@@ -1,4 +1,4 @@
-"""What the edge itself answers: problem documents with the fields of the handler's own (RFC 9457)."""
+"""The edge's own answers: problem documents with the fields of the handler's own (RFC 9457)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Final
 
 from pneumoscan.daemon import Daemon, Notifier, Running
-from pneumoscan.edge.checker import Checker, Readiness
+from pneumoscan.edge.checker import AuthServer, EdgeReadiness
 from pneumoscan.edge.keys import KeyRing
 from pneumoscan.edge.nginx import EdgeSettings, ErrorLog, Nginx, render_adapter, render_edge, rotate
 from pneumoscan.errors import EdgeError
@@ -120,10 +120,10 @@ def run(plan: EdgePlan, notifier: Notifier) -> int:
         # Before a server loads for a minute: a state file of an edge that was killed names another's process by now.
         clean(plan.run_dir.path)
         with _server(plan, stop) as server:
-            if stop.asked.is_set():
+            if stop.requested.is_set():
                 return 0
             if server is not None and server.exit_status is not None:
-                return _say(f"pneumoscan serve did not start (exit status {server.exit_status})")
+                return _fail(f"pneumoscan serve did not start (exit status {server.exit_status})")
             return _run(plan, server, stop, reload, notifier)
 
 
@@ -131,26 +131,26 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
     folder = plan.run_dir.path
     edge, adapter = plan.write_configuration()
     errors = ErrorLog(folder)
-    readiness = Readiness([f"http://{one}" for one in plan.settings.upstreams])
-    checker = Checker(folder / "checker.sock", KeyRing(plan.keys, errors.write), readiness)
+    readiness = EdgeReadiness([f"http://{one}" for one in plan.settings.upstreams])
+    checker = AuthServer(folder / "checker.sock", KeyRing(plan.keys, errors.write), readiness)
     why: str | None = None
     try:
         checker.start()
         adapter.start()
         edge.start()
         why = _wait_until_listening(plan, edge, adapter, stop)
-        if why is None and not stop.asked.is_set():
+        if why is None and not stop.requested.is_set():
             state = EdgeState(os.getpid(), edge.pid, plan.settings.listen)
             write_text(state_file(plan.run_dir), json.dumps(asdict(state)) + "\n")
             notifier.ready(f"ready: {state.url}")
-            while why is None and not stop.asked.wait(_POLL_S):
+            while why is None and not stop.requested.wait(_POLL_S):
                 why = _what_ended(edge, adapter, checker, server)
                 if rotate(folder / "logs" / "access.log"):
                     edge.signal(signal.SIGUSR1)
                 if reload.is_set():
                     reload.clear()
                     edge.signal(signal.SIGHUP)
-        return 0 if why is None else _say(why)
+        return 0 if why is None else _fail(why)
     finally:
         # First nobody new, then what is on its way, then those who answer it.
         if not edge.drain(plan.drain_s, stop.hurry.is_set):
@@ -164,7 +164,7 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
 def _wait_until_listening(plan: EdgePlan, edge: Nginx, adapter: Nginx, stop: StopRequest) -> str | None:
     address = _here(plan.settings.listen)
     deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline and not stop.asked.is_set():
+    while time.monotonic() < deadline and not stop.requested.is_set():
         for each in (edge, adapter):
             if each.exit_status is not None:
                 return f"nginx ended while starting (exit status {each.exit_status})"
@@ -173,10 +173,10 @@ def _wait_until_listening(plan: EdgePlan, edge: Nginx, adapter: Nginx, stop: Sto
                 return None
         except OSError:
             time.sleep(0.05)
-    return None if stop.asked.is_set() else f"nginx did not listen within {_START_S:g} s"
+    return None if stop.requested.is_set() else f"nginx did not listen within {_START_S:g} s"
 
 
-def _what_ended(edge: Nginx, adapter: Nginx, checker: Checker, server: Child | None) -> str | None:
+def _what_ended(edge: Nginx, adapter: Nginx, checker: AuthServer, server: Child | None) -> str | None:
     for each in (edge, adapter):
         if each.exit_status is not None:
             return f"nginx ended by itself (exit status {each.exit_status})"
@@ -193,16 +193,16 @@ def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[Child | None]:
     if plan.server is None:
         yield None
         return
-    said = threading.Event()
+    reported = threading.Event()
 
     def show(line: str) -> None:
         print(line, end="", file=sys.stderr, flush=True)
-        said.set()
+        reported.set()
 
     command = [sys.executable, "-m", "pneumoscan", "serve", *plan.server]
     server = Child(command, folder=plan.run_dir.path, show=show, errors_too=False)
     try:
-        while not said.wait(_POLL_S) and server.exit_status is None and not stop.asked.is_set():
+        while not reported.wait(_POLL_S) and server.exit_status is None and not stop.requested.is_set():
             pass
         yield server
     finally:
@@ -300,6 +300,6 @@ def _here(listen: str) -> tuple[str, int]:
     return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]")), int(port)
 
 
-def _say(why: str) -> int:
+def _fail(why: str) -> int:
     print(f"pneumoscan edge: {why}", file=sys.stderr)
     return 1

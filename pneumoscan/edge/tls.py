@@ -20,7 +20,7 @@ from pneumoscan.files import write_bytes, write_whole
 _DAYS: Final = 397  # the most that browsers take: CA/Browser Forum ballot SC31
 
 
-def link_certificate(folder: Path, certificate: Path | None, key: Path | None) -> bool:
+def link_certificate(folder: Path, given: tuple[Path, Path] | None = None) -> bool:
     """Let ``tls.crt`` and ``tls.key`` of a run folder lead to the certificate; give whether it is self-signed.
 
     They are links, so that nginx finds a renewed certificate where the old one was.
@@ -30,13 +30,13 @@ def link_certificate(folder: Path, certificate: Path | None, key: Path | None) -
     EdgeError
         One of the two cannot be read, or the key is open to others.
     """
-    if certificate is None or key is None:
+    if given is None:
         certificate, key = folder / "self-signed.crt", folder / "self-signed.key"
         if not _is_usable(certificate, key):
             _make(certificate, key)
         self_signed = True
     else:
-        certificate, key = certificate.absolute(), key.absolute()
+        certificate, key = (path.absolute() for path in given)
         _check(certificate, key)
         self_signed = False
     for name, target in (("tls.crt", certificate), ("tls.key", key)):

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from pneumoscan.options import Option, at_least
 
 # An estimate for a worker with a ResNet-152: Python and torch 0.5 GB, weights twice while they are checked 0.5 GB, and
 # a film of tens of millions of pixels while it is decoded.
@@ -20,25 +22,45 @@ GPU_BATCH_SIZE: Final = 64
 # Milliseconds. With 0, TorchServe 0.12.0 makes batches of two at most; with 1, a lone client waits for one millisecond.
 BATCH_DELAY_MS: Final = 1
 # Requests that may wait. On a CPU a worker answers a few films a second, so that 32 wait for some ten seconds; what is
-# refused at once can be asked again elsewhere.
+# refused at once can be sent again elsewhere.
 CPU_QUEUE_PER_WORKER: Final = 32
 GPU_QUEUE: Final = 512
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the command line asks for; None leaves it to the machine."""
+class CapacityOptions:
+    """The capacity that the command line requests; None leaves a part to the machine."""
 
-    workers: int | None = None
-    threads: int | None = None
-    batch_size: int | None = None
-    batch_delay_ms: int | None = None
-    queue: int | None = None
+    workers: Annotated[int | None, Option("worker processes of each version", "N", check=at_least(1))] = None
+    threads: Annotated[
+        int | None, Option("threads each worker computes with (default: cores / workers)", "N", check=at_least(1))
+    ] = None
+    batch_size: Annotated[
+        int | None, Option("films a worker takes at once (default: 1, GPU: 64)", "N", check=at_least(1))
+    ] = None
+    batch_delay_ms: Annotated[
+        int | None,
+        Option(
+            f"milliseconds a worker waits for a batch to fill; a lone client pays them (default: {BATCH_DELAY_MS})",
+            "MS",
+            flag="--batch-delay",
+            check=at_least(1),
+        ),
+    ] = None
+    queue: Annotated[
+        int | None,
+        Option(
+            "requests that may wait, more are refused with 503 "
+            f"(default: {CPU_QUEUE_PER_WORKER} for each worker, GPU: {GPU_QUEUE})",
+            "N",
+            check=at_least(1),
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What each registered version gets.
+    """The capacity of each registered version.
 
     Attributes
     ----------
@@ -87,15 +109,15 @@ class Capacity:
         return asdict(self)
 
 
-def plan(machine: Machine, asked: Asked, versions: int = 1) -> Capacity:
+def plan(machine: Machine, options: CapacityOptions, versions: int = 1) -> Capacity:
     """Give the capacity of a server.
 
     Parameters
     ----------
     machine : Machine
-        What may be used; a card in it means that workers compute there.
-    asked : Asked
-        What was asked for instead.
+        Its resources; a card in it means that workers compute there.
+    options : CapacityOptions
+        What is requested instead.
     versions : int
         How many versions are loaded at once. Each has its own workers, and only those of the default one are busy: they
         share the memory, but not the cores.
@@ -107,14 +129,14 @@ def plan(machine: Machine, asked: Asked, versions: int = 1) -> Capacity:
         where the memory does not hold so many, but one at least.
     """
     on_gpu = machine.gpus > 0
-    wanted = WORKERS_PER_GPU * machine.gpus if on_gpu else max(1, machine.cores // (asked.threads or 1))
-    workers = asked.workers or min(wanted, workers_in_memory(machine.memory_bytes, versions))
+    wanted = WORKERS_PER_GPU * machine.gpus if on_gpu else max(1, machine.cores // (options.threads or 1))
+    workers = options.workers or min(wanted, workers_in_memory(machine.memory_bytes, versions))
     return Capacity(
         workers=workers,
-        threads=asked.threads or max(1, machine.cores // workers),
-        batch_size=asked.batch_size or (GPU_BATCH_SIZE if on_gpu else 1),
-        batch_delay_ms=asked.batch_delay_ms or BATCH_DELAY_MS,
-        queue=asked.queue or (GPU_QUEUE if on_gpu else CPU_QUEUE_PER_WORKER * workers),
+        threads=options.threads or max(1, machine.cores // workers),
+        batch_size=options.batch_size or (GPU_BATCH_SIZE if on_gpu else 1),
+        batch_delay_ms=options.batch_delay_ms or BATCH_DELAY_MS,
+        queue=options.queue or (GPU_QUEUE if on_gpu else CPU_QUEUE_PER_WORKER * workers),
     )
 
 
@@ -132,7 +154,7 @@ _NO_LIMIT: Final = 1 << 60  # cgroup v1 writes "no limit" as a number beyond any
 
 @dataclass(frozen=True)
 class Machine:
-    """What may be used.
+    """The resources that may be used.
 
     Attributes
     ----------

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pneumoscan.options import Group, Option, Port, at_least
+from pneumoscan.options import Group, Option, Port
 from pneumoscan.server.capacity import (
-    BATCH_DELAY_MS,
-    CPU_QUEUE_PER_WORKER,
     GPU_BATCH_SIZE,
-    GPU_QUEUE,
     WORKER_BYTES,
     WORKERS_PER_GPU,
-    Asked,
+    CapacityOptions,
 )
 
 _CAPACITY = (
@@ -22,41 +19,6 @@ _CAPACITY = (
     f"of {WORKER_BYTES / 1e9:g} GB a worker, each with one thread and one film at a time; with a GPU "
     f"{WORKERS_PER_GPU} workers for each and batches of {GPU_BATCH_SIZE}."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CapacityOptions:
-    """How large a server is, where the machine is not to say it."""
-
-    workers: Annotated[int | None, Option("worker processes of each version", "N", check=at_least(1))] = None
-    threads: Annotated[
-        int | None, Option("threads each worker computes with (default: cores / workers)", "N", check=at_least(1))
-    ] = None
-    batch_size: Annotated[
-        int | None, Option("films a worker takes at once (default: 1, GPU: 64)", "N", check=at_least(1))
-    ] = None
-    batch_delay: Annotated[
-        int | None,
-        Option(
-            f"milliseconds a worker waits for a batch to fill; a lone client pays them (default: {BATCH_DELAY_MS})",
-            "MS",
-            check=at_least(1),
-        ),
-    ] = None
-    queue: Annotated[
-        int | None,
-        Option(
-            "requests that may wait, more are refused with 503 "
-            f"(default: {CPU_QUEUE_PER_WORKER} for each worker, GPU: {GPU_QUEUE})",
-            "N",
-            check=at_least(1),
-        ),
-    ] = None
-
-    @property
-    def requested(self) -> Asked:
-        """The capacity that is requested; what is None, the machine decides."""
-        return Asked(self.workers, self.threads, self.batch_size, self.batch_delay, self.queue)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +60,7 @@ class ServeOptions:
         bool,
         Option("show nothing more of TorchServe once it answers; its log files, which are rotated, have it all"),
     ] = False
-    capacity: Annotated[CapacityOptions, Group("capacity", _CAPACITY)] = CapacityOptions()
+    capacity: Annotated[CapacityOptions, Group("capacity", _CAPACITY)] = field(default_factory=CapacityOptions)
     detach: Annotated[bool, Option("start in the background and return once it answers", exclusive="mode")] = False
     stop: Annotated[bool, Option("stop the server of --run-dir and wait until it is gone", exclusive="mode")] = False
     ready: Annotated[

@@ -1,4 +1,4 @@
-"""Whether a server can answer: the state of its workers, and one made-up film answered; waiting until it does."""
+"""The readiness of a server: the state of its workers, one made-up film answered, and waiting for both."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def why_not_ready(run_dir: RunDir, url: str) -> str | None:
         READY workers refuse the film.
     """
     try:
-        state = _ask(run_dir)
+        state = _readiness(run_dir)
     except ClientError as error:
         return str(error)
     return ask_canary(url) if state.is_ready else state.summary
 
 
-class Start:
+class StartCheck:
     """A server that is starting: ready when every version it was started with is, and not only the default one.
 
     Parameters
@@ -85,7 +85,7 @@ class Start:
         self._run_dir = run_dir
         self._url = url
         self._versions = frozenset(versions)
-        self._deaths = Deaths()
+        self._deaths = WorkerDeaths()
 
     def why_not_ready(self) -> str | None:
         """Give what is missing, or None when the server answers; to be called again and again.
@@ -96,7 +96,7 @@ class Start:
             Waiting is no use: a version was not accepted, its worker keeps dying, or READY workers refuse the film.
         """
         try:
-            state = _ask(self._run_dir)
+            state = _readiness(self._run_dir)
         except ClientError as error:
             return str(error)
         # TorchServe opens its socket after it has registered what it could; what it could not is only in its log.
@@ -122,12 +122,12 @@ def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str |
     Returns
     -------
     str or None
-        None when the server is ready or was asked to stop, otherwise why it never was.
+        None when the server is ready or is to stop, otherwise why it never was.
     """
     deadline = time.monotonic() + timeout_s
     missing: str | None = "not started"
     while time.monotonic() < deadline:
-        if stop.asked.is_set():
+        if stop.requested.is_set():
             return None
         if server.exit_status is not None:
             return f"TorchServe ended while starting (exit status {server.exit_status})"
@@ -137,19 +137,19 @@ def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str |
             return str(error)
         if missing is None:
             return None
-        stop.asked.wait(_POLL_S)
+        stop.requested.wait(_POLL_S)
     return f"not ready within {timeout_s:g} s: {missing}"
 
 
-def wait_until_asked(server: Child, stop: StopRequest) -> str | None:
+def wait_until_stopped(server: Child, stop: StopRequest) -> str | None:
     """Wait for a signal; give None after one, or what happened when the JVM ended without."""
-    while not stop.asked.wait(_POLL_S):
+    while not stop.requested.wait(_POLL_S):
         if server.exit_status is not None:
             return f"TorchServe ended by itself (exit status {server.exit_status})"
     return None
 
 
-class Deaths:
+class WorkerDeaths:
     """Counts the workers that died while they loaded.
 
     TorchServe 0.12.0 starts a dead worker again for five minutes, under the same id with another process id, and says
@@ -176,7 +176,7 @@ class Deaths:
                 )
 
 
-def _ask(run_dir: RunDir) -> Readiness:
+def _readiness(run_dir: RunDir) -> Readiness:
     with ManagementClient(run_dir.socket) as management:
         return management.ready(MODEL_NAME)
 

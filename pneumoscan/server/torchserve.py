@@ -177,21 +177,21 @@ def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path) -> list
     ]
 
 
-def choose_device(asked: str, environment: Mapping[str, str]) -> tuple[str, int]:
+def choose_device(requested: str, environment: Mapping[str, str]) -> tuple[str, int]:
     """Give what workers compute on, ``cpu`` or ``cuda``, and on how many graphics cards.
 
     Parameters
     ----------
-    asked : {"auto", "cpu", "cuda"}
+    requested : {"auto", "cpu", "cuda"}
         What the command line says.
 
     Raises
     ------
     ConfigError
-        ``cuda`` is asked for and there is none.
+        ``cuda`` is requested and there is none.
     """
-    gpus = 0 if asked == "cpu" else count_gpus(environment)
-    if asked == "cuda" and gpus == 0:
+    gpus = 0 if requested == "cpu" else count_gpus(environment)
+    if requested == "cuda" and gpus == 0:
         raise ConfigError(
             "--device cuda, but there is no GPU that nvidia-smi lists and torch can use: use --device auto or "
             "--device cpu"

@@ -179,7 +179,7 @@ def record(live: LiveServer, version: str, sha256: str, verified: Verified) -> N
         declared = current(live)
         found = declared.versions.get(version)
         if found is None or found.sha256 != sha256:
-            raise VersionError(f"{version} was retired or registered anew while it was verified: verify it again")
+            raise VersionError(f"{version} was retired or registered again while it was verified: verify it again")
         write_declared(live.store, declared.verified(version, verified))
 
 
@@ -239,7 +239,7 @@ def _declare_again(live: LiveServer, version: str, before: Declared | None) -> N
 
 
 def _put_back(*steps: Callable[[], None]) -> None:
-    """Take each step without being interrupted again; one that fails is told and hides no other."""
+    """Take each step without being interrupted again; one that fails is reported and hides no other."""
     old = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for step in steps:

@@ -16,7 +16,15 @@ from typing import Any, Final
 
 from pneumoscan import files
 from pneumoscan.errors import StoreError
-from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, check_archive, list_archives
+from pneumoscan.model_store import (
+    MODEL_NAME,
+    Archive,
+    Version,
+    archive_digest,
+    archive_name,
+    check_archive,
+    list_archives,
+)
 
 FILE_NAME: Final = "versions.json"
 _LOCK_NAME: Final = ".versions.lock"
@@ -229,7 +237,7 @@ def serving_set(store: Path) -> ServingSet:
         by_version = {archive.version.text: archive for archive in found}
         if missing := [version for version in declared.in_order() if version not in by_version]:
             raise StoreError(
-                f"{store / FILE_NAME} declares {missing[0]}, but {MODEL_NAME}-{missing[0]}.mar is not there: "
+                f"{store / FILE_NAME} declares {missing[0]}, but {archive_name(missing[0])} is not there: "
                 f"put it back, or run pneumoscan models retire {missing[0]}"
             )
         archives = [by_version[version] for version in declared.in_order()]

@@ -14,7 +14,7 @@ from cxr_client.management import Readiness, VersionState
 from pneumoscan.errors import NeverReady, VersionError
 from pneumoscan.model_store import MODEL_NAME, Archive
 from pneumoscan.server.capacity import Capacity
-from pneumoscan.server.readiness import Deaths, ask_canary
+from pneumoscan.server.readiness import WorkerDeaths, ask_canary
 from pneumoscan.server.run_folder import RunDir, ServerState
 
 # Registering unpacks the archive before it answers, unregistering waits for the workers' end.
@@ -87,7 +87,7 @@ class LiveServer:
         marks = self.run_dir.log_marks()
         self.management.register(MODEL_NAME, archive.path.name, workers, capacity.batch_size, capacity.batch_delay_ms)
         deadline = time.monotonic() + timeout_s
-        deaths = Deaths()
+        deaths = WorkerDeaths()
         why: str | None = "not started"
         while time.monotonic() < deadline:
             state = self.versions().get(version)

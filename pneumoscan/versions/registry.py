@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pneumoscan.errors import RegistryError, StoreError
 from pneumoscan.files import write_whole
-from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, check_archive
+from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, archive_name, check_archive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _EXPERIMENT: Final = "pneumoscan-archives"
-# A registry that is not there is told within seconds rather than after MLflow's own seven attempts in minutes.
+# A registry that is not there is reported within seconds rather than after MLflow's own seven attempts in minutes.
 _PATIENCE: Final = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
 
@@ -72,7 +72,7 @@ def import_archive(version: str, store: Path, uri: str, *, force: bool = False) 
     """
     client, failure = _client(uri)
     store.mkdir(parents=True, exist_ok=True)
-    target = Archive(store / f"{MODEL_NAME}-{version}.mar", Version(version))
+    target = Archive(store / archive_name(version), Version(version))
     # In the store, so that the last step is a rename; the name is none that a server looks for.
     with tempfile.TemporaryDirectory(prefix=".import-", dir=store) as folder:
         try:
@@ -86,7 +86,7 @@ def import_archive(version: str, store: Path, uri: str, *, force: bool = False) 
         digest = archive_digest(fetched)
         if digest != there.tags.get("sha256"):
             raise RegistryError(
-                f"{uri}: the archive of {version} has other bytes than when it was exported: export it anew"
+                f"{uri}: the archive of {version} has other bytes than when it was exported: export it again"
             )
         check_archive(fetched)
         if target.path.exists() and archive_digest(target) != digest and not force:

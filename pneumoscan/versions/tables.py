@@ -1,4 +1,4 @@
-"""What `pneumoscan models` shows: which versions there are, and how two of them compare."""
+"""The tables of `pneumoscan models`: the versions there are, and how two of them compare."""
 
 from __future__ import annotations
 

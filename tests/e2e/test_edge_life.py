@@ -142,7 +142,7 @@ def test_a_renewed_certificate_is_taken_under_load_without_a_failed_request() ->
     with running_server(HANDLER) as server, fresh_edge([server.url]) as edge:
         new = edge.folder / "new"
         new.mkdir()
-        link_certificate(new, None, None)
+        link_certificate(new)
         edge.bundle = edge.folder / "bundle"
         edge.bundle.write_bytes(edge.certificate.read_bytes() + (new / "self-signed.crt").read_bytes())
         with load(edge, threads=4) as said:

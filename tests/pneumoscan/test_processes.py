@@ -14,7 +14,7 @@ import pytest
 
 from pneumoscan.errors import NeverReady
 from pneumoscan.processes import Child, StopRequest, adopt_orphans
-from pneumoscan.server.readiness import wait_until_asked, wait_until_ready
+from pneumoscan.server.readiness import wait_until_ready, wait_until_stopped
 from tests.places import REPOSITORY
 
 # Stands in for the JVM: starts a worker in its process group, says so, and ends on SIGTERM as the JVM does, or not.
@@ -110,7 +110,7 @@ def test_a_second_signal_does_not_wait_for_the_grace(start: Start) -> None:
 
 def test_a_server_that_crashed_leaves_no_worker_and_its_last_words(start: Start, output: Lines) -> None:
     server = start("crash")
-    why = wait_until_asked(server, StopRequest())
+    why = wait_until_stopped(server, StopRequest())
     assert why == "TorchServe ended by itself (exit status 3)"
     server.end(30.0)
     wait_until_gone(worker_of(output))
@@ -168,7 +168,7 @@ def test_a_signal_asks_to_stop_and_a_second_one_to_hurry(start: Start, number: s
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         stop.listen()
         os.kill(os.getpid(), number)
-        assert wait_until_asked(start(), stop) is None
+        assert wait_until_stopped(start(), stop) is None
         assert not stop.hurry.is_set()
         os.kill(os.getpid(), number)
         assert stop.hurry.wait(5)
@@ -180,7 +180,7 @@ def test_a_signal_asks_to_stop_and_a_second_one_to_hurry(start: Start, number: s
 def test_a_server_started_with_nohup_outlives_its_terminal() -> None:
     code = (
         "import os, signal; from pneumoscan.processes import StopRequest\n"
-        "stop = StopRequest(); stop.listen(); os.kill(os.getpid(), signal.SIGHUP); print(stop.asked.is_set())"
+        "stop = StopRequest(); stop.listen(); os.kill(os.getpid(), signal.SIGHUP); print(stop.requested.is_set())"
     )
     said = subprocess.run(
         ["nohup", sys.executable, "-c", code], cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True

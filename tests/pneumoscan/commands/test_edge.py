@@ -262,16 +262,16 @@ def test_stopping_and_asking_what_does_not_run_is_told(tmp_path: Path, capsys: p
 
 
 def test_a_first_start_signs_its_own_certificate_and_keeps_it(tmp_path: Path) -> None:
-    assert link_certificate(tmp_path, None, None)
+    assert link_certificate(tmp_path)
     first = (tmp_path / "tls.crt").read_bytes()
     made = x509.load_pem_x509_certificate(first)
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "localhost" in names.get_values_for_type(x509.DNSName)
     assert stat.S_IMODE((tmp_path / "tls.key").stat().st_mode) == 0o600
-    link_certificate(tmp_path, None, None)
+    link_certificate(tmp_path)
     assert (tmp_path / "tls.crt").read_bytes() == first
     (tmp_path / "self-signed.key").write_text("damaged")
-    link_certificate(tmp_path, None, None)
+    link_certificate(tmp_path)
     assert (tmp_path / "tls.crt").read_bytes() != first
 
 
@@ -279,15 +279,15 @@ def test_a_given_certificate_is_used_where_it_lies_and_its_key_is_for_nobody_els
     theirs, folder = tmp_path / "theirs", tmp_path / "edge"
     theirs.mkdir()
     folder.mkdir()
-    link_certificate(theirs, None, None)
+    link_certificate(theirs)
     certificate, key = theirs / "self-signed.crt", theirs / "self-signed.key"
-    assert not link_certificate(folder, certificate, key)
+    assert not link_certificate(folder, (certificate, key))
     assert (folder / "tls.crt").readlink() == certificate
     key.chmod(0o644)
     with pytest.raises(EdgeError, match="is open to every user"):
-        link_certificate(folder, certificate, key)
+        link_certificate(folder, (certificate, key))
     with pytest.raises(EdgeError, match="cannot be read"):
-        link_certificate(folder, tmp_path / "none", key)
+        link_certificate(folder, (tmp_path / "none", key))
 
 
 # --- logs ---------------------------------------------------------------------------------------------------------

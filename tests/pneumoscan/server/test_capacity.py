@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from pneumoscan.server.capacity import Asked, Capacity, Machine, plan
+from pneumoscan.server.capacity import Capacity, CapacityOptions, Machine, plan
 
 GB = 1_000_000_000
-NOTHING = Asked()
+NOTHING = CapacityOptions()
 
 
 def machine(cores: int, memory_gb: float | None = 1000.0, gpus: int = 0) -> Machine:
@@ -43,15 +43,15 @@ def test_a_gpu_gets_two_workers_and_large_batches() -> None:
 
 
 def test_what_is_asked_for_wins() -> None:
-    asked = Asked(workers=5, threads=3, batch_size=8, batch_delay_ms=20, queue=7)
+    asked = CapacityOptions(workers=5, threads=3, batch_size=8, batch_delay_ms=20, queue=7)
     assert plan(machine(2, 1, gpus=1), asked) == Capacity(5, 3, 8, 20, 7)
 
 
 def test_more_threads_for_each_worker_mean_fewer_workers() -> None:
-    assert plan(machine(8), Asked(threads=4)).workers == 2
-    assert plan(machine(2), Asked(threads=4)).workers == 1
+    assert plan(machine(8), CapacityOptions(threads=4)).workers == 2
+    assert plan(machine(2), CapacityOptions(threads=4)).workers == 1
 
 
 def test_fewer_workers_mean_more_threads_for_each() -> None:
-    assert plan(machine(8), Asked(workers=2)).threads == 4
-    assert plan(machine(8), Asked(workers=16)).threads == 1
+    assert plan(machine(8), CapacityOptions(workers=2)).threads == 4
+    assert plan(machine(8), CapacityOptions(workers=16)).threads == 1

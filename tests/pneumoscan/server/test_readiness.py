@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pneumoscan.errors import NeverReady
-from pneumoscan.server.readiness import Start, canary_film, why_not_ready
+from pneumoscan.server.readiness import StartCheck, canary_film, why_not_ready
 from pneumoscan.server.run_folder import RunDir
 from tests.film_server import FilmServer, Management, described, problem, serving, serving_socket
 
@@ -77,7 +77,7 @@ def test_an_old_version_matters_to_a_start_and_not_to_a_running_server(
 ) -> None:
     management.versions = [described("1.1.0", "READY"), described("1.0.0", "UNLOADING")]
     assert why_not_ready(run_dir, server.url) is None
-    why = Start(run_dir, server.url, ["1.1.0", "1.0.0"]).why_not_ready()
+    why = StartCheck(run_dir, server.url, ["1.1.0", "1.0.0"]).why_not_ready()
     assert why == "pneumonia 1.1.0 (default): 1/1 READY; pneumonia 1.0.0: 0/1 READY"
 
 
@@ -86,18 +86,18 @@ def test_a_version_that_was_not_accepted_is_named_at_once(
 ) -> None:
     management.versions = [described("1.0.0", "READY")]
     with pytest.raises(NeverReady, match=r"did not accept pneumonia 1\.1\.0"):
-        Start(run_dir, server.url, ["1.1.0", "1.0.0"]).why_not_ready()
+        StartCheck(run_dir, server.url, ["1.1.0", "1.0.0"]).why_not_ready()
 
 
 def test_a_refused_canary_is_not_asked_again(run_dir: RunDir, management: Management, server: FilmServer) -> None:
     management.versions = [described("1.0.0", "READY")]
     server.answer = lambda _: problem(422, "NOT_A_RADIOGRAPH", "No chest film.")
     with pytest.raises(NeverReady, match="NOT_A_RADIOGRAPH"):
-        Start(run_dir, server.url, ["1.0.0"]).why_not_ready()
+        StartCheck(run_dir, server.url, ["1.0.0"]).why_not_ready()
 
 
 def test_a_worker_that_keeps_dying_ends_the_start(run_dir: RunDir, management: Management, server: FilmServer) -> None:
-    start = Start(run_dir, server.url, ["1.0.0"])
+    start = StartCheck(run_dir, server.url, ["1.0.0"])
     for pid in (-1, 100, 100, 200):  # not started, loading, still loading, started again
         management.versions = [described("1.0.0", "UNLOADING")]
         management.versions[0]["workers"][0]["pid"] = pid
