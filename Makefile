@@ -96,13 +96,13 @@ bench-peers: $(VENV)/.ready  ## the servers that ours is compared with, in an en
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check litserve==0.2.19 bentoml==1.4.40 captum==0.9.0
 
 test: $(VENV)/.ready  ## all tests that need no GPU
-	$(PY) -m pytest -m "not gpu"
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 test-fast: $(VENV)/.ready  ## the tests that take two minutes
-	$(PY) -m pytest -m "not gpu and not slow and not e2e"
+	$(PY) -m pytest -n auto --dist loadfile -m "not gpu and not slow and not e2e"
 
 e2e: $(VENV)/.ready  ## the tests with a real TorchServe
-	$(PY) -m pytest -m e2e
+	$(PY) -m pytest -n auto --dist loadfile -m e2e
 
 lint: $(VENV)/.ready  ## ruff and mypy
 	$(PY) -m ruff format --check .
