@@ -44,7 +44,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 # fails ends `make model`; elsewhere it ends in random weights, and that is said.
 OR_RANDOM := --only-imagenet
 demo serve serve-edge web bench: OR_RANDOM :=
-MODEL = $(PY) -m pneumoscan demo --run $(RUN) $(if $(FILMS),--data $(FILMS)) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) \
+MODEL = $(PY) -m pneumoscan demo --out $(RUN) $(if $(FILMS),--data $(FILMS)) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) \
   --version $(VERSION) --store $(STORE) $(OR_RANDOM)
 
 $(ARCHIVE): FORCE | $(VENV)/.ready

@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import Any, Final
 
 from cxr.errors import CxrError
-from pneumoscan import __version__, options
+from pneumoscan import options
+from pneumoscan.resources import code_version
 
 # What each command is for, in the order in which a newcomer needs them.
 COMMANDS: Final = {
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     name, *rest = words
     if name in ("--version", "-V"):
-        print(f"pneumoscan {__version__}")
+        print(f"pneumoscan {code_version()}")
         return 0
     if name == "completion":
         return _completion(rest)

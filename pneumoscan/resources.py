@@ -6,8 +6,12 @@ become the files themselves in a wheel.
 
 from __future__ import annotations
 
+import functools
+import subprocess
 from importlib.resources import files
 from pathlib import Path
+
+from cxr import __version__
 
 
 def resource(name: str) -> Path:
@@ -18,3 +22,24 @@ def resource(name: str) -> Path:
 def package_folder(name: str) -> Path:
     """Give the folder of an installed package."""
     return Path(str(files(name)))
+
+
+@functools.cache
+def code_version() -> str:
+    """Give version and commit, such as ``0.2.0+g1a2b3c4d5e6f`` (PEP 440), with ``.dirty`` where files were changed.
+
+    A checkout asks git; a wheel has the commit it was built from in ``data/commit``, which `setup.py` writes. Where
+    neither is known it is the version alone.
+    """
+    commit = resource("commit")
+    if commit.is_file():
+        return f"{__version__}+g{commit.read_text(encoding='ascii').strip()}"
+    folder = package_folder("pneumoscan").parent
+    if not (folder / ".git").exists():
+        return __version__
+    command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=.dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):  # no git, or a checkout that it does not trust
+        return __version__
+    return f"{__version__}+g{done.stdout.strip()}"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cxr import NOTICE, __version__
-from cxr.errors import CODES
+from cxr.errors import CODES, CxrError
 from cxr.serving.card import INTENDED_USE, LIMITS, OUT_OF_SCOPE
+from pneumoscan import errors
 from pneumoscan.cli import COMMANDS
+from pneumoscan.resources import code_version
+from tests.command_pages import page
 from tests.cxr_training.test_model_card import SECTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +84,7 @@ def test_the_demo_models_card_is_one_that_this_code_writes() -> None:
     """Made by `pneumoscan card`; after a change there, make it anew."""
     card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", card, re.MULTILINE) == list(SECTIONS)
-    assert f"PneumoScan `{__version__}`" in card
+    assert f"PneumoScan `{__version__}" in card  # and the commit it was made by
     for sentence in (NOTICE, INTENDED_USE, *OUT_OF_SCOPE, *LIMITS):
         assert sentence in card
     assert "Every film is synthetic" in card
@@ -93,3 +97,35 @@ def test_every_setting_of_the_page_is_documented() -> None:
     names = set(re.findall(r'_ENVIRONMENT\.\w+\(\s*"([A-Z_]+)"', settings)) | {"SECRET_KEY"}
     page = (ROOT / "docs" / "webapp.md").read_text(encoding="utf-8")
     assert {name for name in names if f"`PNEUMOSCAN_{name}`" not in page} == set()
+
+
+def test_readme_changelog_and_package_agree_on_the_version() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert re.fullmatch(re.escape(__version__) + r" - \d{4}-\d\d-\d\d", headings[1])
+    assert f"pneumoscan-{__version__}-py3-none-any.whl" in README
+    assert re.fullmatch(re.escape(__version__) + r"(\+g[0-9a-f]{12}(\.dirty)?)?", code_version())
+
+
+def test_every_option_of_every_command_is_documented() -> None:
+    """docs/commands.md is made by ``python -m tests.command_pages``; so is what it has to be."""
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == page(), "run python -m tests.command_pages"
+
+
+def test_the_exit_statuses_of_the_docs_are_those_of_the_errors() -> None:
+    tree = str(errors.__doc__)
+    for name, one in vars(errors).items():
+        if isinstance(one, type) and issubclass(one, CxrError):
+            assert re.search(rf"\b{name}\s+{one.exit_status}\b", tree), name
+
+
+def test_help_of_a_command_needs_no_torch() -> None:
+    heavy = ("torch", "sklearn", "scipy", "openvino", "django", "matplotlib")
+    for name in COMMANDS:
+        code = (
+            f"import sys\nfrom pneumoscan import cli\ntry: cli.main(['{name}', '--help'])\nexcept SystemExit: pass\n"
+            f"sys.exit(str([one for one in {heavy} if one in sys.modules]) if {name!r} != 'bench' and "
+            f"set({heavy}) & set(sys.modules) else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (name, done.stderr)

@@ -9,4 +9,4 @@ nothing else does.
 from typing import Final
 
 NOTICE: Final = "Research use only. Not a diagnosis."  # of every reply, page and report
-__version__ = "0.1.0"
+__version__ = "0.2.0"

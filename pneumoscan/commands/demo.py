@@ -14,10 +14,10 @@ class Options:
     """Everything from nothing: films, a trained and measured model, its archive, and films answered by it over REST.
 
     Without --data, synthetic films are made in data/toy. A run goes on where it ended. Leaves the run with its report
-    and model card, the archive in the store, and what was answered in RUN/served.
+    and model card, the archive in the store, and what was answered in OUT/served.
     """
 
-    run: Annotated[Path, Option("folder of the run", "DIR")] = Path("runs/demo")
+    out: Annotated[Path, Option("folder of the run", "DIR")] = Path("runs/demo")
     data: Annotated[Path | None, Option("folder of films (default: synthetic ones are made)", "DIR")] = None
     weights: Annotated[str, Option("starting weights", "imagenet|random|FILE")] = "imagenet"
     arch: Annotated[str, Option("architecture of the network")] = "resnet152"
@@ -38,7 +38,7 @@ def run(options: Options) -> int:
     from pneumoscan.pipeline import ModelPlan, demo, make_model
 
     plan = ModelPlan(
-        run=options.run,
+        run=options.out,
         data=options.data,
         weights=options.weights,
         arch=options.arch,

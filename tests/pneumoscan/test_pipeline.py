@@ -71,7 +71,7 @@ def test_a_run_that_was_not_evaluated_is_not_served(tmp_path: Path) -> None:
 def test_a_step_that_fails_ends_the_demo_with_one_line_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run_command(
-            "demo", ["--run", str(tmp_path / "run"), "--data", str(tmp_path / "none"), "--store", str(tmp_path)]
+            "demo", ["--out", str(tmp_path / "run"), "--data", str(tmp_path / "none"), "--store", str(tmp_path)]
         )
         == 1
     )

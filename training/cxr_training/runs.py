@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import cxr
 from cxr.errors import ModelError
 from cxr.films.frontal import Screen
 from cxr.json_records import FieldError, parse, read, read_file
@@ -29,6 +28,7 @@ from cxr.predict import Predictor, resolve_device
 from cxr.serving.card import AUDIT_FILE, METRICS_FILE
 from cxr.serving.drift import DRIFT_FILE
 from cxr_training.errors import TrainingError
+from pneumoscan.resources import code_version
 
 RUN_FILE: Final = "run.json"
 CHECKPOINT: Final = "checkpoint.pth"
@@ -189,7 +189,7 @@ def spec_of(run: Path) -> ModelSpec:
         weights_file=CHECKPOINT,
         weights_sha256=sha256_of(checkpoint),
         preprocessing=record.preprocessing,
-        code_version=cxr.__version__,
+        code_version=code_version(),
         data_sha256=record.data_sha256,
         training={**record.settings, **record.result, "versions": record.versions},
     )
