@@ -52,16 +52,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail where tests left a process behind, and in CI where a test was skipped for a missing program."""
+    """End what tests left behind, and in CI fail where a test was skipped for a missing program."""
     run = session.config.stash.get(_RUN, None)
     if run is None:  # a process of xdist: the one that started it looks
         return
     terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
-    complaints = [f"left behind by a test and ended now: {command}" for command in _end_all(run)]
+    for command in _end_all(run):
+        terminal.write_line(f"left behind by a test and ended now: {command}")
+    complaints: list[str] = []
     if os.environ.get("CI"):
         skipped = [report.longrepr for report in terminal.stats.get("skipped", [])]
         reasons = {reason for *_, reason in skipped if MISSING in reason}
-        complaints += [f"skipped in CI: {reason.removeprefix('Skipped: ')}" for reason in sorted(reasons)]
+        complaints = [f"skipped in CI: {reason.removeprefix('Skipped: ')}" for reason in sorted(reasons)]
     for complaint in complaints:
         terminal.write_line(complaint, red=True)
     if complaints and session.exitstatus == pytest.ExitCode.OK:
