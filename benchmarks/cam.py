@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from benchmarks.machine import host
 from benchmarks.servers import BenchmarkError
 from cxr.model.cam import class_maps, logits_of
 from cxr.model.network import build, features, use_exact_float32
+from cxr_training.data.progress import progress_bar
 
 _SIZE: Final = 224
 
@@ -58,7 +58,7 @@ def benchmark_cam(arch: str, device: torch.device, rounds: int) -> dict[str, Any
         ways["our_map_alone"] = lambda: _map_of(network, feature_map)
         rows = [
             {name: _ms(way, device) for name, way in ways.items()}
-            for _ in tqdm(range(rounds), unit="round", leave=False)
+            for _ in progress_bar(range(rounds), "timing", "round")
         ]
         theirs = np.asarray(ways["with_gradcam"]())[0]
     ours = _with_map(network, film)[0, 1].cpu().numpy()

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from pydicom import dcmread
-from tqdm import tqdm
 
 from benchmarks.films import DECODED
 from benchmarks.machine import host
 from cxr.films.decode import decode
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import Preprocessing
+from cxr_training.data.progress import progress_bar
 
 WAYS: Final = ("tutorial", "exact", "reduced")
 
@@ -88,7 +88,7 @@ def _rows(data: bytes, rounds: int, kind: str) -> list[tuple[float, ...]]:
     for way in ways:
         way(data)  # warm
     rows = []
-    for _ in tqdm(range(rounds), desc=kind, unit="round", leave=False):
+    for _ in progress_bar(range(rounds), kind, "round"):
         times = []
         for way in ways:
             start = time.perf_counter()

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from benchmarks.films import grey_films
 from cxr.engines.load import Engine, load_engine
@@ -21,6 +20,7 @@ from cxr.model.network import build, pool
 from cxr.model.parity import ENGINES, REFERENCE
 from cxr.model.spec import Preprocessing
 from cxr.predict import Predictor
+from cxr_training.data.progress import progress_bar
 from cxr_training.measure.parity import processor_name
 
 
@@ -58,7 +58,7 @@ def benchmark_raw(arch: str, device: torch.device, batch: int, repeats: int, run
         steps["head"] = lambda: head(pool(feature_map)).cpu()
         rounds = [
             {name: _milliseconds(step, device) for name, step in steps.items()}
-            for _ in tqdm(range(repeats), unit="round", leave=False)
+            for _ in progress_bar(range(repeats), "timing", "round")
         ]
     times = {name: np.array([one[name] for one in rounds]) for name in steps}
     forward = float(np.median(times[REFERENCE]))

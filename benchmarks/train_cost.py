@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from benchmarks import tutorial_recipe
 from benchmarks.tutorial_recipe import TutorialRecipe
 from cxr.model.network import features, folded, pool, use_exact_float32
 from cxr.model.spec import Preprocessing
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Films, Record
 from cxr_training.fit.features import BATCH, View
 from cxr_training.fit.head import TrainedHead, train_head
@@ -54,7 +54,7 @@ def cost(
     for _, way in ways.values():
         way([train[i] for i in rng.integers(len(train), size=BATCH)])  # warm
     seconds: dict[str, list[float]] = defaultdict(list)
-    for _ in tqdm(range(rounds), desc="timing", unit="round", leave=False):
+    for _ in progress_bar(range(rounds), "timing", "round"):
         for name, (count, way) in ways.items():
             records = [train[i] for i in rng.permutation(len(train))[:count]]
             seconds[name].append(_seconds(way, records, processes.device) / len(records))
@@ -95,4 +95,4 @@ def _head_of(train: int, val: int, channels: int, settings: TrainSettings) -> Tr
     sizes = [train] * (1 + settings.views) + [val]
     *views, val_features = [rng.normal(size=(films, channels)).astype(np.float32) for films in sizes]
     targets = [rng.integers(0, 2, films) for films in (train, val)]
-    return train_head(views, targets[0], val_features, targets[1], settings.head, progress=False)
+    return train_head(views, targets[0], val_features, targets[1], settings.head)

@@ -108,6 +108,6 @@ def _ours(
         stored = [np.array(cache.get(train, view)) for view in views]
         val_features, test_features = (np.array(cache.get(records, View())) for records in (val, test))
     head_settings = dataclasses.replace(settings.head, seed=settings.seed)
-    head = train_head(stored, targets_of(train), val_features, targets_of(val), head_settings, progress=False)
+    head = train_head(stored, targets_of(train), val_features, targets_of(val), head_settings)
     logits = torch.from_numpy(test_features) @ head.weight.T + head.bias
     return softmax(logits.double().numpy(), 1.0)[:, 1], head.best_epoch

@@ -25,9 +25,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import nn
 from torchvision import transforms
 from torchvision.models.resnet import ResNet
-from tqdm import tqdm
 
 from cxr.model.spec import CLASSES, Preprocessing
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.fit.processes import Processes
 from cxr_training.measure.metrics import Floats
@@ -81,19 +81,17 @@ class TutorialRecipe:
         self.augmented = transforms.Compose([transforms.Resize(side), *turned, *last])
         self.plain = transforms.Compose([transforms.Resize(side), *last])
 
-    def fit(
-        self, train: Sequence[Record], test: Sequence[Record], epochs: int, batch_size: int, *, progress: bool = True
-    ) -> Done:
+    def fit(self, train: Sequence[Record], test: Sequence[Record], epochs: int, batch_size: int) -> Done:
         """Train for some epochs; of the test films' probabilities those of the most accurate epoch are kept."""
         targets = np.array([record.target for record in test])
         best = Done(np.full(len(test), 0.5), 0, 0.0)
-        for epoch in tqdm(range(1, epochs + 1), desc="tutorial", unit="epoch", disable=not progress, leave=False):
+        for epoch in progress_bar(range(1, epochs + 1), "tutorial", "epoch"):
             order = torch.randperm(len(train)).tolist()
             self.set_rate(rate_of(epoch))
-            for rows in _in_parts(order, batch_size, "training films", progress):
+            for rows in _in_parts(order, batch_size, "training films"):
                 self.learn([train[row] for row in rows])
             probabilities = np.concatenate(
-                [self.score([test[row] for row in rows]) for rows in _in_parts(range(len(test)), 32, "test", progress)]
+                [self.score([test[row] for row in rows]) for rows in _in_parts(range(len(test)), 32, "test")]
             )
             accuracy = float(((probabilities > 0.5) == targets).mean())
             if accuracy > best.test_accuracy:
@@ -132,6 +130,6 @@ def picture(record: Record) -> Image.Image:
         return Image.fromarray(record.read()).convert("RGB")
 
 
-def _in_parts(rows: Sequence[int], size: int, name: str, progress: bool) -> Iterator[Sequence[int]]:
+def _in_parts(rows: Sequence[int], size: int, name: str) -> Iterator[Sequence[int]]:
     parts: Iterable[Sequence[int]] = [rows[start : start + size] for start in range(0, len(rows), size)]
-    yield from tqdm(parts, desc=name, unit="step", disable=not progress, leave=False)
+    yield from progress_bar(parts, name, "step")

@@ -47,9 +47,8 @@ def _command(arguments: argparse.Namespace) -> None:
         raise TrainingError("nothing to prepare: give --rsna, --covid or --folder")
     check_out(arguments.out, sources.values())
     settings = Settings(arguments.seed, arguments.fractions, arguments.other, arguments.resplit)
-    progress = sys.stderr.isatty() or not arguments.json
     collected = [_READERS[name](folder) for name, folder in sources.items()]
-    report, new = write_output(prepare_films(collected, settings, progress=progress), arguments.out)
+    report, new = write_output(prepare_films(collected, settings), arguments.out)
     if arguments.json:
         print(json.dumps({"out": str(arguments.out), "new": new, **report}))
     else:

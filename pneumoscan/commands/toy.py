@@ -35,7 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.patients,
             arguments.seed,
             arguments.size,
-            progress=sys.stderr.isatty() or not arguments.json,
             force=arguments.force,
         )
     except (ValueError, FileExistsError) as error:

@@ -64,8 +64,8 @@ def test_a_worker_finds_in_the_validation_films_what_the_reference_says_of_them(
     records = load_films(data).of("val")
     spec = save_model(tmp_path, preprocessing=Preprocessing(size=64, decode=way))
     loaded = predictor(tmp_path)
-    probabilities = np.array([one.probabilities[1] for one in score(loaded, records, progress=False)])
-    reference = drift.reference_of(records, probabilities, spec, spec.temperature, progress=False)
+    probabilities = np.array([one.probabilities[1] for one in score(loaded, records)])
+    reference = drift.reference_of(records, probabilities, spec, spec.temperature)
     assert reference is not None
     service = BatchService(loaded, ModelIdentity.of(spec, "pneumonia", "1.0.0"), reference=reference)
     service.answer([Incoming({"body": record.file.read_bytes()}, {}, "id") for record in records])

@@ -61,7 +61,6 @@ def audit(
     cache: Path,
     split: str = "test",
     bootstrap: Bootstrap = STANDARD,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Take all readings and write `audit.json`, the page, the readings of each film and the pictures.
 
@@ -84,8 +83,8 @@ def audit(
     spec = predictor.spec
     parts = {"train": films.of("train"), "val": films.of("val"), "split": films.of(split)}
     records = parts["split"]
-    readings, strengths = _linear_readings(parts, progress)
-    readings |= _model_readings(predictor, records, progress)
+    readings, strengths = _linear_readings(parts)
+    readings |= _model_readings(predictor, records)
     alone = source_alone(parts["train"], records)
     readings |= {} if alone is None else {"source_alone": alone}
     found: dict[str, Any] = {
@@ -100,38 +99,38 @@ def audit(
         "bootstrap": {"unit": "patient", "level": LEVEL, **dataclasses.asdict(bootstrap)},
         "sources": sorted(set(sources_of(records).tolist()) - {""}),
         "strengths": strengths,
-        "readings": measure(readings, records, bootstrap, progress=progress),
-        **_by_source(predictor, parts, cache, bootstrap, progress),
+        "readings": measure(readings, records, bootstrap),
+        **_by_source(predictor, parts, cache, bootstrap),
     }
     found["plain_words"] = plain_words(found)
     _write(out, found, records, readings)
     return found
 
 
-def _linear_readings(parts: Parts, progress: bool) -> tuple[dict[str, Floats], dict[str, float]]:
+def _linear_readings(parts: Parts) -> tuple[dict[str, Floats], dict[str, float]]:
     """Probabilities of PNEUMONIA by linear models that see grey values, and the strength chosen for each."""
-    cells = {part: grids(records, progress=progress) for part, records in parts.items()}
+    cells = {part: grids(records) for part, records in parts.items()}
     targets = {part: np.array([record.target for record in records]) for part, records in parts.items()}
     readings: dict[str, Floats] = {}
     strengths: dict[str, float] = {}
     for name, values_of in (("pixels", coarse_values), ("border", border_values)):
         train, val = ((values_of(cells[part]), targets[part]) for part in ("train", "val"))
-        fitted = fit_linear(train, val, name=name, progress=progress)
+        fitted = fit_linear(train, val, name=name)
         readings[name] = fitted.probabilities(values_of(cells["split"]))[:, 1]
         strengths[name] = fitted.strength
     return readings, strengths
 
 
-def _model_readings(predictor: Predictor, records: Sequence[Record], progress: bool) -> dict[str, Floats]:
+def _model_readings(predictor: Predictor, records: Sequence[Record]) -> dict[str, Floats]:
     """The model's probabilities of PNEUMONIA on the films as they are and with a part blanked out."""
     changes = {"model": None, "model_centre_blanked": centre_blanked, "model_border_blanked": border_blanked}
     return {
-        name: np.array([one.probabilities[1] for one in score(predictor, records, change=change, progress=progress)])
+        name: np.array([one.probabilities[1] for one in score(predictor, records, change=change)])
         for name, change in changes.items()
     }
 
 
-def _by_source(predictor: Predictor, parts: Parts, cache: Path, bootstrap: Bootstrap, progress: bool) -> dict[str, Any]:
+def _by_source(predictor: Predictor, parts: Parts, cache: Path, bootstrap: Bootstrap) -> dict[str, Any]:
     """What needs the model's features and two sources; None and the reason where there are not two."""
     found: dict[str, Any] = {}
     questions = ("source_from_features", "leave_one_source_out")
@@ -142,10 +141,10 @@ def _by_source(predictor: Predictor, parts: Parts, cache: Path, bootstrap: Boots
             found |= {question: None, f"{question}_reason": reason}
         return found
     stored = FeatureCache(cache, predictor.network, predictor.spec.preprocessing, predictor.device)
-    train, val, split = (Seen(records, stored.get(records, View(), progress=progress)) for records in parts.values())
-    told = source_from_features(train, val, split, bootstrap, progress=progress)
+    train, val, split = (Seen(records, stored.get(records, View())) for records in parts.values())
+    told = source_from_features(train, val, split, bootstrap)
     settings = head_settings(predictor.spec)
-    left_out = leave_one_out(train, val, split, settings, bootstrap, progress=progress)
+    left_out = leave_one_out(train, val, split, settings, bootstrap)
     for question, answer in zip(questions, (told, left_out), strict=True):
         found |= {question: answer, f"{question}_reason": None}
     return found

@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 from scipy.stats import chi2
-from tqdm import tqdm
 
 from cxr.errors import ModelError
 from cxr.films.decode import decode
@@ -24,6 +23,7 @@ from cxr.model.spec import ModelSpec
 from cxr.serving.drift import DRIFT_FILE, Histogram, Reference, film_signals
 from cxr.serving.metrics import SIGNALS
 from cxr_training.command import run_command
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import SPLITS, Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats
@@ -40,7 +40,7 @@ _MARGIN: Final = 0.01  # of a value that many films share: as far as its own bin
 
 
 def reference_of(
-    records: Sequence[Record], probabilities: Floats, spec: ModelSpec, temperature: float, *, progress: bool = True
+    records: Sequence[Record], probabilities: Floats, spec: ModelSpec, temperature: float
 ) -> Reference | None:
     """The reference for a checkpoint, or None where the films are too few.
 
@@ -55,7 +55,7 @@ def reference_of(
     """
     if len(records) < FEWEST:
         return None
-    bar = tqdm(records, desc="drift", unit="film", disable=not progress, leave=False)
+    bar = progress_bar(records, "drift", "film")
     found = [_signals(record, spec) for record in bar]
     columns = {name: np.array([one[name] for one in found]) for name in SIGNALS if name != "score"}
     signals = {name: histogram_of(values) for name, values in {**columns, "score": probabilities}.items()}

@@ -56,7 +56,6 @@ def evaluate(
     boxes: KeptBoxes = NO_BOXES,
     bootstrap: Bootstrap = STANDARD,
     prevalences: Sequence[float] = PREVALENCES,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Score films and write `metrics.json`, `predictions.csv`, the report, the pages with films and figures.
 
@@ -80,12 +79,12 @@ def evaluate(
         if not 0.0 < prevalence < 1.0:
             raise TrainingError(f"prevalence is {prevalence:g}: a share above 0 and below 1")
     spec = predictor.spec
-    marked = mark(records, boxes, progress=progress)
-    predictions = score(predictor, records, progress=progress)
+    marked = mark(records, boxes)
+    predictions = score(predictor, records)
     targets = np.array([record.target for record in records], dtype=np.int64)
     probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
     metrics = summarise(spec, records, targets, probabilities, bootstrap, prevalences)
-    metrics["screen"] = spec.screen and judge(spec.screen, records, progress=progress)
+    metrics["screen"] = spec.screen and judge(spec.screen, records)
     looks = look(marked, predictions)
     metrics["localisation"] = localisation_figures(looks, marked, records, boxes.kept_in, bootstrap)
     write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))

@@ -26,7 +26,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from cxr.errors import ModelError
 from cxr.model.network import backbone_digest, folded
@@ -34,6 +33,7 @@ from cxr.model.parity import INT8_FILES
 from cxr.model.preprocess import to_tensor
 from cxr.predict import Predictor
 from cxr_training.command import run_command
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.equalise import equalise, ranges_of
@@ -86,8 +86,7 @@ def quantise(
     chosen = np.random.default_rng(_SEED).permutation(len(records))[:films]
     tensors = _Tensors([records[index] for index in chosen], predictor)
     plain = folded(predictor.network)
-    told = tqdm(tensors, desc="ranges", unit="film", leave=False)
-    ranges = ranges_of(plain, map(torch.from_numpy, told))
+    ranges = ranges_of(plain, map(torch.from_numpy, progress_bar(tensors, "ranges", "film")))
     factors = equalise(plain, ranges, keep)
     kept = [r".*\.add", *(rf"{name}[.].*|{name}" for name in keep)]
     nncf.set_log_level(logging.WARNING)

@@ -48,7 +48,6 @@ def train(
     resume: bool = False,
     save_every_s: float = SAVE_EVERY_S,
     tracker: str = "none",
-    progress: bool = True,
 ) -> RunRecord:
     """Train and leave a run folder.
 
@@ -82,8 +81,7 @@ def train(
         NORMALISATIONS[settings.normalisation], size=settings.size, decode=settings.decode
     )
     with joined(device) as processes:
-        progress = progress and processes.is_first
-        start = start_together(settings, train_films, preprocessing, processes, progress)
+        start = start_together(settings, train_films, preprocessing, processes)
         backbone = backbone_digest(start.network)
         unfinished = Unfinished(run, basis_of(films, settings, backbone, processes))
         state = unfinished.load() if resume else None
@@ -102,7 +100,6 @@ def train(
                 unfinished=unfinished,
                 save_every_s=save_every_s,
                 on_epoch=on_epoch,
-                progress=progress,
             )
             if processes.is_first:
                 shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]

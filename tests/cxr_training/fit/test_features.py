@@ -37,7 +37,7 @@ def count_films(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> list[in
 
 def test_features_are_the_pooled_layer4_of_each_film(tmp_path: Path, records: tuple[Record, ...]) -> None:
     network = small_network()
-    got = FeatureCache(tmp_path / "cache", network, SMALL, CPU).get(records, View(), batch_size=4, progress=False)
+    got = FeatureCache(tmp_path / "cache", network, SMALL, CPU).get(records, View(), batch_size=4)
     with torch.inference_mode():
         expected = pool(features(network, torch.stack([View().tensor(record, SMALL) for record in records])))
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-5)
@@ -48,18 +48,18 @@ def test_a_film_goes_through_the_backbone_once_for_each_view(
 ) -> None:
     cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
     sizes = count_films(cache, monkeypatch)
-    first = cache.get(records, View(), progress=False)
-    again = cache.get(records, View(), progress=False)
+    first = cache.get(records, View())
+    again = cache.get(records, View())
     assert sum(sizes) == len(records)
     np.testing.assert_array_equal(first, again)
-    cache.get(records, View(1), progress=False)
+    cache.get(records, View(1))
     assert sum(sizes) == 2 * len(records)
 
 
 def test_an_extraction_that_was_stopped_goes_on_where_it_was(
     tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = FeatureCache(tmp_path / "other", small_network(), SMALL, CPU).get(records, View(), progress=False)
+    whole = FeatureCache(tmp_path / "other", small_network(), SMALL, CPU).get(records, View())
     cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
     real = View.tensor
     seen: list[str] = []
@@ -73,9 +73,9 @@ def test_an_extraction_that_was_stopped_goes_on_where_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(View, "tensor", stop_at_the_sixth)
         with pytest.raises(KeyboardInterrupt):
-            cache.get(records, View(), batch_size=2, progress=False)
+            cache.get(records, View(), batch_size=2)
     sizes = count_films(cache, monkeypatch)
-    np.testing.assert_allclose(cache.get(records, View(), batch_size=2, progress=False), whole, atol=1e-5)
+    np.testing.assert_allclose(cache.get(records, View(), batch_size=2), whole, atol=1e-5)
     assert 0 < sum(sizes) < len(records)
 
 
@@ -83,16 +83,16 @@ def test_other_weights_preprocessing_films_or_views_never_meet_old_features(
     tmp_path: Path, records: tuple[Record, ...]
 ) -> None:
     folder = tmp_path / "cache"
-    plain = FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(), progress=False)
+    plain = FeatureCache(folder, small_network(), SMALL, CPU).get(records, View())
     others = [
-        FeatureCache(folder, small_network(7), SMALL, CPU).get(records, View(), progress=False),
+        FeatureCache(folder, small_network(7), SMALL, CPU).get(records, View()),
         FeatureCache(folder, small_network(), Preprocessing(size=64, mean=(0, 0, 0), std=(1, 1, 1)), CPU).get(
-            records, View(), progress=False
+            records, View()
         ),
-        FeatureCache(folder, small_network(), SMALL, CPU).get(records[::-1], View(), progress=False),
-        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1), progress=False),
-        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1, seed=5), progress=False),
-        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1, Augmentation(5)), progress=False),
+        FeatureCache(folder, small_network(), SMALL, CPU).get(records[::-1], View()),
+        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1)),
+        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1, seed=5)),
+        FeatureCache(folder, small_network(), SMALL, CPU).get(records, View(1, Augmentation(5))),
     ]
     assert len(list(folder.glob("*.npy"))) == 1 + len(others)
     assert all(np.abs(other - plain).max() > 1e-3 for other in others)
@@ -100,10 +100,10 @@ def test_other_weights_preprocessing_films_or_views_never_meet_old_features(
 
 def test_the_head_does_not_change_the_features(tmp_path: Path, records: tuple[Record, ...]) -> None:
     network = small_network()
-    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View(), progress=False)
+    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View())
     with torch.no_grad():
         network.fc.weight.zero_()
-    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View(), progress=False)
+    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View())
     assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
@@ -111,20 +111,20 @@ def test_an_augmented_view_of_a_film_does_not_depend_on_the_films_around_it(
     tmp_path: Path, records: tuple[Record, ...]
 ) -> None:
     cache, view = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU), View(2, seed=3)
-    forward = cache.get(records, view, batch_size=4, progress=False)
-    backward = cache.get(records[::-1], view, batch_size=3, progress=False)
+    forward = cache.get(records, view, batch_size=4)
+    backward = cache.get(records[::-1], view, batch_size=3)
     np.testing.assert_allclose(backward[::-1], forward, atol=1e-5)
-    assert np.abs(cache.get(records, View(1, seed=3), progress=False) - forward).max() > 1e-3
+    assert np.abs(cache.get(records, View(1, seed=3)) - forward).max() > 1e-3
 
 
 def test_another_decoder_never_meets_old_features(
     tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
-    cache.get(records, View(), progress=False)
+    cache.get(records, View())
     monkeypatch.setattr("cxr_training.fit.features._code_digest", lambda: "of another version")
     sizes = count_films(cache, monkeypatch)
-    cache.get(records, View(), progress=False)
+    cache.get(records, View())
     assert sum(sizes) == len(records)
 
 
@@ -148,8 +148,8 @@ def test_two_trainings_that_begin_together_fill_one_file(
     first, second = (FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU) for _ in range(2))
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: False if path.suffix == ".npy" else exists(path))
-    got = first.get(records, View(), progress=False)
-    again = second.get(records, View(), progress=False)
+    got = first.get(records, View())
+    again = second.get(records, View())
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert not np.isnan(got).any()
     np.testing.assert_array_equal(again, got)
@@ -163,7 +163,7 @@ def test_room_is_made_for_all_views_before_the_first_film_is_read(
     cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
     sizes = count_films(cache, monkeypatch)
     with pytest.raises(TrainingError, match="fewer --views"):
-        cache.get_all([(records, View()), (records, View(1))], progress=False)
+        cache.get_all([(records, View()), (records, View(1))])
     assert sizes == []
 
 
@@ -171,14 +171,14 @@ def test_a_batch_with_a_torn_row_is_worked_out_again_to_the_same_bytes(
     tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
-    cache.get(records, View(), batch_size=4, progress=False)
+    cache.get(records, View(), batch_size=4)
     (path,) = (tmp_path / "cache").glob("*.npy")
     whole = path.read_bytes()
     torn = np.lib.format.open_memmap(path, mode="r+")
     torn[5, 100:] = np.nan
     torn.flush()
     sizes = count_films(cache, monkeypatch)
-    cache.get(records, View(), batch_size=4, progress=False)
+    cache.get(records, View(), batch_size=4)
     assert sizes == [4]
     assert path.read_bytes() == whole
 
@@ -187,19 +187,19 @@ def test_what_is_changed_in_memory_does_not_reach_the_stored_features(
     tmp_path: Path, records: tuple[Record, ...]
 ) -> None:
     cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
-    before = np.array(cache.get(records, View(), progress=False))
-    cache.get(records, View(), progress=False)[:] = 0.0
-    np.testing.assert_array_equal(cache.get(records, View(), progress=False), before)
+    before = np.array(cache.get(records, View()))
+    cache.get(records, View())[:] = 0.0
+    np.testing.assert_array_equal(cache.get(records, View()), before)
 
 
 def test_the_whole_layer3_can_be_stored_too(tmp_path: Path, records: tuple[Record, ...]) -> None:
     network = small_network()
-    got = FeatureCache(tmp_path / "cache", network, SMALL, CPU, LAYER3).get(records, View(), progress=False)
+    got = FeatureCache(tmp_path / "cache", network, SMALL, CPU, LAYER3).get(records, View())
     with torch.inference_mode():
         expected = trunk(network, torch.stack([View().tensor(record, SMALL) for record in records]))
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
     odd = Preprocessing(size=65)
-    assert FeatureCache(tmp_path / "cache", network, odd, CPU, LAYER3).get(records, View(), progress=False).shape == (
+    assert FeatureCache(tmp_path / "cache", network, odd, CPU, LAYER3).get(records, View()).shape == (
         len(records),
         *trunk(network, torch.zeros(1, 3, 65, 65)).shape[1:],
     )
@@ -210,12 +210,12 @@ def test_features_that_do_not_fit_on_the_disk_are_refused_before_anything_is_wri
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(TrainingError, match=r"10 films takes .* GB and .* free: take another --cache"):
-        FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU).get(records, View(), progress=False)
+        FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU).get(records, View())
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_extraction_leaves_batchnorm_statistics_where_they_were(tmp_path: Path, records: tuple[Record, ...]) -> None:
     network = small_network().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View(), progress=False)
+    FeatureCache(tmp_path, network, SMALL, CPU).get(records, View())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

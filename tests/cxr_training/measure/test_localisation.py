@@ -423,6 +423,6 @@ def test_boxes_that_cannot_be_are_told_before_a_film_is_scored(
         stream.write("test-PNEUMONIA-11.png,50,0,20,20\n")
     arguments = ["--run", str(model), "--data", str(broken), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert evaluate.main(arguments) == 2
-    *_, error = capsys.readouterr().err.splitlines()  # before it the progress bar
+    (error,) = capsys.readouterr().err.splitlines()
     assert "a box of test-PNEUMONIA-11.png is x 50" in error
     assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ def both(count: int, *sources: str) -> dict[tuple[str, str], int]:
 
 def told(apart: float) -> dict[str, Any]:
     parts = [seen(split, both(40, "one", "two"), apart=apart) for split in ("train", "val", "test")]
-    return source_from_features(*parts, BOOTSTRAP, progress=False)
+    return source_from_features(*parts, BOOTSTRAP)
 
 
 def test_a_source_that_shows_in_the_features_is_told_within_each_class_too() -> None:
@@ -70,7 +70,7 @@ def test_what_tells_sources_by_their_labels_alone_is_nothing_within_a_class() ->
     """The features know the label, source two is mostly PNEUMONIA: over all films that tells the source."""
     mixed = {("one", "NORMAL"): 80, ("one", "PNEUMONIA"): 20, ("two", "NORMAL"): 20, ("two", "PNEUMONIA"): 80}
     parts = [seen(split, mixed, signal=6.0) for split in ("train", "val", "test")]
-    found = source_from_features(*parts, BOOTSTRAP, progress=False)
+    found = source_from_features(*parts, BOOTSTRAP)
     assert found["all"]["balanced_accuracy"] == pytest.approx(0.8, abs=0.06)
     assert found["NORMAL"]["verdict"] == UNCLEAR
     assert found["PNEUMONIA"]["verdict"] == UNCLEAR
@@ -79,7 +79,7 @@ def test_what_tells_sources_by_their_labels_alone_is_nothing_within_a_class() ->
 def test_a_class_of_one_source_has_a_reason_instead_of_a_figure() -> None:
     counts = both(20, "one") | {("two", "PNEUMONIA"): 20}
     parts = [seen(split, counts, apart=8.0) for split in ("train", "val", "test")]
-    found = source_from_features(*parts, BOOTSTRAP, progress=False)
+    found = source_from_features(*parts, BOOTSTRAP)
     assert set(found["NORMAL"]) == {"reason"}
     assert "two sources" in found["NORMAL"]["reason"]
     assert found["PNEUMONIA"]["balanced_accuracy"] > 0.95
@@ -88,7 +88,7 @@ def test_a_class_of_one_source_has_a_reason_instead_of_a_figure() -> None:
 def test_a_source_that_only_the_measured_films_have_is_left_out() -> None:
     train, val = (seen(split, both(30, "one", "two"), apart=8.0) for split in ("train", "val"))
     split = seen("test", both(20, "one", "two", "three"), apart=8.0)
-    found = source_from_features(train, val, split, BOOTSTRAP, progress=False)
+    found = source_from_features(train, val, split, BOOTSTRAP)
     assert found["all"]["sources"] == ["one", "two"]
     assert found["all"]["films"] == 80
 
@@ -114,7 +114,7 @@ def test_a_head_is_never_trained_or_chosen_on_the_source_that_is_left_out(monkey
     films = {row.tobytes(): one for part in parts for one, row in zip(part.records, part.features, strict=True)}
     spy = Spy(films)
     monkeypatch.setattr(audit_sources, "train_head", spy)
-    rows = leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)
+    rows = leave_one_out(*parts, SETTINGS, BOOTSTRAP)
     assert [row["source"] for row in rows] == ["one", "three", "two"]
     assert len(spy.trained) == 4  # one head on all films, then one without each source
     assert len(spy.trained[0]) == len(parts[0].records)
@@ -134,7 +134,7 @@ def test_a_head_that_goes_by_the_source_fails_on_a_source_with_the_opposite_habi
     for part in parts:
         turned = np.where(part.sources == "three", -1.0, 1.0)
         part.features[:, 1] += (6.0 * turned * (part.targets - 0.5)).astype(np.float32)
-    found = {row["source"]: row for row in leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)}
+    found = {row["source"]: row for row in leave_one_out(*parts, SETTINGS, BOOTSTRAP)}
     assert found["three"]["figure"] == "auroc"
     assert found["three"]["without"] < 0.1
     row = found["three"]
@@ -144,7 +144,7 @@ def test_a_head_that_goes_by_the_source_fails_on_a_source_with_the_opposite_habi
 def test_a_source_of_one_class_has_its_sensitivity_with_the_exact_interval() -> None:
     counts = both(30, "one") | {("two", "PNEUMONIA"): 12}
     parts = [seen(split, counts, signal=20.0) for split in ("train", "val", "test")]
-    one, two = leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)
+    one, two = leave_one_out(*parts, SETTINGS, BOOTSTRAP)
     assert one["reason"] == "the training films of other sources have none of NORMAL"
     assert "figure" not in one
     assert two["figure"] == "sensitivity"
@@ -157,7 +157,7 @@ def test_a_source_without_training_or_validation_films_to_do_without_says_so() -
     train = seen("train", both(20, "one", "two"))
     val = seen("val", both(20, "one") | {("two", "NORMAL"): 20})
     split = seen("test", both(20, "one", "two", "new"))
-    found = {row["source"]: row for row in leave_one_out(train, val, split, SETTINGS, BOOTSTRAP, progress=False)}
+    found = {row["source"]: row for row in leave_one_out(train, val, split, SETTINGS, BOOTSTRAP)}
     assert "no training film is from it" in found["new"]["reason"]
     assert found["one"]["reason"] == "the validation films of other sources have none of PNEUMONIA"
     assert found["two"]["reason"] is None

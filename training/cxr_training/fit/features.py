@@ -25,11 +25,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
-from tqdm import tqdm
 
 from cxr.model.network import backbone_digest, features, folded, pool, trunk, use_exact_float32
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import Preprocessing
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 from cxr_training.fit.augment import Augmentation
@@ -196,13 +196,13 @@ class FeatureCache:
         self.depth = depth
         self._backbone = backbone_digest(network)
 
-    def get_all(self, films: Sequence[tuple[Sequence[Record], View]], *, progress: bool = True) -> list[Features]:
+    def get_all(self, films: Sequence[tuple[Sequence[Record], View]]) -> list[Features]:
         """Features of several lists of films and views. Room is made for all of them before the first film is read."""
         for records, view in films:
             self._open(records, view, BATCH)
-        return [self.get(records, view, progress=progress) for records, view in films]
+        return [self.get(records, view) for records, view in films]
 
-    def get(self, records: Sequence[Record], view: View, *, batch_size: int = BATCH, progress: bool = True) -> Features:
+    def get(self, records: Sequence[Record], view: View, *, batch_size: int = BATCH) -> Features:
         """Features of some films under one view: (N, …) float32, in the order of the films, read from disk."""
         stored = self._open(records, view, batch_size)
         batches = [range(start, min(start + batch_size, len(records))) for start in range(0, len(records), batch_size)]
@@ -211,9 +211,7 @@ class FeatureCache:
         self.processes.wait()  # so that all of them saw the same rows missing
         missing = sum(map(len, mine))
         name = "plain view" if view.number == 0 else f"augmented view {view.number}"
-        hidden = not (progress and self.processes.is_first)
-        bar = tqdm(total=len(records), initial=len(records) - missing, unit="film", disable=hidden, leave=False)
-        bar.set_description(f"{records[0].split}, {name}")
+        bar = progress_bar(records, f"{records[0].split}, {name}", "film", initial=len(records) - missing)
         use_exact_float32()
         tensors = prefetched(mine, lambda row: view.tensor(records[row], self.preprocessing))
         with bar, torch.inference_mode():

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
-from tqdm import tqdm
 
 from cxr.model.spec import CLASSES
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 from cxr_training.fit.features import Features
@@ -99,7 +99,6 @@ def train_head(
     settings: HeadSettings,
     *,
     weights: Weighting | None = None,
-    progress: bool = True,
 ) -> TrainedHead:
     """Train a linear head and keep the weights of the epoch with the lowest loss on validation.
 
@@ -125,7 +124,7 @@ def train_head(
     """
     weights = weights or Weighting.even(len(train_targets), len(val_targets))
     with _one_thread():
-        return _train_head(train_views, train_targets, val_features, val_targets, settings, weights, progress)
+        return _train_head(train_views, train_targets, val_features, val_targets, settings, weights)
 
 
 def _train_head(
@@ -135,7 +134,6 @@ def _train_head(
     val_targets: Targets,
     settings: HeadSettings,
     weights: Weighting,
-    progress: bool,
 ) -> TrainedHead:
     generator = torch.Generator().manual_seed(settings.seed)
     mean, deviation = _standardisation(train_views[0])
@@ -161,7 +159,7 @@ def _train_head(
 
     history: list[Epoch] = []
     best_loss, best = float("inf"), (0, head.weight.detach().clone(), head.bias.detach().clone())
-    for number in tqdm(range(1, settings.epochs + 1), desc="head", unit="epoch", disable=not progress, leave=False):
+    for number in progress_bar(range(1, settings.epochs + 1), "head", "epoch"):
         learning_rate = float(optimizer.param_groups[0]["lr"])
         head.train()
         view = torch.randint(len(views), (films,), generator=generator)

@@ -89,7 +89,6 @@ def start_together(
     records: Sequence[Record],
     preprocessing: Preprocessing,
     processes: Processes,
-    progress: bool,
 ) -> StartingPoint:
     """The network to start from: the first process gets it, the others get it from the first.
 
@@ -103,7 +102,7 @@ def start_together(
         return StartingPoint(start.network, processes.agree(start.network, ""))
     ready = (settings.arch, settings.seed, records, preprocessing, processes.device)
     try:
-        start = ready_to_train(settings.weights, *ready, progress=progress)
+        start = ready_to_train(settings.weights, *ready)
     except TrainingError as error:
         if not (settings.or_random and settings.weights == "imagenet"):
             raise
@@ -112,7 +111,7 @@ def start_together(
             "everything works; its answers are worth little.",
             file=sys.stderr,
         )
-        start = ready_to_train("random", *ready, progress=progress)
+        start = ready_to_train("random", *ready)
     return StartingPoint(start.network, processes.agree(start.network, start.pretrained))
 
 

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from tqdm import tqdm
 
 from cxr.films.film import Pixels
 from cxr.films.frontal import SIDE, Screen, edge_histograms, thumbnail
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 
 FEWEST: Final = 30  # training films; with fewer there is no screen
@@ -26,7 +26,7 @@ _STRENGTH: Final = 3.0  # inverse of the ridge penalty
 _DIGITS: Final = 4
 
 
-def screen_of(records: Sequence[Record], *, seed: int = 0, progress: bool = True) -> Screen | None:
+def screen_of(records: Sequence[Record], *, seed: int = 0) -> Screen | None:
     """The screen for a data folder's training films, or None where they are too few.
 
     Where all of them are drawn, the screen flags and does not refuse: real films look otherwise.
@@ -34,14 +34,14 @@ def screen_of(records: Sequence[Record], *, seed: int = 0, progress: bool = True
     if len(records) < FEWEST:
         return None
     chosen = np.random.default_rng(seed).permutation(len(records))[:MOST]
-    bar = tqdm(chosen, desc="screen", unit="film", disable=not progress, leave=False)
+    bar = progress_bar(chosen, "screen", "film")
     thumbnails = np.stack([thumbnail(records[i].read()) for i in bar])
     return fit_screen(thumbnails, refuses=any(one.extra.get("source") != "synthetic" for one in records), seed=seed)
 
 
-def judge(screen: Screen, records: Sequence[Record], *, progress: bool = True) -> dict[str, int]:
+def judge(screen: Screen, records: Sequence[Record]) -> dict[str, int]:
     """How many frontal films the screen takes for something else, or for negatives."""
-    bar = tqdm(records, desc="screen", unit="film", disable=not progress, leave=False)
+    bar = progress_bar(records, "screen", "film")
     verdicts = [screen.judge(record.read()) for record in bar]
     return {
         "films": len(verdicts),

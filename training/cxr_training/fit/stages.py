@@ -66,7 +66,6 @@ class Fit:
     unfinished: Unfinished
     save_every_s: float
     on_epoch: Callable[[Epoch], None]
-    progress: bool
 
     @property
     def views(self) -> list[View]:
@@ -103,7 +102,7 @@ class Fit:
         """Of the training films under each view, then of the validation films."""
         cache = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, depth)
         wanted = [*((self.train, view) for view in self.views), (self.val, View())]
-        return cache.get_all(wanted, progress=self.progress)
+        return cache.get_all(wanted)
 
     def _head_on_stored(self) -> Fitted:
         *train, val = self._features(POOLED)
@@ -112,7 +111,6 @@ class Fit:
     def _head(self, train: Sequence[Features], val: Features) -> Fitted:
         """Train the head and put it into the network."""
         settings = dataclasses.replace(self.settings.head, seed=self.settings.seed)
-        shown = self.progress and self.processes.is_first
         head = train_head(
             train,
             targets_of(self.train),
@@ -120,7 +118,6 @@ class Fit:
             targets_of(self.val),
             settings,
             weights=self._weighting(),
-            progress=shown,
         )
         with torch.no_grad():
             self.network.fc.weight.copy_(head.weight)
@@ -159,7 +156,6 @@ class Fit:
             save=self.unfinished.save,
             save_every_s=self.save_every_s,
             on_epoch=self.on_epoch,
-            progress=self.progress,
         )
         tuned = loop.run(state)
         return Fitted(tuned.best_epoch, tuned.history, tuned)

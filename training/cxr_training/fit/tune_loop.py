@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import ResNet
-from tqdm import tqdm
 
 from cxr.model.network import use_exact_float32
 from cxr.model.spec import CLASSES
+from cxr_training.data.progress import progress_bar
 from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch, judged
 from cxr_training.fit.prefetch import prefetched
@@ -80,7 +80,6 @@ class TuneLoop:
         save: Callable[[State], None] = _ignore,
         save_every_s: float = 300.0,
         on_epoch: Callable[[Epoch], None] = _ignore,
-        progress: bool = True,
     ) -> None:
         self.batches = -(-len(train.targets) // settings.batch_size)
         if settings.batch_size < processes.count or len(train.targets) // self.batches < processes.count:
@@ -101,7 +100,7 @@ class TuneLoop:
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.train, self.val, self.settings, self.seed = train, val, settings, seed
         self.processes, self.save, self.save_every_s = processes, save, save_every_s
-        self.on_epoch, self.progress = on_epoch, progress and processes.is_first
+        self.on_epoch = on_epoch
         sampled = min(len(train.targets), len(val.targets))
         self.sample = np.sort(np.random.default_rng([seed, 2]).permutation(len(train.targets))[:sampled]).tolist()
         self.epoch, self.step = 1, 0  # what comes next
@@ -140,8 +139,8 @@ class TuneLoop:
         batches = batches_of(len(self.train.targets), self.settings.batch_size, self.seed, self.epoch)
         share = slice(self.processes.rank, None, self.processes.count)
         inputs = self._inputs(self.train, [rows[share] for rows in batches[self.step :]], self.epoch)
-        bar = tqdm(batches, unit="step", initial=self.step, disable=not self.progress, leave=False)
-        bar.set_description(f"epoch {self.epoch} of at most {self.settings.epochs}")
+        name = f"epoch {self.epoch} of at most {self.settings.epochs}"
+        bar = progress_bar(batches, name, "step", initial=self.step)
         started = time.monotonic()
         with bar:
             for rows, films in zip(batches[self.step :], inputs, strict=True):

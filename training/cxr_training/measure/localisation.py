@@ -31,7 +31,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from cxr.model.cam import Cam, upsample
 from cxr.model.spec import CLASSES
@@ -75,7 +74,7 @@ class Looks:
     area: Floats
 
 
-def mark(records: Sequence[Record], boxes: KeptBoxes, *, progress: bool = True) -> list[Marked | None]:
+def mark(records: Sequence[Record], boxes: KeptBoxes) -> list[Marked | None]:
     """Each film with its boxes, or None where it has none.
 
     Raises
@@ -83,9 +82,7 @@ def mark(records: Sequence[Record], boxes: KeptBoxes, *, progress: bool = True) 
     TrainingError
         As `cxr_training.data.marked.on_film` does.
     """
-    wanted = progress and bool(boxes.by_name)
-    with tqdm(records, desc="boxes", unit="film", disable=not wanted, leave=False) as bar:
-        return [on_film(boxes, record) for record in bar]
+    return [on_film(boxes, record) for record in records]
 
 
 def look(marked: Iterable[Marked | None], predictions: Iterable[Prediction]) -> Looks | None:

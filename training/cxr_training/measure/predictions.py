@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from tqdm import tqdm
 
 from cxr.films.film import Pixels
 from cxr.model.spec import CLASSES
 from cxr.predict import Prediction, Predictor
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats
@@ -121,7 +121,6 @@ def score(
     records: Sequence[Record],
     *,
     change: Callable[[Pixels], Pixels] | None = None,
-    progress: bool = True,
     what: str = "",
 ) -> list[Prediction]:
     """One prediction for each film, in their order.
@@ -139,7 +138,7 @@ def score(
         If a film cannot be decoded.
     """
     predictions: list[Prediction] = []
-    with tqdm(total=len(records), desc=what or records[0].split, unit="film", disable=not progress, leave=False) as bar:
+    with progress_bar(records, what or records[0].split, "film") as bar:
         for start in range(0, len(records), _BATCH):
             chosen = records[start : start + _BATCH]
             films = [record.read(predictor.spec.preprocessing.least_side) for record in chosen]

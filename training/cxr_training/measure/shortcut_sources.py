@@ -79,9 +79,7 @@ def source_alone(train: tuple[Record, ...], split: tuple[Record, ...]) -> Floats
     return np.array([shares.get(name, float(targets.mean())) for name in asked.tolist()])
 
 
-def source_from_features(
-    train: Seen, val: Seen, split: Seen, bootstrap: Bootstrap, *, progress: bool
-) -> dict[str, Any]:
+def source_from_features(train: Seen, val: Seen, split: Seen, bootstrap: Bootstrap) -> dict[str, Any]:
     """How well a linear model tells the source from the features, among ``all`` films and within each class.
 
     The model is fitted, and its strength chosen, among the same kind of films as it is measured on, so that within a
@@ -99,13 +97,11 @@ def source_from_features(
             part.where((part.sources != "") & (True if target is None else part.targets == target))
             for part in (train, val, split)
         ]
-        found[name] = _source_among(*chosen, bootstrap=bootstrap, name=f"source, {name}", progress=progress)
+        found[name] = _source_among(*chosen, bootstrap=bootstrap, name=f"source, {name}")
     return found
 
 
-def _source_among(
-    train: Seen, val: Seen, split: Seen, *, bootstrap: Bootstrap, name: str, progress: bool
-) -> dict[str, Any]:
+def _source_among(train: Seen, val: Seen, split: Seen, *, bootstrap: Bootstrap, name: str) -> dict[str, Any]:
     known = np.unique(train.sources)
     val = val.where(np.isin(val.sources, known))
     split = split.where(np.isin(split.sources, known))
@@ -113,9 +109,7 @@ def _source_among(
     if len(there) < 2 or not val.records:
         lacking = f"{len(there)} of the sources of the training films" if len(there) < 2 else "no validation film"
         return {"reason": f"{lacking} in question: two sources to tell apart and validation films are needed"}
-    fitted = fit_linear(
-        (train.features, train.sources), (val.features, val.sources), balanced=True, name=name, progress=progress
-    )
+    fitted = fit_linear((train.features, train.sources), (val.features, val.sources), balanced=True, name=name)
     columns = np.flatnonzero(np.isin(fitted.classes, there))
     called = fitted.classes[columns][fitted.probabilities(split.features)[:, columns].argmax(axis=1)]
     figures = balanced_accuracy_figures(called, split.sources, split.patients, bootstrap)
@@ -123,7 +117,7 @@ def _source_among(
 
 
 def leave_one_out(
-    train: Seen, val: Seen, split: Seen, settings: HeadSettings, bootstrap: Bootstrap, *, progress: bool
+    train: Seen, val: Seen, split: Seen, settings: HeadSettings, bootstrap: Bootstrap
 ) -> list[dict[str, Any]]:
     """For each source of the split, how a head does on it that was trained without it, beside one trained with it.
 
@@ -160,9 +154,9 @@ def leave_one_out(
         }
         if row["reason"] is None:
             if everyone is None:
-                everyone = _trained(train, val, split, settings, progress)
+                everyone = _trained(train, val, split, settings)
             others = [part.where(_not_of(part, source)) for part in (train, val)]
-            alone = _trained(others[0], others[1], left_out, settings, progress)
+            alone = _trained(others[0], others[1], left_out, settings)
             row["trained_on"] = sorted(set(others[0].sources.tolist()))
             row |= {"training_films_without": len(others[0].records), "training_films_with": len(train.records)}
             row |= _compared(left_out, alone, everyone[split.sources == source], bootstrap)
@@ -185,9 +179,9 @@ def _lacking(train: Seen, val: Seen, source: str) -> str | None:
     return None
 
 
-def _trained(train: Seen, val: Seen, asked: Seen, settings: HeadSettings, progress: bool) -> Floats:
+def _trained(train: Seen, val: Seen, asked: Seen, settings: HeadSettings) -> Floats:
     """Probabilities of PNEUMONIA, (N,), of the asked films by a head of these training films."""
-    head = train_head([train.features], train.targets, val.features, val.targets, settings, progress=progress)
+    head = train_head([train.features], train.targets, val.features, val.targets, settings)
     weight, bias = head.weight.double().numpy(), head.bias.double().numpy()
     return softmax(asked.features.astype(np.float64) @ weight.T + bias, 1.0)[:, 1]
 

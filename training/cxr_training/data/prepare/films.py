@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tqdm import tqdm
-
 from cxr.errors import InputError
 from cxr_training.data.collections.candidates import Box, Candidate, Collected, Dropped
 from cxr_training.data.prepare.duplicates import Fingerprint, fingerprint, same_exposures
 from cxr_training.data.prepare.splits import Fractions, Patient, assign_splits, unite
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import IGNORED_LABEL
 from cxr_training.errors import TrainingError
 
@@ -90,7 +89,7 @@ class Preparation:
     moved: int
 
 
-def prepare_films(collections: Sequence[Collected], settings: Settings, *, progress: bool = True) -> Preparation:
+def prepare_films(collections: Sequence[Collected], settings: Settings) -> Preparation:
     """Decode every film, leave duplicates out and split by patient; the order of tables and files does not matter.
 
     Raises
@@ -100,7 +99,7 @@ def prepare_films(collections: Sequence[Collected], settings: Settings, *, progr
     """
     dropped = [entry for collected in collections for entry in collected.dropped]
     offered = [_relabelled(film, settings.other) for collected in collections for film in collected.candidates]
-    read = _decode(sorted(offered, key=lambda film: (film.full_name, repr(film))), dropped, progress=progress)
+    read = _decode(sorted(offered, key=lambda film: (film.full_name, repr(film))), dropped)
     exposures = [[read[place] for place in group] for group in same_exposures([identity for _, identity in read])]
     kept = [one for group in exposures if (one := _best(group, dropped))]
     if not kept:
@@ -128,11 +127,9 @@ def _relabelled(film: Candidate, other: str) -> Candidate:
     return replace(film, label="NORMAL") if film.label == IGNORED_LABEL and other == "negative" else film
 
 
-def _decode(
-    candidates: Sequence[Candidate], dropped: list[Dropped], *, progress: bool
-) -> list[tuple[Candidate, Fingerprint]]:
+def _decode(candidates: Sequence[Candidate], dropped: list[Dropped]) -> list[tuple[Candidate, Fingerprint]]:
     read = []
-    for candidate in tqdm(candidates, desc="films", unit="film", disable=not progress, leave=False):
+    for candidate in progress_bar(candidates, "films", "film"):
         try:
             read.append((candidate, fingerprint(candidate.path)))
         except InputError as error:
