@@ -13,27 +13,29 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cxr.model.spec import SPEC_FILE, ModelSpec
+from cxr.films.film import Pixels
+from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing
 from cxr.predict import Predictor
 from cxr_training.command import run_command
 from cxr_training.data.records import Films, Record, load_films
 from cxr_training.fit.features import FeatureCache, View
 from cxr_training.fit.head import HeadSettings
 from cxr_training.measure.intervals import LEVEL, STANDARD, Bootstrap
-from cxr_training.measure.metrics import Floats
-from cxr_training.measure.predictions import score
+from cxr_training.measure.metrics import Floats, Targets
+from cxr_training.measure.scoring import read_films, scored_films, unchanged
 from cxr_training.measure.shortcut_readings import (
     border_blanked,
     border_values,
     centre_blanked,
     coarse_values,
     fit_linear,
-    grids,
+    squashed,
 )
 from cxr_training.measure.shortcut_sources import (
     NO_SOURCES,
@@ -83,8 +85,11 @@ def audit(
     spec = predictor.spec
     parts = {"train": films.of("train"), "val": films.of("val"), "split": films.of(split)}
     records = parts["split"]
-    readings, strengths = _linear_readings(parts)
-    readings |= _model_readings(predictor, records)
+    grids = {part: _grids(parts[part], spec.preprocessing) for part in ("train", "val")}
+    answers = _read_split(predictor, records)
+    targets = {part: np.array([record.target for record in parts[part]]) for part in grids}
+    readings, strengths = _linear_readings(grids, targets, answers.grids)
+    readings |= answers.readings
     alone = source_alone(parts["train"], records)
     readings |= {} if alone is None else {"source_alone": alone}
     found: dict[str, Any] = {
@@ -103,31 +108,69 @@ def audit(
         **_by_source(predictor, parts, cache, bootstrap),
     }
     found["plain_words"] = plain_words(found)
-    _write(out, found, records, readings)
+    _write(out, found, records, readings, answers.example)
     return found
 
 
-def _linear_readings(parts: Parts) -> tuple[dict[str, Floats], dict[str, float]]:
-    """Probabilities of PNEUMONIA by linear models that see grey values, and the strength chosen for each."""
-    cells = {part: grids(records) for part, records in parts.items()}
-    targets = {part: np.array([record.target for record in records]) for part, records in parts.items()}
+def _grids(records: Sequence[Record], preprocessing: Preprocessing) -> Pixels:
+    """Films as `squashed` gives them: (N, 64, 64) uint8."""
+    passing = read_films(records, preprocessing, changes=(), name=f"{records[0].split}, grey values")
+    return np.stack([squashed(film.pixels) for films in passing for film in films])
+
+
+@dataclass(frozen=True, slots=True)
+class _SplitAnswers:
+    """What one pass over the films that are measured on gives.
+
+    Parameters
+    ----------
+    readings
+        The model's probabilities of PNEUMONIA, (N,), on the films as they are and with a part blanked out.
+    grids
+        (N, 64, 64) uint8, as `squashed` gives them.
+    example
+        (H, W) uint8, the film that shows what each reading sees.
+    """
+
+    readings: dict[str, Floats]
+    grids: Pixels
+    example: Pixels
+
+
+def _read_split(predictor: Predictor, records: Sequence[Record]) -> _SplitAnswers:
+    changes = {"model": unchanged, "model_centre_blanked": centre_blanked, "model_border_blanked": border_blanked}
+    first = min((record for record in records if record.target), key=lambda record: record.name)
+    readings: dict[str, list[float]] = {name: [] for name in changes}
+    grids: list[Pixels] = []
+    for film in scored_films(predictor, records, changes=tuple(changes.values())):
+        for reading, prediction in zip(readings.values(), film.predictions, strict=True):
+            reading.append(float(prediction.probabilities[1]))
+        grids.append(squashed(film.pixels))
+        if film.record is first:
+            example = film.pixels
+    return _SplitAnswers({name: np.array(values) for name, values in readings.items()}, np.stack(grids), example)
+
+
+def _linear_readings(
+    grids: Mapping[str, Pixels], targets: Mapping[str, Targets], measured: Pixels
+) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Probabilities of PNEUMONIA by linear models that see grey values, and the strength chosen for each.
+
+    Parameters
+    ----------
+    grids, targets
+        By train and val.
+    measured
+        The grids of the films that are measured on.
+    """
     readings: dict[str, Floats] = {}
     strengths: dict[str, float] = {}
     for name, values_of in (("pixels", coarse_values), ("border", border_values)):
-        train, val = ((values_of(cells[part]), targets[part]) for part in ("train", "val"))
+        train, val = ((values_of(grids[part]), targets[part]) for part in ("train", "val"))
         fitted = fit_linear(train, val, name=name)
-        readings[name] = fitted.probabilities(values_of(cells["split"]))[:, 1]
+        readings[name] = fitted.probabilities(values_of(measured))[:, 1]
         strengths[name] = fitted.strength
     return readings, strengths
-
-
-def _model_readings(predictor: Predictor, records: Sequence[Record]) -> dict[str, Floats]:
-    """The model's probabilities of PNEUMONIA on the films as they are and with a part blanked out."""
-    changes = {"model": None, "model_centre_blanked": centre_blanked, "model_border_blanked": border_blanked}
-    return {
-        name: np.array([one.probabilities[1] for one in score(predictor, records, change=change)])
-        for name, change in changes.items()
-    }
 
 
 def _by_source(predictor: Predictor, parts: Parts, cache: Path, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -158,10 +201,11 @@ def head_settings(spec: ModelSpec) -> HeadSettings:
     return dataclasses.replace(settings, seed=int(spec.training.get("seed", settings.seed)))
 
 
-def _write(out: Path, found: Mapping[str, Any], records: Sequence[Record], readings: Mapping[str, Floats]) -> None:
+def _write(
+    out: Path, found: Mapping[str, Any], records: Sequence[Record], readings: Mapping[str, Floats], example: Pixels
+) -> None:
     """The pictures first, `audit.json` last: what stands there is whole."""
-    shown = min((record for record in records if record.target), key=lambda record: record.name)
-    plot_seen(out / VIEWS, shown.read())
+    plot_seen(out / VIEWS, example)
     plot_aurocs(out / AUROCS, found["readings"], found["sources"])
     write_whole(out / "audit-readings.csv", lambda path: _write_readings(path, records, readings))
     page = audit_page(found)

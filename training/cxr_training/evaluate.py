@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,23 +26,27 @@ import numpy as np
 import numpy.typing as npt
 
 import cxr
+from cxr.films.film import Pixels
+from cxr.films.frontal import Verdict
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
 from cxr_training.command import run_command
 from cxr_training.data.boxes import NO_BOXES, KeptBoxes
 from cxr_training.data.groups import groups_of
-from cxr_training.data.marked import load_boxes
+from cxr_training.data.marked import Marked, load_boxes, on_film
 from cxr_training.data.records import SPLITS, Record, load_films
 from cxr_training.errors import TrainingError
-from cxr_training.fit.screen import judge
+from cxr_training.fit.screen import verdict_counts
 from cxr_training.measure.curves import bands, reliability
 from cxr_training.measure.intervals import LEVEL, PREVALENCES, STANDARD, Bootstrap, group_figures
-from cxr_training.measure.localisation import localisation_figures, look, mark
+from cxr_training.measure.localisation import evidence_in_boxes, localisation_figures, look
 from cxr_training.measure.metrics import Floats, Targets
-from cxr_training.measure.predictions import score
+from cxr_training.measure.scoring import KeptFilms, ScoredFilm, scored_films
 from cxr_training.pages.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
+from cxr_training.pages.localisation import MOST as MOST_WITH_BOXES
 from cxr_training.pages.localisation import localisation_part
-from cxr_training.pages.most_confident import errors_page
+from cxr_training.pages.most_confident import MOST as MOST_ERRORS
+from cxr_training.pages.most_confident import at_shown_size, errors_page
 from cxr_training.pages.report import TITLES, Part, cell, write_report
 from pneumoscan.files import write_text, write_whole
 
@@ -79,22 +84,57 @@ def evaluate(
         if not 0.0 < prevalence < 1.0:
             raise TrainingError(f"prevalence is {prevalence:g}: a share above 0 and below 1")
     spec = predictor.spec
-    marked = mark(records, boxes)
-    predictions = score(predictor, records)
+    predictions: list[Prediction] = []
+    marked: list[Marked | None] = []
+    verdicts: list[Verdict] = []
+    shown = _ShownFilms(spec.threshold)
+    for place, film in enumerate(scored_films(predictor, records)):
+        predictions.append(film.prediction)
+        marked.append(on_film(boxes, film.record, *film.pixels.shape))
+        if spec.screen:
+            verdicts.append(spec.screen.judge(film.pixels))
+        shown.add(place, film, marked[-1])
     targets = np.array([record.target for record in records], dtype=np.int64)
     probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
     metrics = summarise(spec, records, targets, probabilities, bootstrap, prevalences)
-    metrics["screen"] = spec.screen and judge(spec.screen, records)
+    metrics["screen"] = spec.screen and verdict_counts(verdicts)
     looks = look(marked, predictions)
     metrics["localisation"] = localisation_figures(looks, marked, records, boxes.kept_in, bootstrap)
     write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))
     patients = [record.patient_id for record in records]
     _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics["overall"])
-    errors = errors_page(out, records, predictions, spec.threshold, spec.cam_scale)
-    parts = localisation_part(out, looks, metrics["localisation"], spec.cam_scale)
+    errors = errors_page(out, records, predictions, spec.threshold, spec.cam_scale, shown.by_name())
+    parts = localisation_part(out, looks, metrics["localisation"], spec.cam_scale, shown.by_name())
     write_report(out, spec, metrics, [*parts, Part("The most confident errors", "errors.md", (), tuple(errors))])
     write_text(out / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
+
+
+class _ShownFilms:
+    """The films of a pass that the pages may show: errors by their confidence, films with boxes by their evidence."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._missed, self._alarmed = (KeptFilms(MOST_ERRORS, at_shown_size) for _ in range(2))
+        self._highest, self._lowest = (KeptFilms(MOST_WITH_BOXES, at_shown_size) for _ in range(2))
+
+    def add(self, place: int, film: ScoredFilm, marked: Marked | None) -> None:
+        """A film with its place in the pass, by which those alike are ordered."""
+        probability = float(film.prediction.probabilities[1])
+        called = probability >= self._threshold
+        if film.record.target and not called:
+            self._missed.offer((math.inf if math.isnan(probability) else probability, place), film)
+        elif called and not film.record.target:
+            self._alarmed.offer((-probability, -place), film)
+        if marked and film.record.target:
+            evidence = evidence_in_boxes(marked, film.prediction)
+            self._highest.offer((-evidence, -place), film)
+            self._lowest.offer((evidence, place), film)
+
+    def by_name(self) -> dict[str, Pixels]:
+        """The films at the size they are shown with."""
+        kept = (self._missed, self._alarmed, self._highest, self._lowest)
+        return {name: pixels for films in kept for name, pixels in films.by_name().items()}
 
 
 def _draw(

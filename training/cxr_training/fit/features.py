@@ -29,11 +29,11 @@ from torchvision.models.resnet import ResNet
 from cxr.model.network import backbone_digest, features, folded, pool, trunk, use_exact_float32
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import Preprocessing
+from cxr_training.data.prefetch import prefetched
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 from cxr_training.fit.augment import Augmentation
-from cxr_training.fit.prefetch import prefetched
 from cxr_training.fit.processes import Processes
 
 # What turns a file into features. A test follows the imports.
@@ -216,7 +216,7 @@ class FeatureCache:
         tensors = prefetched(mine, lambda row: view.tensor(records[row], self.preprocessing))
         with bar, torch.inference_mode():
             for rows, films in zip(mine, tensors, strict=True):
-                on_device = films.to(self.processes.device, memory_format=torch.channels_last)
+                on_device = torch.stack(films).to(self.processes.device, memory_format=torch.channels_last)
                 stored[rows.start : rows.stop] = self.depth.compute(self.network, on_device).cpu().numpy()
                 stored.flush()
                 bar.update(len(rows))

@@ -20,10 +20,10 @@ from torchvision.models.resnet import ResNet
 
 from cxr.model.network import use_exact_float32
 from cxr.model.spec import CLASSES
+from cxr_training.data.prefetch import prefetched
 from cxr_training.data.progress import progress_bar
 from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch, judged
-from cxr_training.fit.prefetch import prefetched
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.tune import (
     MOST_GRADIENT,
@@ -212,8 +212,9 @@ class TuneLoop:
 
     def _inputs(self, split: Split, batches: Sequence[Sequence[int]], epoch: int) -> Iterator[torch.Tensor]:
         device = self.processes.device
-        for films in prefetched(batches, lambda row: split.load(row, epoch), pin=device.type == "cuda"):
-            yield films.to(device, memory_format=torch.channels_last, non_blocking=True)
+        for films in map(torch.stack, prefetched(batches, lambda row: split.load(row, epoch))):
+            pinned = films.pin_memory() if device.type == "cuda" else films  # a GPU copies from it without waiting
+            yield pinned.to(device, memory_format=torch.channels_last, non_blocking=True)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}

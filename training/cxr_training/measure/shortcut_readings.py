@@ -17,7 +17,6 @@ Fusion 76:1-7. They blanked the lungs and could still tell the collections apart
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,7 +31,6 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from cxr.films.film import Pixels
 from cxr_training.data.progress import progress_bar
-from cxr_training.data.records import Record
 from cxr_training.measure.metrics import Floats
 
 SIDE: Final = 64  # cells along a side of the grid the border is seen in: fine enough for a marker
@@ -76,18 +74,6 @@ def _blanked(pixels: Pixels, where: npt.NDArray[np.bool_]) -> Pixels:
 def squashed(pixels: Pixels) -> Pixels:
     """The film in 64 x 64 cells, each the mean of its own pixels, so that no centre bleeds into the border: uint8."""
     return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
-
-
-def grids(records: Sequence[Record]) -> Pixels:
-    """Films as `squashed` gives them: (N, 64, 64) uint8.
-
-    Raises
-    ------
-    TrainingError
-        If a film cannot be decoded.
-    """
-    bar = progress_bar(records, f"{records[0].split}, grey values", "film")
-    return np.stack([squashed(record.read()) for record in bar])
 
 
 def coarse_values(grid: Pixels) -> Floats:

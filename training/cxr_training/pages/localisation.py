@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from cxr.films.film import Pixels
 from cxr.predict import Prediction
 from cxr_training.data.marked import Marked
 from cxr_training.measure.localisation import Looks, peak, places
@@ -39,11 +40,20 @@ _ROWS: Final = (
 
 
 def localisation_part(
-    out: Path, looks: Looks | None, figures: Mapping[str, Any] | None, cam_scale: float
+    out: Path,
+    looks: Looks | None,
+    figures: Mapping[str, Any] | None,
+    cam_scale: float,
+    films: Mapping[str, Pixels],
 ) -> list[Part]:
     """Draw films into ``out/localisation`` and give the part of the report, none where no film has a box.
 
     Pictures and page of an earlier evaluation are taken away, so that none of another model's are left.
+
+    Parameters
+    ----------
+    films
+        At least those that are shown, by name.
     """
     for kind in ("highest", "lowest"):
         for old in (out / FOLDER).glob(f"{kind}-*.jpg"):
@@ -51,7 +61,7 @@ def localisation_part(
     (out / PAGE).unlink(missing_ok=True)
     if looks is None or figures is None:
         return []
-    return [Part("Does it look at the right place?", PAGE, _section(figures), _examples(out, looks, cam_scale))]
+    return [Part("Does it look at the right place?", PAGE, _section(figures), _examples(out, looks, cam_scale, films))]
 
 
 def localisation_table(figures: Mapping[str, Any]) -> Table:
@@ -108,7 +118,7 @@ def extremes(energy: Floats) -> tuple[list[int], list[int]]:
     return highest, order[len(highest) :][::-1][:MOST]
 
 
-def _examples(out: Path, looks: Looks, cam_scale: float) -> tuple[Block, ...]:
+def _examples(out: Path, looks: Looks, cam_scale: float, films: Mapping[str, Pixels]) -> tuple[Block, ...]:
     constant = looks.predictions[0].explain("contrast").bias
     page: list[Block] = [
         text(
@@ -125,7 +135,7 @@ def _examples(out: Path, looks: Looks, cam_scale: float) -> tuple[Block, ...]:
         for number, i in enumerate(chosen, 1):
             film, prediction = looks.films[i], looks.predictions[i]
             name = f"{FOLDER}/{kind}-{number:02}.jpg"
-            save_picture(with_boxes(film, prediction, cam_scale), out / name)
+            save_picture(with_boxes(film, films[film.record.name], prediction, cam_scale), out / name)
             evidence = f"energy {energy[i]:.3f}" if looks.has_evidence[i] else "no evidence for PNEUMONIA"
             said = f"{number}. {evidence}, maximum in {'a' if looks.pointing[i, i] else 'no'} box"
             words = f"{said}, P(PNEUMONIA) {prediction.probabilities[1]:.3f}: "
@@ -135,9 +145,9 @@ def _examples(out: Path, looks: Looks, cam_scale: float) -> tuple[Block, ...]:
     return tuple(page)
 
 
-def with_boxes(film: Marked, prediction: Prediction, cam_scale: float) -> npt.NDArray[np.uint8]:
+def with_boxes(film: Marked, pixels: Pixels, prediction: Prediction, cam_scale: float) -> npt.NDArray[np.uint8]:
     """Film and map side by side, (H, W, 3), with the boxes on both and a cross at the maximum of the map."""
-    pixels, grid = film.record.read(), prediction.explain("contrast").grid
+    grid = prediction.explain("contrast").grid
     height, width = shown_size(pixels)
     picture = Image.fromarray(side_by_side(pixels, grid, cam_scale))
     draw = ImageDraw.Draw(picture)

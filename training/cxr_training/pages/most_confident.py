@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,11 +46,16 @@ def shown_size(pixels: Pixels) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
+def at_shown_size(pixels: Pixels) -> Pixels:
+    """The film as large as it is shown."""
+    height, width = shown_size(pixels)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def side_by_side(pixels: Pixels, grid: npt.NDArray[np.float32], cam_scale: float) -> npt.NDArray[np.uint8]:
     """The film, and beside it the film under its map of PNEUMONIA minus NORMAL with the colour bar: (H, W, 3)."""
-    height, width = shown_size(pixels)
-    shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-    gap = np.full((height, GAP, 3), 255, dtype=np.uint8)
+    shown = at_shown_size(pixels)
+    gap = np.full((len(shown), GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([np.repeat(shown[..., None], 3, 2), gap, overlay(shown, grid, "contrast", cam_scale)], axis=1)
 
 
@@ -60,10 +65,16 @@ def errors_page(
     predictions: Sequence[Prediction],
     threshold: float,
     cam_scale: float,
+    films: Mapping[str, Pixels],
 ) -> list[Block]:
     """Draw the errors into ``out/errors`` and give the page that shows them, without a title.
 
     Pictures of an earlier evaluation are taken away, so that none of another model's are left.
+
+    Parameters
+    ----------
+    films
+        At least those that are shown, by name.
     """
     for old in (out / FOLDER).glob("false-*.jpg"):
         old.unlink()
@@ -90,7 +101,7 @@ def errors_page(
         for number, i in enumerate(chosen, 1):
             name = f"{FOLDER}/{kind}-{number:02}.jpg"
             grid = predictions[i].explain("contrast").grid
-            save_picture(side_by_side(records[i].read(), grid, cam_scale), out / name)
+            save_picture(side_by_side(films[records[i].name], grid, cam_scale), out / name)
             known = [f"{column} {records[i].extra[column]}" for column in COLUMNS if records[i].extra.get(column)]
             said = f"{number}. P(PNEUMONIA) {probabilities[i]:.3f}, mean of the map {grid.mean():+.2f}"
             words = ", ".join([said, *known])

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from cxr_training.fit.prefetch import prefetched
+from cxr_training.data.prefetch import prefetched
 
 
 def test_batches_come_in_order_however_long_their_items_take() -> None:
