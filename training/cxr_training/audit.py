@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 
 from cxr.films.film import Pixels
+from cxr.model.preprocess import to_tensor
 from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing
 from cxr.predict import Predictor
 from cxr_training.command import run_command
 from cxr_training.data.records import Films, Record, load_films
-from cxr_training.fit.features import FeatureCache, View
+from cxr_training.fit.features import FeatureCache, Filling, View
 from cxr_training.fit.head import HeadSettings
 from cxr_training.measure.intervals import LEVEL, STANDARD, Bootstrap
 from cxr_training.measure.metrics import Floats, Targets
-from cxr_training.measure.scoring import read_films, scored_films, unchanged
+from cxr_training.measure.scoring import ReadFilm, read_films, scored_films, unchanged
 from cxr_training.measure.shortcut_readings import (
     border_blanked,
     border_values,
@@ -39,7 +40,7 @@ from cxr_training.measure.shortcut_readings import (
 )
 from cxr_training.measure.shortcut_sources import (
     NO_SOURCES,
-    Seen,
+    FilmFeatures,
     leave_one_out,
     source_alone,
     source_from_features,
@@ -85,8 +86,9 @@ def audit(
     spec = predictor.spec
     parts = {"train": films.of("train"), "val": films.of("val"), "split": films.of(split)}
     records = parts["split"]
-    grids = {part: _grids(parts[part], spec.preprocessing) for part in ("train", "val")}
-    answers = _read_split(predictor, records)
+    fillings = _fillings(predictor, parts, cache)
+    grids = {part: _grids(parts[part], spec.preprocessing, fillings.get(part)) for part in ("train", "val")}
+    answers = _read_split(predictor, records, fillings.get("split"))
     targets = {part: np.array([record.target for record in parts[part]]) for part in grids}
     readings, strengths = _linear_readings(grids, targets, answers.grids)
     readings |= answers.readings
@@ -105,17 +107,38 @@ def audit(
         "sources": sorted(set(sources_of(records).tolist()) - {""}),
         "strengths": strengths,
         "readings": measure(readings, records, bootstrap),
-        **_by_source(predictor, parts, cache, bootstrap),
+        **_by_source(predictor, parts, fillings, bootstrap),
     }
     found["plain_words"] = plain_words(found)
     _write(out, found, records, readings, answers.example)
     return found
 
 
-def _grids(records: Sequence[Record], preprocessing: Preprocessing) -> Pixels:
-    """Films as `squashed` gives them: (N, 64, 64) uint8."""
-    passing = read_films(records, preprocessing, changes=(), name=f"{records[0].split}, grey values")
-    return np.stack([squashed(film.pixels) for films in passing for film in films])
+def _fillings(predictor: Predictor, parts: Parts, cache: Path) -> dict[str, Filling]:
+    """The model's features of the films by train, val and split; none where there are no two sources to ask about."""
+    if len(_known_sources(parts)) < 2:
+        return {}
+    stored = FeatureCache(cache, predictor.network, predictor.spec.preprocessing, predictor.device)
+    return {part: stored.filling(records, View()) for part, records in parts.items()}
+
+
+def _known_sources(parts: Parts) -> set[str]:
+    return set(sources_of(parts["split"]).tolist()) - {""}
+
+
+def _grids(records: Sequence[Record], preprocessing: Preprocessing, filling: Filling | None) -> Pixels:
+    """Films as `squashed` gives them: (N, 64, 64) uint8; their features are completed on the way."""
+    grids: list[Pixels] = []
+    for films in read_films(records, preprocessing, name=f"{records[0].split}, grey values"):
+        for film in films:
+            grids.append(squashed(film.pixels))
+            _fill(filling, film, preprocessing)
+    return np.stack(grids)
+
+
+def _fill(filling: Filling | None, film: ReadFilm, preprocessing: Preprocessing) -> None:
+    if filling is not None and filling.lacks(film.record):
+        filling.add(film.record, to_tensor(film.input, preprocessing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +160,7 @@ class _SplitAnswers:
     example: Pixels
 
 
-def _read_split(predictor: Predictor, records: Sequence[Record]) -> _SplitAnswers:
+def _read_split(predictor: Predictor, records: Sequence[Record], filling: Filling | None) -> _SplitAnswers:
     changes = {"model": unchanged, "model_centre_blanked": centre_blanked, "model_border_blanked": border_blanked}
     first = min((record for record in records if record.target), key=lambda record: record.name)
     readings: dict[str, list[float]] = {name: [] for name in changes}
@@ -146,6 +169,7 @@ def _read_split(predictor: Predictor, records: Sequence[Record]) -> _SplitAnswer
         for reading, prediction in zip(readings.values(), film.predictions, strict=True):
             reading.append(float(prediction.probabilities[1]))
         grids.append(squashed(film.pixels))
+        _fill(filling, film, predictor.spec.preprocessing)
         if film.record is first:
             example = film.pixels
     return _SplitAnswers({name: np.array(values) for name, values in readings.items()}, np.stack(grids), example)
@@ -173,18 +197,19 @@ def _linear_readings(
     return readings, strengths
 
 
-def _by_source(predictor: Predictor, parts: Parts, cache: Path, bootstrap: Bootstrap) -> dict[str, Any]:
+def _by_source(
+    predictor: Predictor, parts: Parts, fillings: Mapping[str, Filling], bootstrap: Bootstrap
+) -> dict[str, Any]:
     """What needs the model's features and two sources; None and the reason where there are not two."""
     found: dict[str, Any] = {}
     questions = ("source_from_features", "leave_one_source_out")
-    known = set(sources_of(parts["split"]).tolist()) - {""}
-    if len(known) < 2:
+    if not fillings:
+        known = _known_sources(parts)
         reason = NO_SOURCES if not known else f"all films are from one source, {min(known)}"
         for question in questions:
             found |= {question: None, f"{question}_reason": reason}
         return found
-    stored = FeatureCache(cache, predictor.network, predictor.spec.preprocessing, predictor.device)
-    train, val, split = (Seen(records, stored.get(records, View())) for records in parts.values())
+    train, val, split = (FilmFeatures(records, fillings[part].finish().array()) for part, records in parts.items())
     told = source_from_features(train, val, split, bootstrap)
     settings = head_settings(predictor.spec)
     left_out = leave_one_out(train, val, split, settings, bootstrap)

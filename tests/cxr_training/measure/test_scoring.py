@@ -13,7 +13,7 @@ import pytest
 from cxr.films.film import Pixels
 from cxr.model.preprocess import resize
 from cxr.model.spec import Preprocessing
-from cxr_training import calibrate, evaluate, export, train
+from cxr_training import audit, calibrate, evaluate, export, train
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.measure.scoring import KeptFilms, ReadFilm, read_films, score, scored_films, unchanged
@@ -110,7 +110,7 @@ def test_the_films_that_are_kept_are_those_with_the_smallest_keys() -> None:
         assert all(pixels.tolist() == [[int(name)] * 2] for name, pixels in found.items())
 
 
-def test_calibrate_and_evaluate_open_each_film_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibrate_evaluate_and_audit_open_each_film_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors, films with boxes, the screen and the drift reference are there, and none of them reads a film again."""
     data, run = write_manifest(tmp_path / "data", 16), tmp_path / "run"
     boxes = [f"test-PNEUMONIA-{i}.png,{i},10,30,20" for i in range(14)]
@@ -124,6 +124,7 @@ def test_calibrate_and_evaluate_open_each_film_once(tmp_path: Path, monkeypatch:
     for step, splits in (
         (calibrate.main, ("train", "val")),
         (evaluate.main, ("test",)),
+        (audit.main, ("train", "val", "test")),
     ):
         with monkeypatch.context() as patch:
             opened = count_opens(data, patch)

@@ -14,7 +14,7 @@ from cxr_training.fit.features import Features
 from cxr_training.fit.head import HeadSettings, TrainedHead, train_head
 from cxr_training.measure import shortcut_sources as audit_sources
 from cxr_training.measure.intervals import Bootstrap
-from cxr_training.measure.shortcut_sources import Seen, leave_one_out, source_alone, source_from_features
+from cxr_training.measure.shortcut_sources import FilmFeatures, leave_one_out, source_alone, source_from_features
 from cxr_training.measure.shortcuts import ABOVE, UNCLEAR
 
 BOOTSTRAP = Bootstrap(300, 2)
@@ -27,7 +27,7 @@ def record(split: str, number: int, label: str, source: str) -> Record:
     return Record(Path(name), name, label, name, split, name, {"source": source} if source else {})
 
 
-def seen(split: str, counts: dict[tuple[str, str], int], *, apart: float = 0.0, signal: float = 3.0) -> Seen:
+def seen(split: str, counts: dict[tuple[str, str], int], *, apart: float = 0.0, signal: float = 3.0) -> FilmFeatures:
     """Films with made-up features, some of each source and label.
 
     The label shifts the first feature, and the source the second by `apart`.
@@ -38,7 +38,7 @@ def seen(split: str, counts: dict[tuple[str, str], int], *, apart: float = 0.0, 
     features = rng.normal(0, 1, (len(records), C)).astype(np.float32)
     features[:, 0] += signal * np.array([one.target for one in records])
     features[:, 1] += apart * np.array([one.extra.get("source") == "two" for one in records])
-    return Seen(records, features)
+    return FilmFeatures(records, features)
 
 
 def both(count: int, *sources: str) -> dict[tuple[str, str], int]:

@@ -18,7 +18,7 @@ from cxr.model.spec import CLASSES
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
-from cxr_training.fit.features import Features
+from cxr_training.fit.feature_rows import Features
 
 Targets = npt.NDArray[np.int64]
 

@@ -13,7 +13,8 @@ from torchvision.models.resnet import ResNet
 
 from cxr.model.spec import Preprocessing
 from cxr_training.data.records import Record
-from cxr_training.fit.features import LAYER3, POOLED, Depth, FeatureCache, Features, View, pooled_of
+from cxr_training.fit.feature_rows import Features, StoredFeatures
+from cxr_training.fit.features import LAYER3, POOLED, Depth, FeatureCache, View, pooled_of
 from cxr_training.fit.head import Epoch, Targets, Weighting, film_weights, train_head
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.resume import Unfinished
@@ -98,14 +99,14 @@ class Fit:
                 self.on_epoch(epoch)
         return fitted
 
-    def _features(self, depth: Depth) -> list[Features]:
+    def _features(self, depth: Depth) -> list[StoredFeatures]:
         """Of the training films under each view, then of the validation films."""
         cache = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, depth)
         wanted = [*((self.train, view) for view in self.views), (self.val, View())]
         return cache.get_all(wanted)
 
     def _head_on_stored(self) -> Fitted:
-        *train, val = self._features(POOLED)
+        *train, val = (features.array() for features in self._features(POOLED))
         return self._head(train, val)
 
     def _head(self, train: Sequence[Features], val: Features) -> Fitted:
@@ -127,13 +128,13 @@ class Fit:
     def _weighting(self) -> Weighting:
         return Weighting(*(film_weights(records, self.settings.balance) for records in (self.train, self.val)))
 
-    def _stored(self, records: Sequence[Record], views: Sequence[Features]) -> Load:
+    def _stored(self, records: Sequence[Record], views: Sequence[StoredFeatures]) -> Load:
         """Layer3 outputs, in each epoch under a view drawn for each film."""
 
         def load(row: int, epoch: int) -> torch.Tensor:
             rng = np.random.default_rng([self.settings.seed, epoch, int(records[row].sha256[:16], 16)])
             view = views[int(rng.integers(len(views))) if epoch else 0]
-            return torch.from_numpy(np.array(view[row]))
+            return torch.from_numpy(view[row])
 
         return load
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cxr.model.spec import CLASSES
 from cxr.predict import softmax
 from cxr_training.data.records import Record
-from cxr_training.fit.features import Features
+from cxr_training.fit.feature_rows import Features
 from cxr_training.fit.head import HeadSettings, train_head
 from cxr_training.measure.intervals import Bootstrap, exact_interval
 from cxr_training.measure.metrics import Floats, Targets
@@ -35,7 +35,7 @@ Rows = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FilmFeatures:
     """Films of one split with the model's pooled features of them, (N, C), under the plain view."""
 
     records: tuple[Record, ...]
@@ -56,9 +56,11 @@ class Seen:
         """(N,), whose film each is."""
         return [record.patient_id for record in self.records]
 
-    def where(self, rows: Rows) -> Seen:
+    def where(self, rows: Rows) -> FilmFeatures:
         """Some of the films."""
-        return Seen(tuple(record for record, keep in zip(self.records, rows, strict=True) if keep), self.features[rows])
+        return FilmFeatures(
+            tuple(record for record, keep in zip(self.records, rows, strict=True) if keep), self.features[rows]
+        )
 
 
 def sources_of(records: tuple[Record, ...]) -> Texts:
@@ -79,7 +81,9 @@ def source_alone(train: tuple[Record, ...], split: tuple[Record, ...]) -> Floats
     return np.array([shares.get(name, float(targets.mean())) for name in asked.tolist()])
 
 
-def source_from_features(train: Seen, val: Seen, split: Seen, bootstrap: Bootstrap) -> dict[str, Any]:
+def source_from_features(
+    train: FilmFeatures, val: FilmFeatures, split: FilmFeatures, bootstrap: Bootstrap
+) -> dict[str, Any]:
     """How well a linear model tells the source from the features, among ``all`` films and within each class.
 
     The model is fitted, and its strength chosen, among the same kind of films as it is measured on, so that within a
@@ -101,7 +105,9 @@ def source_from_features(train: Seen, val: Seen, split: Seen, bootstrap: Bootstr
     return found
 
 
-def _source_among(train: Seen, val: Seen, split: Seen, *, bootstrap: Bootstrap, name: str) -> dict[str, Any]:
+def _source_among(
+    train: FilmFeatures, val: FilmFeatures, split: FilmFeatures, *, bootstrap: Bootstrap, name: str
+) -> dict[str, Any]:
     known = np.unique(train.sources)
     val = val.where(np.isin(val.sources, known))
     split = split.where(np.isin(split.sources, known))
@@ -117,7 +123,7 @@ def _source_among(train: Seen, val: Seen, split: Seen, *, bootstrap: Bootstrap, 
 
 
 def leave_one_out(
-    train: Seen, val: Seen, split: Seen, settings: HeadSettings, bootstrap: Bootstrap
+    train: FilmFeatures, val: FilmFeatures, split: FilmFeatures, settings: HeadSettings, bootstrap: Bootstrap
 ) -> list[dict[str, Any]]:
     """For each source of the split, how a head does on it that was trained without it, beside one trained with it.
 
@@ -164,11 +170,11 @@ def leave_one_out(
     return found
 
 
-def _not_of(part: Seen, source: str) -> Rows:
+def _not_of(part: FilmFeatures, source: str) -> Rows:
     return np.asarray((part.sources != source) & (part.sources != ""))
 
 
-def _lacking(train: Seen, val: Seen, source: str) -> str | None:
+def _lacking(train: FilmFeatures, val: FilmFeatures, source: str) -> str | None:
     if source not in train.sources:
         return "no training film is from it, so the model itself never saw it"
     for part, films in ((train, "training"), (val, "validation")):
@@ -179,14 +185,14 @@ def _lacking(train: Seen, val: Seen, source: str) -> str | None:
     return None
 
 
-def _trained(train: Seen, val: Seen, asked: Seen, settings: HeadSettings) -> Floats:
+def _trained(train: FilmFeatures, val: FilmFeatures, asked: FilmFeatures, settings: HeadSettings) -> Floats:
     """Probabilities of PNEUMONIA, (N,), of the asked films by a head of these training films."""
     head = train_head([train.features], train.targets, val.features, val.targets, settings)
     weight, bias = head.weight.double().numpy(), head.bias.double().numpy()
     return softmax(asked.features.astype(np.float64) @ weight.T + bias, 1.0)[:, 1]
 
 
-def _compared(films: Seen, without: Floats, everyone: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
+def _compared(films: FilmFeatures, without: Floats, everyone: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
     targets = films.targets
     readings = {"without": without, "with": everyone}
     if 0 < targets.sum() < len(targets):
