@@ -11,16 +11,17 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from cxr_training.command import run_command
 from cxr_training.data.collections.covid import read_covid
 from cxr_training.data.collections.own import read_folder
 from cxr_training.data.collections.rsna import read_rsna
 from cxr_training.data.prepare.films import FRACTIONS, OTHER_CHOICES, Settings, prepare_films
-from cxr_training.data.prepare.output import check_out, write_output
+from cxr_training.data.prepare.output import Report, check_out, write_output
 from cxr_training.data.prepare.splits import Fractions
 from cxr_training.data.records import SPLITS
 from cxr_training.errors import TrainingError
@@ -50,20 +51,20 @@ def _command(arguments: argparse.Namespace) -> None:
     collected = [_READERS[name](folder) for name, folder in sources.items()]
     report, new = write_output(prepare_films(collected, settings), arguments.out)
     if arguments.json:
-        print(json.dumps({"out": str(arguments.out), "new": new, **report}))
+        print(json.dumps({"out": str(arguments.out), "new": new, **asdict(report)}))
     else:
         print(_sentence(arguments.out, report, new))
 
 
-def _sentence(out: Path, report: Mapping[str, Any], new: bool) -> str:
+def _sentence(out: Path, report: Report, new: bool) -> str:
     films = dict.fromkeys(SPLITS, 0)
-    for entry in report["counts"]:
-        films[entry["split"]] += entry["films"]
+    for entry in report.counts:
+        films[entry.split] += entry.films
     splits = ", ".join(f"{split} {count}" for split, count in films.items())
     before = "" if new else " is there already and identical"
     return (
-        f"{out}{before}: {report['films']} films of {report['patients']} patients ({splits}), "
-        f"{report['films_dropped']} left out; see {out / 'report.md'}"
+        f"{out}{before}: {report.films} films of {report.patients} patients ({splits}), "
+        f"{report.films_dropped} left out; see {out / 'report.md'}"
     )
 
 

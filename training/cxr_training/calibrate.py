@@ -36,7 +36,7 @@ from pneumoscan.files import write_text
 
 def _command(arguments: argparse.Namespace) -> None:
     for name in arguments.engine or ():
-        files_digest(name, arguments.run)  # told before any film is scored
+        files_digest(name, arguments.run)  # fails before any film is scored
     films = load_films(arguments.data)
     records = films.of("val")
     predictor = checkpoint_predictor(arguments.run, arguments.device)
@@ -71,7 +71,7 @@ class _EngineScores:
     Parameters
     ----------
     required
-        Whether it was asked for by name, so that its failure is an error.
+        Whether it was requested by name, so that its failure is an error.
     """
 
     def __init__(self, name: str, reference: Predictor, run: Path, *, required: bool) -> None:

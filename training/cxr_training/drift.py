@@ -1,7 +1,7 @@
 """The drift reference: how score and film properties are distributed over films the model was not trained on.
 
 `training.calibrate` makes it from the validation films. A hospital whose films or whose share of pneumonia differ from
-these sees a shift from the first day; this command makes the reference anew from films of its own.
+these sees a shift from the first day; this command makes the reference again from films of its own.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class _Tensors:
-    """The films as tensors, read each time they are asked for: (1, 3, S, S) float32."""
+    """The films as tensors, read at each pass: (1, 3, S, S) float32."""
 
     def __init__(self, records: Sequence[Record], predictor: Predictor) -> None:
         self._records = records

@@ -23,10 +23,11 @@ import torch
 from cxr.model.network import backbone_digest
 from cxr.model.spec import CLASSES
 from cxr_training.command import run_command
+from cxr_training.data.progress import is_first_process
 from cxr_training.data.records import Films, load_films, provenance
 from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch, format_elapsed
-from cxr_training.fit.processes import joined, speaks
+from cxr_training.fit.processes import joined
 from cxr_training.fit.resume import Unfinished, basis_of, clear, is_unfinished, start_together, versions
 from cxr_training.fit.settings import TrainSettings, holds_run, rows_digest
 from cxr_training.fit.stages import Fit, Fitted
@@ -87,7 +88,7 @@ def train(
         state = unfinished.load() if resume else None
         processes.wait()  # all have read what the first one may take away
         if processes.is_first:
-            _make_room(run, anew=state is None)
+            _make_room(run, from_start=state is None)
         with tracked(tracker if processes.is_first else "none", run, settings.as_json()) as on_epoch:
             fit = Fit(
                 network=start.network,
@@ -132,18 +133,18 @@ def train(
 
 
 def _check_place(run: Path) -> None:
-    """Tell before any work where no folder can be made."""
+    """Fail before any work where no folder can be made."""
     nearest = next(path for path in (run, *run.parents) if path.exists())
     if not nearest.is_dir():
         raise TrainingError(f"{run} cannot be a run folder: {nearest} is not a directory. Choose another --run")
 
 
-def _make_room(run: Path, *, anew: bool) -> None:
+def _make_room(run: Path, *, from_start: bool) -> None:
     """Take out what names older weights, and what an older try left where none is gone on from."""
     run.mkdir(parents=True, exist_ok=True)
     for stale in NAMING_WEIGHTS:
         (run / stale).unlink(missing_ok=True)
-    if anew:
+    if from_start:
         clear(run)
         shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
 
@@ -185,7 +186,7 @@ def _command(arguments: argparse.Namespace) -> None:
     films = load_films(arguments.data)
     if (arguments.run / RUN_FILE).is_file() and not arguments.force:
         if arguments.resume and holds_run(arguments.run, settings, films):
-            if speaks():
+            if is_first_process():
                 clear(arguments.run)  # a kill between the record and the clearing leaves a state
                 print(f"{arguments.run} already holds this run.")
             return
@@ -202,7 +203,7 @@ def _command(arguments: argparse.Namespace) -> None:
         save_every_s=SAVE_EVERY_S if arguments.save_every is None else arguments.save_every,
         tracker=arguments.log,
     )
-    if not speaks():
+    if not is_first_process():
         return
     result, epochs = record.result, record.settings["head" if settings.trainable == "head" else "tuning"]["epochs"]
     print(

@@ -283,6 +283,27 @@ def test_a_state_of_another_basis_is_refused_by_name(tmp_path: Path, basis: dict
         Unfinished(tmp_path, whole | basis).load()
 
 
+def test_a_damaged_state_is_refused_in_one_line_whatever_the_damage(tmp_path: Path) -> None:
+    unfinished = Unfinished(tmp_path, {"backbone": "a"})
+    path = tmp_path / "unfinished.pth"
+    unfinished.save({"epoch": 1, "weights": {"fc": torch.ones(20, 20)}})
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    errors: list[TrainingError] = []
+    for _ in range(200):
+        damaged = np.frombuffer(whole, dtype=np.uint8).copy()
+        damaged[rng.integers(0, 700, 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes())
+        try:
+            unfinished.load()
+        except TrainingError as error:
+            errors.append(error)
+    assert len({type(error.__cause__) for error in errors}) >= 4
+    assert all(len(str(error).splitlines()) == 1 for error in errors)
+    torch.save([1, 2], path)
+    with pytest.raises(TrainingError, match="holds no state of a training"):
+        unfinished.load()
+
+
 def test_random_weights_are_not_gone_on_with_as_imagenets(
     films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ _BANDS: Final = ((0, 5), (6, 17), (18, 39), (40, 64), (65, None))
 
 
 def age_band(age: str) -> str:
-    """The band an age lies in: ``0-5``, ``6-17``, ``18-39``, ``40-64`` or ``65+``; empty where it cannot be told.
+    """The band an age lies in: ``0-5``, ``6-17``, ``18-39``, ``40-64`` or ``65+``; empty where it is not known.
 
     Parameters
     ----------

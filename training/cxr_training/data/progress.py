@@ -1,4 +1,4 @@
-"""Progress bars on stderr."""
+"""Progress bars on stderr, and which of several processes prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that torchrun started and numbered, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def progress_bar(
@@ -25,6 +30,6 @@ def progress_bar(
     total
         How many items there are, where they do not say so themselves.
     """
-    others = os.environ.get("RANK", "0") != "0"  # torchrun numbers its processes
-    hidden = True if others or os.environ.get("TQDM_DISABLE") else None  # None: where stderr is no terminal
+    is_off = not is_first_process() or bool(os.environ.get("TQDM_DISABLE"))
+    hidden = True if is_off else None  # None: where stderr is no terminal
     return tqdm(items, desc=name, unit=unit, initial=initial, total=total, disable=hidden, leave=False)

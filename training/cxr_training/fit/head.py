@@ -171,8 +171,8 @@ def _train_head(
         scheduler.step()
         head.eval()
         with torch.inference_mode():
-            train_loss, train_accuracy = judged(head(views[0]), targets, counts)
-            val_loss, val_accuracy = judged(head(val), val_labels, val_counts)
+            train_loss, train_accuracy = loss_and_accuracy(head(views[0]), targets, counts)
+            val_loss, val_accuracy = loss_and_accuracy(head(val), val_labels, val_counts)
         history.append(Epoch(number, learning_rate, train_loss, train_accuracy, val_loss, val_accuracy))
         if val_loss < best_loss:
             best_loss, best = val_loss, (number, head.weight.detach().clone(), head.bias.detach().clone())
@@ -207,7 +207,7 @@ def weighted_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Te
     return (nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
 
 
-def judged(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
+def loss_and_accuracy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
     """Weighted loss and plain accuracy of some films."""
     accuracy = (logits.argmax(dim=1) == targets).float().mean()
     return float(weighted_loss(logits, targets, weights)), float(accuracy)

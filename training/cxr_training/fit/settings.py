@@ -1,4 +1,4 @@
-"""What a training is asked for, and whether a run folder already holds it."""
+"""The settings of a training, and whether a run folder already holds it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cxr_training.runs import RUN_FILE, RunRecord
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """What was asked for.
+    """Everything a training is asked to do.
 
     Parameters
     ----------
@@ -99,6 +99,6 @@ def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
     record = RunRecord.load(run)
     if record.pretrained == "random" and settings.weights != "random" and not settings.or_random:
         return False
-    asked = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
+    requested = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
     rows = record.result.get("rows_sha256")
-    return bool(record.settings == asked and record.data_sha256 == films.digest() and rows == rows_digest(films))
+    return bool(record.settings == requested and record.data_sha256 == films.digest() and rows == rows_digest(films))

@@ -1,4 +1,4 @@
-"""From starting weights to trained weights: the head on stored features, then layers below it where asked for."""
+"""From starting weights to trained weights: the head on stored features, then the layers below it where requested."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Fit:
     save_every_s
         Seconds between two states inside an epoch.
     on_epoch
-        Told of every epoch, in the first process.
+        Called with every epoch, in the first process.
     """
 
     network: ResNet
@@ -70,7 +70,7 @@ class Fit:
 
     @property
     def views(self) -> list[View]:
-        """The looks at each training film that features are stored of."""
+        """The views of each training film that features are stored of."""
         return [
             View(number, self.settings.augmentation, self.settings.seed) for number in range(self.settings.views + 1)
         ]

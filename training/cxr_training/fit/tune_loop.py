@@ -10,7 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from cxr.model.spec import CLASSES
 from cxr_training.data.prefetch import prefetched
 from cxr_training.data.progress import progress_bar
 from cxr_training.errors import TrainingError
-from cxr_training.fit.head import Epoch, judged
+from cxr_training.fit.head import Epoch, loss_and_accuracy
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.tune import (
     MOST_GRADIENT,
@@ -39,11 +39,23 @@ from cxr_training.fit.tune import (
     shared,
 )
 
-State = dict[str, Any]
+
+class State(TypedDict):
+    """Where a fine-tuning is: everything it goes on from; ``epoch`` and ``step`` are what comes next."""
+
+    epoch: int
+    step: int
+    weights: dict[str, torch.Tensor]
+    best: dict[str, torch.Tensor]
+    best_epoch: int
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    history: list[dict[str, Any]]
+    spent_s: float
 
 
 def _ignore(_: object) -> None:
-    """Nobody asked to be told."""
+    """Do nothing with it."""
 
 
 class TuneLoop:
@@ -64,7 +76,7 @@ class TuneLoop:
     save
         Takes a state; called by the first process after every epoch and whenever `save_every_s` seconds went by.
     on_epoch
-        Told of every epoch that is over, in the first process.
+        Called with every epoch that is over, in the first process.
     """
 
     def __init__(
@@ -203,7 +215,7 @@ class TuneLoop:
             for batch, films in zip(batches, self._inputs(split, chosen, 0), strict=True):
                 logits[list(batch)] = self._plain(films)
             gathered = self.processes.total(logits).cpu()
-        return judged(gathered, split.targets[list(rows)], split.weights[list(rows)])
+        return loss_and_accuracy(gathered, split.targets[list(rows)], split.weights[list(rows)])
 
     def _plain(self, films: torch.Tensor) -> torch.Tensor:
         part = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
@@ -242,9 +254,8 @@ class TuneLoop:
             )
 
     def _restore(self, state: State) -> None:
-        self.epoch, self.step, self.best_epoch, self.best = (
-            state[name] for name in ("epoch", "step", "best_epoch", "best")
-        )
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.best_epoch, self.best = state["best_epoch"], state["best"]
         self._put(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -68,7 +68,7 @@ def ready_to_train(
 
 
 def starting_point(weights: str, arch: str, seed: int) -> StartingPoint:
-    """A network with the starting weights asked for and a new two-class head.
+    """A network with the requested starting weights and a new two-class head.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ class Settings:
     other
         ``keep`` leaves films that are abnormal without pneumonia as OTHER, ``negative`` calls them NORMAL.
     resplit
-        Whether to split anew what has a split.
+        Whether to split again what has a split.
     """
 
     seed: int = 0
