@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from pydicom import dcmread
-from tqdm import tqdm
 
 from benchmarks.films import DECODED, grey_films
 from benchmarks.host import Host
@@ -31,17 +30,18 @@ from cxr.model.parity import ENGINES, REFERENCE
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import DECODES, Preprocessing
 from cxr.predict import Predictor, resolve_device
+from cxr_training.data.progress import progress_bar
 
 CPU: Final = torch.device("cpu")
 
 
 def in_turn(
-    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device = CPU, name: str = ""
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device = CPU, name: str = "timing"
 ) -> dict[str, list[float]]:
     """Milliseconds of each way in each round; the ways take turns, so that what slows the machine down slows all."""
     wait: Callable[[], object] = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     times: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in tqdm(range(rounds), desc=name, unit="round", leave=False):
+    for _ in progress_bar(range(rounds), name, "round"):
         for way, step in ways.items():
             wait()
             start = time.perf_counter()

@@ -23,7 +23,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import nn
 from torchvision import transforms
 from torchvision.models.resnet import ResNet
-from tqdm import tqdm
 
 from benchmarks.host import Host
 from benchmarks.peer_handler import tutorial_steps
@@ -33,6 +32,7 @@ from cxr.model.network import features, folded, pool, use_exact_float32
 from cxr.model.spec import CLASSES, Preprocessing
 from cxr.predict import resolve_device, softmax
 from cxr_training.data.groups import groups_of
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Films, Record, load_films
 from cxr_training.fit.features import BATCH, FeatureCache, View
 from cxr_training.fit.head import TrainedHead, train_head
@@ -123,7 +123,7 @@ def _costs(films: Films, settings: TrainBenchmarkSettings, processes: Processes)
         count, way = ways[name]
         way([train[i] for i in rng.permutation(len(train))[:count]])
 
-    times = in_turn({name: partial(on_some, name) for name in ways}, settings.rounds, processes.device, "timing")
+    times = in_turn({name: partial(on_some, name) for name in ways}, settings.rounds, processes.device)
     per_film = {name: np.array(times[name]) / min(count, len(train)) for name, (count, _) in ways.items()}
     head_of = partial(_head_of, len(train), len(val), start.fc.in_features, training)
     (head_ms,) = in_turn({"head": head_of}, 1, processes.device)["head"]
@@ -154,7 +154,7 @@ def _head_of(train: int, val: int, channels: int, settings: TrainSettings) -> Tr
     sizes = [train] * (1 + settings.views) + [val]
     *views, val_features = [rng.normal(size=(films, channels)).astype(np.float32) for films in sizes]
     targets = [rng.integers(0, 2, films) for films in (train, val)]
-    return train_head(views, targets[0], val_features, targets[1], settings.head, progress=False)
+    return train_head(views, targets[0], val_features, targets[1], settings.head)
 
 
 _RESULT: Final = (
@@ -230,7 +230,7 @@ def _fit_ours(
         stored = [np.array(cache.get(train, view)) for view in views]
         val_features, test_features = (np.array(cache.get(records, View())) for records in (val, test))
     head_settings = dataclasses.replace(training.head, seed=training.seed)
-    head = train_head(stored, targets_of(train), val_features, targets_of(val), head_settings, progress=False)
+    head = train_head(stored, targets_of(train), val_features, targets_of(val), head_settings)
     logits = torch.from_numpy(test_features) @ head.weight.T + head.bias
     return Outcome(softmax(logits.double().numpy(), 1.0)[:, 1], head.best_epoch)
 
@@ -281,7 +281,7 @@ class TutorialRecipe:
         """Train for some epochs; of the test films' probabilities those of the most accurate epoch are kept."""
         targets = np.array([record.target for record in test])
         best = Outcome(np.full(len(test), 0.5), 0, 0.0)
-        for epoch in tqdm(range(1, epochs + 1), desc="tutorial", unit="epoch", leave=False):
+        for epoch in progress_bar(range(1, epochs + 1), "tutorial", "epoch"):
             order = torch.randperm(len(train)).tolist()
             for group in self.optimizer.param_groups:
                 group["lr"] = rate_of(epoch)
@@ -323,4 +323,4 @@ def picture(record: Record) -> Image.Image:
 
 def _in_parts(rows: Sequence[int], size: int, name: str) -> Iterable[Sequence[int]]:
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return tqdm(parts, desc=name, unit="step", leave=False)
+    return progress_bar(parts, name, "step")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cxr_training.errors import TrainingError
 from pneumoscan.options import Option
+
+if TYPE_CHECKING:
+    from cxr_training.data.prepare.output import Report
 
 
 def _fractions(text: str) -> tuple[float, float, float]:
@@ -76,19 +78,21 @@ def run(options: Options) -> int:
     settings = Settings(options.seed, options.fractions, options.other, options.resplit)
     report, new = write_output(prepare_films([read(folder) for read, folder in sources], settings), options.out)
     if options.json:
-        print(json.dumps({"out": str(options.out), "new": new, **report}))
+        print(json.dumps({"out": str(options.out), "new": new, **asdict(report)}))
     else:
         print(_sentence(options.out, report, new))
     return 0
 
 
-def _sentence(out: Path, report: Mapping[str, Any], new: bool) -> str:
-    films = dict.fromkeys(("train", "val", "test"), 0)
-    for entry in report["counts"]:
-        films[entry["split"]] += entry["films"]
+def _sentence(out: Path, report: Report, new: bool) -> str:
+    from cxr_training.data.records import SPLITS
+
+    films = dict.fromkeys(SPLITS, 0)
+    for entry in report.counts:
+        films[entry.split] += entry.films
     splits = ", ".join(f"{split} {count}" for split, count in films.items())
     before = "" if new else " is there already and identical"
     return (
-        f"{out}{before}: {report['films']} films of {report['patients']} patients ({splits}), "
-        f"{report['films_dropped']} left out; see {out / 'report.md'}"
+        f"{out}{before}: {report.films} films of {report.patients} patients ({splits}), "
+        f"{report.films_dropped} left out; see {out / 'report.md'}"
     )

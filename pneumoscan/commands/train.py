@@ -148,9 +148,9 @@ OPTIONS = Options
 
 def run(options: Options) -> int:
     """Train, or say that the run is there already."""
+    from cxr_training.data.progress import is_first_process
     from cxr_training.data.records import load_films
     from cxr_training.fit.head import format_elapsed
-    from cxr_training.fit.processes import speaks
     from cxr_training.fit.resume import clear, holds_run, is_unfinished
     from cxr_training.runs import RUN_FILE
     from cxr_training.train import train
@@ -159,7 +159,7 @@ def run(options: Options) -> int:
     films = load_films(options.data)
     if (options.run / RUN_FILE).is_file() and not options.force:
         if options.resume and holds_run(options.run, settings, films):
-            if speaks():
+            if is_first_process():
                 clear(options.run)  # a kill between the record and the clearing leaves a state
                 print(f"{options.run} already holds this run.")
             return 0
@@ -176,7 +176,7 @@ def run(options: Options) -> int:
         save_every_s=SAVE_EVERY_S if options.below.save_every is None else options.below.save_every,
         tracker=options.log,
     )
-    if speaks():
+    if is_first_process():
         result, epochs = record.result, record.settings["head" if settings.trainable == "head" else "tuning"]["epochs"]
         print(
             f"{options.run}: {record.arch} from {record.pretrained} weights, best epoch {result['best_epoch']} of "

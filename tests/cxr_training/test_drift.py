@@ -17,7 +17,7 @@ from cxr.serving.reply import ModelIdentity
 from cxr.serving.service import BatchService, IncomingRequest
 from cxr_training import drift
 from cxr_training.data.records import load_films
-from cxr_training.measure.predictions import score
+from cxr_training.measure.scoring import scored_films
 from pneumoscan.archive import package
 from tests.commands import run_command
 from tests.cxr.networks import predictor, save_model
@@ -65,8 +65,9 @@ def test_a_worker_finds_in_the_validation_films_what_the_reference_says_of_them(
     records = load_films(data).of("val")
     spec = save_model(tmp_path, preprocessing=Preprocessing(size=64, decode=way))
     loaded = predictor(tmp_path)
-    probabilities = np.array([one.probabilities[1] for one in score(loaded, records, progress=False)])
-    reference = drift.reference_of(records, probabilities, spec, spec.temperature, progress=False)
+    films = [*scored_films(loaded, records, whole=False)]
+    probabilities = np.array([film.prediction.probabilities[1] for film in films])
+    reference = drift.reference_of([drift.signals_of(film) for film in films], probabilities, spec, spec.temperature)
     assert reference is not None
     service = BatchService(loaded, ModelIdentity.of(spec, "pneumonia", "1.0.0"), reference=reference)
     service.answer([IncomingRequest({"body": record.file.read_bytes()}, {}, "id") for record in records])

@@ -153,7 +153,7 @@ def test_pictures_of_an_earlier_evaluation_do_not_stay(data: Path, model: Path, 
     records = load_films(data).of("test")
     (tmp_path / "errors").mkdir()
     (tmp_path / "errors" / "false-negative-99.jpg").write_bytes(b"of another model")
-    evaluate.evaluate(predictor, records, tmp_path, progress=False)
+    evaluate.evaluate(predictor, records, tmp_path)
     assert not (tmp_path / "errors" / "false-negative-99.jpg").exists()
 
 

@@ -111,12 +111,12 @@ def test_training_does_not_open_a_test_film(tmp_path: Path) -> None:
     for record in films.records:
         if record.split == "test":
             record.file.write_bytes(b"whoever reads this fails")
-    train.train(films, tmp_path / "run", SETTINGS, device="cpu", progress=False)
+    train.train(films, tmp_path / "run", SETTINGS, device="cpu")
     assert (tmp_path / "run" / "checkpoint.pth").is_file()
 
 
 def test_the_same_settings_give_the_same_weights(data: Path, run: Path, tmp_path: Path) -> None:
-    record = train.train(load_films(data), tmp_path / "again", SETTINGS, device="cpu", progress=False)
+    record = train.train(load_films(data), tmp_path / "again", SETTINGS, device="cpu")
     first = read_state_dict(run / "checkpoint.pth")
     second = read_state_dict(tmp_path / "again" / "checkpoint.pth")
     for name, tensor in first.items():
@@ -145,7 +145,7 @@ def test_a_state_dict_of_another_program_can_be_the_start(data: Path, tmp_path: 
     source = build("resnet10", 1000)  # another head: it is replaced
     torch.save(source.state_dict(), tmp_path / "mine.pth")
     settings = TrainSettings(weights=str(tmp_path / "mine.pth"), arch="resnet10", size=64, views=0)
-    record = train.train(load_films(data), tmp_path / "run", settings, device="cpu", progress=False)
+    record = train.train(load_films(data), tmp_path / "run", settings, device="cpu")
     trained = read_state_dict(tmp_path / "run" / "checkpoint.pth")
     for name, tensor in source.state_dict().items():
         if not name.startswith("fc."):  # the frozen part, BatchNorm statistics included, is untouched
@@ -209,7 +209,7 @@ def test_steps_out_of_order_say_which_comes_first(
 
 def test_a_calibration_of_another_checkpoint_is_refused(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train.train(load_films(data), run, SETTINGS, device="cpu", progress=False)
+    train.train(load_films(data), run, SETTINGS, device="cpu")
     assert run_command("calibrate", ["--data", str(data), "--run", str(run)]) == 0
     torch.save(build("resnet10", 2).state_dict(), run / "checkpoint.pth")
     with pytest.raises(TrainingError, match="belongs to another checkpoint"):
@@ -220,7 +220,7 @@ def test_a_new_training_takes_the_old_model_out_of_the_run(data: Path, tmp_path:
     old = {"model.json", "calibration.json", "metrics.json", "audit.json", "model-card.md", "model-card.html"}
     for name in ("run.json", *old):
         (tmp_path / name).write_text("of an older training", encoding="utf-8")
-    train.train(load_films(data), tmp_path, SETTINGS, cache=tmp_path / "cache", device="cpu", progress=False)
+    train.train(load_films(data), tmp_path, SETTINGS, cache=tmp_path / "cache", device="cpu")
     left = {path.name for path in tmp_path.iterdir()}
     assert {"run.json", "checkpoint.pth"} <= left
     assert not old & left  # nothing to pack until it is exported
@@ -243,4 +243,4 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, data: Path)
     torch.save(resnet50().state_dict(), tmp_path / "r50.pth")
     settings = TrainSettings(weights=str(tmp_path / "r50.pth"), arch="resnet10", size=64)
     with pytest.raises(TrainingError, match=r"r50\.pth"):
-        train.train(load_films(data), tmp_path / "run", settings, device="cpu", progress=False)
+        train.train(load_films(data), tmp_path / "run", settings, device="cpu")

@@ -10,32 +10,35 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cxr.films.film import Pixels
 from cxr.json_records import to_json
-from cxr.model.spec import ModelSpec
+from cxr.model.preprocess import to_tensor
+from cxr.model.spec import ModelSpec, Preprocessing
 from cxr.predict import Predictor
 from cxr_training.data.records import Films, Record
-from cxr_training.fit.features import FeatureCache, View
+from cxr_training.fit.features import FeatureCache, Filling, View
 from cxr_training.fit.settings import HeadSettings
 from cxr_training.measure.intervals import STANDARD, Bootstrap
-from cxr_training.measure.metrics import Floats
-from cxr_training.measure.predictions import score
+from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.records import Audit
+from cxr_training.measure.scoring import ReadFilm, read_films, scored_films, unchanged
 from cxr_training.measure.shortcut_readings import (
     border_blanked,
     border_values,
     centre_blanked,
     coarse_values,
     fit_linear,
-    grids,
+    squashed,
 )
 from cxr_training.measure.shortcut_sources import (
     NO_SOURCES,
-    Seen,
+    FilmFeatures,
     leave_one_out,
     source_alone,
     source_from_features,
@@ -58,7 +61,6 @@ def audit(
     cache: Path,
     split: str = "test",
     bootstrap: Bootstrap = STANDARD,
-    progress: bool = True,
 ) -> Audit:
     """Take all readings and write `audit.json`, the page, the readings of each film and the pictures.
 
@@ -81,8 +83,12 @@ def audit(
     spec = predictor.spec
     parts = {"train": films.of("train"), "val": films.of("val"), "split": films.of(split)}
     records = parts["split"]
-    readings, strengths = _linear_readings(parts, progress)
-    readings |= _model_readings(predictor, records, progress)
+    fillings = _fillings(predictor, parts, cache)
+    grids = {part: _grids(parts[part], spec.preprocessing, fillings.get(part)) for part in ("train", "val")}
+    answers = _read_split(predictor, records, fillings.get("split"))
+    targets = {part: np.array([record.target for record in parts[part]]) for part in grids}
+    readings, strengths = _linear_readings(grids, targets, answers.grids)
+    readings |= answers.readings
     alone = source_alone(parts["train"], records)
     readings |= {} if alone is None else {"source_alone": alone}
     found = Audit(
@@ -97,52 +103,113 @@ def audit(
         bootstrap=bootstrap.record,
         sources=tuple(sorted(set(sources_of(records).tolist()) - {""})),
         strengths=strengths,
-        readings=measure(readings, records, bootstrap, progress=progress),
-        **_by_source(predictor, parts, cache, bootstrap, progress),
+        readings=measure(readings, records, bootstrap),
+        **_by_source(predictor, parts, fillings, bootstrap),
     )
     found = dataclasses.replace(found, plain_words=plain_words(found))
-    _write(out, found, records, readings)
+    _write(out, found, records, readings, answers.example)
     return found
 
 
-def _linear_readings(parts: Parts, progress: bool) -> tuple[dict[str, Floats], dict[str, float]]:
-    """Probabilities of PNEUMONIA by linear models that see grey values, and the strength chosen for each."""
-    cells = {part: grids(records, progress=progress) for part, records in parts.items()}
-    targets = {part: np.array([record.target for record in records]) for part, records in parts.items()}
+def _fillings(predictor: Predictor, parts: Parts, cache: Path) -> dict[str, Filling]:
+    """The model's features of the films by train, val and split; none where there are no two sources to ask about."""
+    if len(_known_sources(parts)) < 2:
+        return {}
+    stored = FeatureCache(cache, predictor.network, predictor.spec.preprocessing, predictor.device)
+    return {part: stored.filling(records, View()) for part, records in parts.items()}
+
+
+def _known_sources(parts: Parts) -> set[str]:
+    return set(sources_of(parts["split"]).tolist()) - {""}
+
+
+def _grids(records: Sequence[Record], preprocessing: Preprocessing, filling: Filling | None) -> Pixels:
+    """Films as `squashed` gives them: (N, 64, 64) uint8; their features are completed on the way."""
+    grids: list[Pixels] = []
+    for films in read_films(records, preprocessing, name=f"{records[0].split}, grey values"):
+        for film in films:
+            grids.append(squashed(film.pixels))
+            _fill(filling, film, preprocessing)
+    return np.stack(grids)
+
+
+def _fill(filling: Filling | None, film: ReadFilm, preprocessing: Preprocessing) -> None:
+    if filling is not None and filling.lacks(film.record):
+        filling.add(film.record, to_tensor(film.input, preprocessing))
+
+
+@dataclass(frozen=True, slots=True)
+class _SplitAnswers:
+    """What one pass over the films that are measured on gives.
+
+    Parameters
+    ----------
+    readings
+        The model's probabilities of PNEUMONIA, (N,), on the films as they are and with a part blanked out.
+    grids
+        (N, 64, 64) uint8, as `squashed` gives them.
+    example
+        (H, W) uint8, the film that shows what each reading sees.
+    """
+
+    readings: dict[str, Floats]
+    grids: Pixels
+    example: Pixels
+
+
+def _read_split(predictor: Predictor, records: Sequence[Record], filling: Filling | None) -> _SplitAnswers:
+    changes = {"model": unchanged, "model_centre_blanked": centre_blanked, "model_border_blanked": border_blanked}
+    first = min((record for record in records if record.target), key=lambda record: record.name)
+    readings: dict[str, list[float]] = {name: [] for name in changes}
+    grids: list[Pixels] = []
+    for film in scored_films(predictor, records, changes=tuple(changes.values())):
+        for reading, prediction in zip(readings.values(), film.predictions, strict=True):
+            reading.append(float(prediction.probabilities[1]))
+        grids.append(squashed(film.pixels))
+        _fill(filling, film, predictor.spec.preprocessing)
+        if film.record is first:
+            example = film.pixels
+    return _SplitAnswers({name: np.array(values) for name, values in readings.items()}, np.stack(grids), example)
+
+
+def _linear_readings(
+    grids: Mapping[str, Pixels], targets: Mapping[str, Targets], measured: Pixels
+) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Probabilities of PNEUMONIA by linear models that see grey values, and the strength chosen for each.
+
+    Parameters
+    ----------
+    grids, targets
+        By train and val.
+    measured
+        The grids of the films that are measured on.
+    """
     readings: dict[str, Floats] = {}
     strengths: dict[str, float] = {}
     for name, values_of in (("pixels", coarse_values), ("border", border_values)):
-        train, val = ((values_of(cells[part]), targets[part]) for part in ("train", "val"))
-        fitted = fit_linear(train, val, name=name, progress=progress)
-        readings[name] = fitted.probabilities(values_of(cells["split"]))[:, 1]
+        train, val = ((values_of(grids[part]), targets[part]) for part in ("train", "val"))
+        fitted = fit_linear(train, val, name=name)
+        readings[name] = fitted.probabilities(values_of(measured))[:, 1]
         strengths[name] = fitted.strength
     return readings, strengths
 
 
-def _model_readings(predictor: Predictor, records: Sequence[Record], progress: bool) -> dict[str, Floats]:
-    """The model's probabilities of PNEUMONIA on the films as they are and with a part blanked out."""
-    changes = {"model": None, "model_centre_blanked": centre_blanked, "model_border_blanked": border_blanked}
-    return {
-        name: np.array([one.probabilities[1] for one in score(predictor, records, change=change, progress=progress)])
-        for name, change in changes.items()
-    }
-
-
-def _by_source(predictor: Predictor, parts: Parts, cache: Path, bootstrap: Bootstrap, progress: bool) -> dict[str, Any]:
+def _by_source(
+    predictor: Predictor, parts: Parts, fillings: Mapping[str, Filling], bootstrap: Bootstrap
+) -> dict[str, Any]:
     """What needs the model's features and two sources; None and the reason where there are not two."""
     found: dict[str, Any] = {}
     questions = ("source_from_features", "leave_one_source_out")
-    known = set(sources_of(parts["split"]).tolist()) - {""}
-    if len(known) < 2:
+    if not fillings:
+        known = _known_sources(parts)
         reason = NO_SOURCES if not known else f"all films are from one source, {min(known)}"
         for question in questions:
             found |= {question: None, f"{question}_reason": reason}
         return found
-    stored = FeatureCache(cache, predictor.network, predictor.spec.preprocessing, predictor.device)
-    train, val, split = (Seen(records, stored.get(records, View(), progress=progress)) for records in parts.values())
-    told = source_from_features(train, val, split, bootstrap, progress=progress)
+    train, val, split = (FilmFeatures(records, fillings[part].finish().array()) for part, records in parts.items())
+    told = source_from_features(train, val, split, bootstrap)
     settings = head_settings(predictor.spec)
-    left_out = leave_one_out(train, val, split, settings, bootstrap, progress=progress)
+    left_out = leave_one_out(train, val, split, settings, bootstrap)
     for question, answer in zip(questions, (told, left_out), strict=True):
         found |= {question: answer, f"{question}_reason": None}
     return found
@@ -156,11 +223,10 @@ def head_settings(spec: ModelSpec) -> HeadSettings:
     return dataclasses.replace(settings, seed=int(spec.training.get("seed", settings.seed)))
 
 
-def _write(out: Path, found: Audit, records: Sequence[Record], readings: Mapping[str, Floats]) -> None:
+def _write(out: Path, found: Audit, records: Sequence[Record], readings: Mapping[str, Floats], example: Pixels) -> None:
     """The pictures first, `audit.json` last: what stands there is whole."""
-    shown = min((record for record in records if record.target), key=lambda record: record.name)
     write_whole(out / "audit-readings.csv", lambda path: _write_readings(path, records, readings))
-    write_audit_page(out, found, shown.read())
+    write_audit_page(out, found, example)
     write_text(out / "audit.json", to_json(found))
 
 

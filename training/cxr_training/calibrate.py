@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,15 +18,16 @@ import numpy as np
 import torch
 
 from cxr.errors import ModelError
+from cxr.films.film import Pixels
 from cxr.model.parity import REFERENCE, Parity, files_digest, kind_of
 from cxr.predict import Prediction, Predictor, softmax
 from cxr_training.data.records import Films, Record
 from cxr_training.drift import FEWEST as FEWEST_FOR_DRIFT
-from cxr_training.drift import reference_of, write_reference
+from cxr_training.drift import reference_of, signals_of, write_reference
 from cxr_training.fit.screen import FEWEST, screen_of
 from cxr_training.measure.calibration import calibrate
 from cxr_training.measure.parity import default_engines, parity_of, processor_name, with_engine
-from cxr_training.measure.predictions import score
+from cxr_training.measure.scoring import read_films, score
 from cxr_training.runs import CALIBRATION, Calibration, checkpoint_predictor
 from pneumoscan.files import write_text
 
@@ -46,18 +48,26 @@ def calibrate_run(run: Path, data: Callable[[], Films], device: str, engines: Se
         If the run or its films cannot be used, or an engine that was named does not run here.
     """
     for name in engines or ():
-        files_digest(name, run)  # told before any film is scored
+        files_digest(name, run)  # fails before any film is scored
     films = data()
     records = films.of("val")
     predictor = checkpoint_predictor(run, device)
-    predictions = score(predictor, records)
+    measured = _engines(engines, predictor, run)
+    predictions: list[Prediction] = []
+    signals: list[dict[str, float]] = []
+    for films_read in read_films(records, predictor.spec.preprocessing, whole=False):
+        inputs = [film.input for film in films_read]
+        predictions += predictor.predict(inputs)
+        signals += map(signals_of, films_read)
+        for engine in measured.values():
+            engine.score(inputs)
     targets = np.array([record.target for record in records], dtype=np.int64)
     fitted = calibrate(predictions, targets, predictor.spec.weights_sha256)
     fitted = replace(fitted, screen=screen_of([record for record in films.records if record.split == "train"]))
     probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
-    reference = reference_of(records, probabilities, predictor.spec, fitted.temperature)
+    reference = reference_of(signals, probabilities, predictor.spec, fitted.temperature)
     write_reference(run, reference)
-    fitted = replace(fitted, parity=_parities(engines, predictor, predictions, records, fitted, run))
+    fitted = replace(fitted, parity=_parities(measured, predictor, predictions, records, fitted, run))
     write_text(run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
     points = ", ".join(f"{name} {value:.3f}" for name, value in fitted.operating_points.items())
     print(f"{run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
@@ -67,21 +77,82 @@ def calibrate_run(run: Path, data: Callable[[], Films], device: str, engines: Se
         print(f"{run}: fewer than {FEWEST_FOR_DRIFT} validation films, so no reference to see drift by")
 
 
+class _EngineScores:
+    """What an engine says of the films that the reference is scoring, or why it does not run here.
+
+    Parameters
+    ----------
+    required
+        Whether it was requested by name, so that its failure is an error.
+    """
+
+    def __init__(self, name: str, reference: Predictor, run: Path, *, required: bool) -> None:
+        self.predictions: list[Prediction] = []
+        self.failure: ModelError | None = None
+        self.required, self._name = required, name
+        with self._noting_failure():
+            self._predictor = with_engine(reference, name, run)
+
+    def score(self, inputs: Sequence[Pixels]) -> None:
+        """Add what it says of some films, unless it has failed."""
+        if self.failure is None:
+            with self._noting_failure():
+                self.predictions += self._predictor.predict(inputs)
+
+    def checked(self) -> tuple[list[Prediction], torch.device]:
+        """All it said, and where it ran.
+
+        Raises
+        ------
+        ModelError
+            If it failed.
+        """
+        if self.failure is not None:
+            raise self.failure
+        return self.predictions, self._predictor.device
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            with _engine_errors(self._name):
+                yield
+        except ModelError as error:
+            if self.required:
+                raise
+            self.failure = error
+
+
+@contextmanager
+def _engine_errors(name: str) -> Iterator[None]:
+    """What torch and OpenVINO raise, as one error of ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"engine {name!r} does not run here ({reason}): choose another --engine") from error
+
+
+def _engines(requested: Sequence[str] | None, reference: Predictor, run: Path) -> dict[str, _EngineScores]:
+    """The engines that are requested, or those that run here."""
+    names = default_engines(reference.device) if requested is None else requested
+    return {name: _EngineScores(name, reference, run, required=requested is not None) for name in names}
+
+
 def _parities(
-    asked: Sequence[str] | None,
+    engines: Mapping[str, _EngineScores],
     reference: Predictor,
     predictions: Sequence[Prediction],
     records: Sequence[Record],
     fitted: Calibration,
     run: Path,
 ) -> dict[str, Parity]:
-    """What was measured of the engines that are asked for, or of those that run here; of one that fails it is told."""
+    """How far each engine is from the reference; of one that fails it is reported."""
     found: dict[str, Parity] = {}
-    for name in default_engines(reference.device) if asked is None else asked:
+    for name, engine in engines.items():
         try:
-            found[name] = _parity(name, reference, predictions, records, fitted, run)
+            found[name] = _parity(name, engine, reference, predictions, records, fitted, run)
         except ModelError as error:
-            if asked is not None:
+            if engine.required:
                 raise
             print(f"{run}: {name} is left out, {REFERENCE} serves in its place: {error}", file=sys.stderr)
     return found
@@ -89,15 +160,22 @@ def _parities(
 
 def _parity(
     name: str,
+    engine: _EngineScores,
     reference: Predictor,
     predictions: Sequence[Prediction],
     records: Sequence[Record],
     fitted: Calibration,
     run: Path,
 ) -> Parity:
-    """What an engine says of the films that the reference's predictions are of; told, with what the gate says of it."""
+    """How far an engine is from the reference's predictions; reported, with whether it passes."""
+    scored, device = engine.checked()
     second = kind_of(name).second
-    scored, device = _score_by(name, reference, run, records, range(len(records)))
+
+    def score_again(places: Sequence[int]) -> list[Prediction]:
+        assert second is not None
+        with _engine_errors(second):
+            return score(with_engine(reference, second, run), [records[place] for place in places])
+
     parity = parity_of(
         predictions,
         scored,
@@ -106,7 +184,7 @@ def _parity(
         decisions=(fitted.operating_points[fitted.operating_point], *fitted.indeterminate),
         processor=processor_name(device),
         files_sha256=files_digest(name, run),
-        again=None if second is None else lambda places: _score_by(second, reference, run, records, places)[0],
+        again=None if second is None else score_again,
     )
     verdict = "does not pass" if parity.misses else "passes"
     if second is not None:
@@ -121,15 +199,3 @@ def _parity(
         f"heat maps correlate by {parity.cam_correlation:.4f} or more (median {parity.cam_correlation_median:.4f})"
     )
     return parity
-
-
-def _score_by(
-    name: str, reference: Predictor, run: Path, records: Sequence[Record], places: Sequence[int]
-) -> tuple[list[Prediction], torch.device]:
-    """What an engine says of some of the films, and where it ran."""
-    try:
-        other = with_engine(reference, name, run)
-        return score(other, [records[place] for place in places], what=name), other.device
-    except RuntimeError as error:  # torch's and OpenVINO's
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"engine {name!r} does not run here ({reason}): choose another --engine") from error

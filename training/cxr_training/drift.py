@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from scipy.stats import chi2
-from tqdm import tqdm
 
 from cxr.errors import ModelError
-from cxr.films.decode import decode
-from cxr.model.preprocess import resize
 from cxr.model.spec import ModelSpec
 from cxr.serving.drift import DRIFT_FILE, Histogram, Reference, film_signals
 from cxr.serving.metrics import SIGNALS
-from cxr_training.data.records import Record, load_films
+from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats
-from cxr_training.measure.predictions import score
+from cxr_training.measure.scoring import ReadFilm, scored_films
 from cxr_training.runs import checkpoint_predictor, spec_of
 from pneumoscan.files import write_text
 
@@ -37,33 +34,33 @@ _CHANCE: Final = 1e-4
 _MARGIN: Final = 0.01  # of a value that many films share: as far as its own bin goes
 
 
+def signals_of(film: ReadFilm) -> dict[str, float]:
+    """The properties of a film that a server watches: of what the network sees, and of the size of the film as stored.
+
+    A film that was decoded reduced has its size rounded.
+    """
+    return film_signals(film.input, film.info.width, film.info.height)
+
+
 def reference_of(
-    records: Sequence[Record], probabilities: Floats, spec: ModelSpec, temperature: float, *, progress: bool = True
+    signals: Sequence[Mapping[str, float]], probabilities: Floats, spec: ModelSpec, temperature: float
 ) -> Reference | None:
     """The reference for a checkpoint, or None where the films are too few.
 
     Parameters
     ----------
-    records
-        Films the model was not trained on.
+    signals
+        Of films the model was not trained on, N, as `signals_of` gives them.
     probabilities
         (N,), P(PNEUMONIA) of each, at this temperature.
     spec
         Of the checkpoint.
     """
-    if len(records) < FEWEST:
+    if len(signals) < FEWEST:
         return None
-    bar = tqdm(records, desc="drift", unit="film", disable=not progress, leave=False)
-    found = [_signals(record, spec) for record in bar]
-    columns = {name: np.array([one[name] for one in found]) for name in SIGNALS if name != "score"}
-    signals = {name: histogram_of(values) for name, values in {**columns, "score": probabilities}.items()}
-    return Reference(spec.weights_sha256, spec.weights_sha256, temperature, len(records), signals)
-
-
-def _signals(record: Record, spec: ModelSpec) -> dict[str, float]:
-    # As the server reads it, with the size of the film as stored, which a reduced decoding rounds.
-    film = decode(record.file.read_bytes(), spec.preprocessing.least_side)
-    return film_signals(resize(film.pixels, spec.preprocessing), film.info.width, film.info.height)
+    columns = {name: np.array([one[name] for one in signals]) for name in SIGNALS if name != "score"}
+    histograms = {name: histogram_of(values) for name, values in {**columns, "score": probabilities}.items()}
+    return Reference(spec.weights_sha256, spec.weights_sha256, temperature, len(signals), histograms)
 
 
 def histogram_of(values: Floats) -> Histogram:
@@ -143,8 +140,12 @@ def make_reference(run: Path, data: Path, split: str, device: str) -> None:
     predictor = checkpoint_predictor(run, device)
     if predictor.spec.indeterminate is None:
         raise TrainingError(f"{run} is not calibrated: run pneumoscan calibrate --run {run} first")
-    probabilities = np.array([prediction.probabilities[1] for prediction in score(predictor, records)])
-    reference = reference_of(records, probabilities, predictor.spec, predictor.spec.temperature)
+    signals: list[dict[str, float]] = []
+    probabilities: list[float] = []
+    for film in scored_films(predictor, records, whole=False):
+        signals.append(signals_of(film))
+        probabilities.append(float(film.prediction.probabilities[1]))
+    reference = reference_of(signals, np.array(probabilities), predictor.spec, predictor.spec.temperature)
     if reference is None:
         raise TrainingError(f"{len(records)} films in split {split!r}, {FEWEST} are needed: add films")
     write_reference(run, reference)

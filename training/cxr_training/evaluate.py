@@ -9,6 +9,7 @@ heat maps are held against them.
 from __future__ import annotations
 
 import csv
+import math
 import os
 import subprocess
 import sys
@@ -23,23 +24,25 @@ import numpy as np
 import numpy.typing as npt
 
 import cxr
+from cxr.films.film import Pixels
+from cxr.films.frontal import Verdict
 from cxr.json_records import to_json
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
 from cxr_training.data.boxes import NO_BOXES, KeptBoxes
 from cxr_training.data.groups import groups_of
-from cxr_training.data.marked import load_boxes
+from cxr_training.data.marked import Marked, load_boxes, on_film
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
-from cxr_training.fit.screen import judge
+from cxr_training.fit.screen import verdict_counts
 from cxr_training.measure.curves import bands, reliability
 from cxr_training.measure.intervals import STANDARD, Bootstrap, group_figures
-from cxr_training.measure.localisation import localisation_figures, look, mark
+from cxr_training.measure.localisation import evidence_in_boxes, localisation_figures, look
 from cxr_training.measure.metrics import Floats, Targets
-from cxr_training.measure.predictions import score
 from cxr_training.measure.records import PREVALENCES, GroupFigures, Metrics, Screened
+from cxr_training.measure.scoring import KeptFilms, ScoredFilm, scored_films
 from cxr_training.pages.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
-from cxr_training.pages.films import draw_errors, draw_looks
+from cxr_training.pages.films import MOST_ERRORS, MOST_LOOKS, at_shown_size, draw_errors, draw_looks
 from cxr_training.pages.page import figure
 from cxr_training.pages.report import TITLES, write_report
 from pneumoscan.files import write_text, write_whole
@@ -55,7 +58,6 @@ def evaluate(
     boxes: KeptBoxes = NO_BOXES,
     bootstrap: Bootstrap = STANDARD,
     prevalences: Sequence[float] = PREVALENCES,
-    progress: bool = True,
 ) -> Metrics:
     """Score films and write `metrics.json`, `predictions.csv`, the report, the pages with films and figures.
 
@@ -77,25 +79,61 @@ def evaluate(
         if not 0.0 < prevalence < 1.0:
             raise TrainingError(f"prevalence is {prevalence:g}: a share above 0 and below 1")
     spec = predictor.spec
-    marked = mark(records, boxes, progress=progress)
-    predictions = score(predictor, records, progress=progress)
+    predictions: list[Prediction] = []
+    marked: list[Marked | None] = []
+    verdicts: list[Verdict] = []
+    shown = _ShownFilms(spec.threshold)
+    for place, film in enumerate(scored_films(predictor, records)):
+        predictions.append(film.prediction)
+        marked.append(on_film(boxes, film.record, *film.pixels.shape))
+        if spec.screen:
+            verdicts.append(spec.screen.judge(film.pixels))
+        shown.add(place, film, marked[-1])
     targets = np.array([record.target for record in records], dtype=np.int64)
     probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
     metrics = summarise(spec, records, targets, probabilities, bootstrap, prevalences)
     looks = look(marked, predictions)
     metrics = replace(
         metrics,
-        screen=Screened(**judge(spec.screen, records, progress=progress)) if spec.screen else None,
+        screen=Screened(**verdict_counts(verdicts)) if spec.screen else None,
         localisation=localisation_figures(looks, marked, records, boxes.kept_in, bootstrap),
     )
     write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))
     patients = [record.patient_id for record in records]
     _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics.overall)
-    errors = draw_errors(out, records, predictions, spec.threshold, spec.cam_scale)
+    errors = draw_errors(out, records, predictions, spec.threshold, spec.cam_scale, shown.by_name())
     constant = predictions[0].explain("contrast").bias
-    write_report(out, spec, metrics, constant, errors, draw_looks(out, looks, spec.cam_scale))
+    extremes = draw_looks(out, looks, spec.cam_scale, shown.by_name())
+    write_report(out, spec, metrics, constant, errors, extremes)
     write_text(out / "metrics.json", to_json(metrics))
     return metrics
+
+
+class _ShownFilms:
+    """The films of a pass that the pages may show: errors by their confidence, films with boxes by their evidence."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._missed, self._alarmed = (KeptFilms(MOST_ERRORS, at_shown_size) for _ in range(2))
+        self._highest, self._lowest = (KeptFilms(MOST_LOOKS, at_shown_size) for _ in range(2))
+
+    def add(self, place: int, film: ScoredFilm, marked: Marked | None) -> None:
+        """A film with its place in the pass, by which those alike are ordered."""
+        probability = float(film.prediction.probabilities[1])
+        called = probability >= self._threshold
+        if film.record.target and not called:
+            self._missed.offer((math.inf if math.isnan(probability) else probability, place), film)
+        elif called and not film.record.target:
+            self._alarmed.offer((-probability, -place), film)
+        if marked and film.record.target:
+            evidence = evidence_in_boxes(marked, film.prediction)
+            self._highest.offer((-evidence, -place), film)
+            self._lowest.offer((evidence, place), film)
+
+    def by_name(self) -> dict[str, Pixels]:
+        """The films at the size they are shown with."""
+        kept = (self._missed, self._alarmed, self._highest, self._lowest)
+        return {name: pixels for films in kept for name, pixels in films.by_name().items()}
 
 
 def _draw(

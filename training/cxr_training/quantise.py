@@ -25,13 +25,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm import tqdm
 
 from cxr.errors import ModelError
 from cxr.model.network import backbone_digest, folded
 from cxr.model.parity import INT8_FILES
 from cxr.model.preprocess import to_tensor
 from cxr.predict import Predictor
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 from cxr_training.fit.equalise import equalise, ranges_of
@@ -80,8 +80,7 @@ def quantise(predictor: Predictor, records: Sequence[Record], run: Path, keep: S
     chosen = np.random.default_rng(_SEED).permutation(len(records))[:films]
     tensors = _Tensors([records[index] for index in chosen], predictor)
     plain = folded(predictor.network)
-    told = tqdm(tensors, desc="ranges", unit="film", leave=False)
-    ranges = ranges_of(plain, map(torch.from_numpy, told))
+    ranges = ranges_of(plain, map(torch.from_numpy, progress_bar(tensors, "ranges", "film")))
     factors = equalise(plain, ranges, keep)
     kept = [r".*\.add", *(rf"{name}[.].*|{name}" for name in keep)]
     nncf.set_log_level(logging.WARNING)
@@ -113,7 +112,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 class _Tensors:
-    """The films as tensors, read each time they are asked for: (1, 3, S, S) float32."""
+    """The films as tensors, read at each pass: (1, 3, S, S) float32."""
 
     def __init__(self, records: Sequence[Record], predictor: Predictor) -> None:
         self._records = records

@@ -24,14 +24,7 @@ from cxr_training.data.records import Films, provenance
 from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch
 from cxr_training.fit.processes import joined
-from cxr_training.fit.resume import (
-    Unfinished,
-    basis_of,
-    clear,
-    rows_digest,
-    start_together,
-    versions,
-)
+from cxr_training.fit.resume import Unfinished, basis_of, clear, rows_digest, start_together, versions
 from cxr_training.fit.settings import SAVE_EVERY_S, TrainSettings
 from cxr_training.fit.stages import Fit, Fitted
 from cxr_training.fit.tracking import TENSORBOARD, tracked
@@ -51,7 +44,6 @@ def train(
     resume: bool = False,
     save_every_s: float = SAVE_EVERY_S,
     tracker: str = "none",
-    progress: bool = True,
 ) -> RunRecord:
     """Train and leave a run folder.
 
@@ -85,14 +77,13 @@ def train(
         NORMALISATIONS[settings.normalisation], size=settings.size, decode=settings.decode
     )
     with joined(device) as processes:
-        progress = progress and processes.is_first
-        start = start_together(settings, train_films, preprocessing, processes, progress)
+        start = start_together(settings, train_films, preprocessing, processes)
         backbone = backbone_digest(start.network)
         unfinished = Unfinished(run, basis_of(films, settings, backbone, processes))
         state = unfinished.load() if resume else None
         processes.wait()  # all have read what the first one may take away
         if processes.is_first:
-            _make_room(run, anew=state is None)
+            _make_room(run, from_start=state is None)
         with tracked(tracker if processes.is_first else "none", run, settings.as_json()) as on_epoch:
             fit = Fit(
                 network=start.network,
@@ -105,7 +96,6 @@ def train(
                 unfinished=unfinished,
                 save_every_s=save_every_s,
                 on_epoch=on_epoch,
-                progress=progress,
             )
             if processes.is_first:
                 shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
@@ -138,18 +128,18 @@ def train(
 
 
 def _check_place(run: Path) -> None:
-    """Tell before any work where no folder can be made."""
+    """Fail before any work where no folder can be made."""
     nearest = next(path for path in (run, *run.parents) if path.exists())
     if not nearest.is_dir():
         raise TrainingError(f"{run} cannot be a run folder: {nearest} is not a directory. Choose another --run")
 
 
-def _make_room(run: Path, *, anew: bool) -> None:
+def _make_room(run: Path, *, from_start: bool) -> None:
     """Take out what names older weights, and what an older try left where none is gone on from."""
     run.mkdir(parents=True, exist_ok=True)
     for stale in NAMING_WEIGHTS:
         (run / stale).unlink(missing_ok=True)
-    if anew:
+    if from_start:
         clear(run)
         shutil.rmtree(run / TENSORBOARD, ignore_errors=True)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cxr_training.data.boxes import NO_BOXES
+from cxr_training.data.boxes import NO_BOXES, KeptBoxes
 from cxr_training.data.collections.candidates import Box
-from cxr_training.data.marked import load_boxes, on_film
-from cxr_training.data.records import load_films
+from cxr_training.data.marked import Marked, load_boxes, on_film
+from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
 from tests.commands import run_command
 from tests.films import film
@@ -42,9 +42,13 @@ def write(path: Path, *rows: Sequence[object]) -> Path:
     return path
 
 
+def on_its_film(boxes: KeptBoxes, record: Record) -> Marked | None:
+    return on_film(boxes, record, *record.read().shape)
+
+
 def boxes_on(folder: Path, place: int = 0) -> tuple[Box, ...]:
     films = load_films(folder)
-    marked = on_film(load_boxes(films), films.records[place])
+    marked = on_its_film(load_boxes(films), films.records[place])
     return marked.boxes if marked else ()
 
 
@@ -52,11 +56,11 @@ def test_boxes_in_the_manifest_count_the_films_pixels(tmp_path: Path) -> None:
     folder_of(tmp_path, ("1 2 30 40; 5 6.5 7 8", ""), ((96, 64), (64, 64)))
     films = load_films(tmp_path)
     boxes = load_boxes(films)
-    marked = on_film(boxes, films.records[0])
+    marked = on_its_film(boxes, films.records[0])
     assert marked is not None
     assert (boxes.kept_in, marked.height, marked.width) == ("manifest.csv", 96, 64)
     assert marked.boxes == (Box(1, 2, 30, 40), Box(5, 6.5, 7, 8))
-    assert on_film(boxes, films.records[1]) is None
+    assert on_its_film(boxes, films.records[1]) is None
 
 
 def test_boxes_of_a_prepared_folder_count_the_films_pixels(tmp_path: Path) -> None:
@@ -104,7 +108,7 @@ def test_toy_films_have_the_boxes_of_their_manifest(tmp_path: Path) -> None:
     assert run_command("toy", [str(out), "--patients", "6", "--size", "80"]) == 0
     films = load_films(out)
     boxes = load_boxes(films)
-    marked = [on_film(boxes, record) for record in films.records]
+    marked = [on_its_film(boxes, record) for record in films.records]
     assert [one is not None for one in marked] == [record.label == "PNEUMONIA" for record in films.records]
     shapes = {one.record.read().shape == (one.height, one.width) for one in marked if one}
     assert shapes == {True}
@@ -189,7 +193,7 @@ def test_boxes_in_two_places_are_refused(tmp_path: Path) -> None:
 def test_every_box_of_the_real_rsna_table_falls_on_its_film_of_512() -> None:
     films = load_films(REAL / "cxr")
     boxes = load_boxes(films)
-    marked = [one for record in films.records if (one := on_film(boxes, record))]
+    marked = [one for record in films.records if (one := on_its_film(boxes, record))]
     assert Counter(one.record.split for one in marked) == {"train": 71, "val": 6, "test": 25}
     assert {(one.height, one.width, one.record.label) for one in marked} == {(512, 512, "PNEUMONIA")}
     (first,) = (one for one in marked if one.record.name.endswith("00000211_013.jpg"))

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cxr_training.data.prepare.splits import Patient, assign_splits, unite
+from cxr_training.data.prepare.films import Patient, assign_splits, unite
 
 FRACTIONS = (0.7, 0.15, 0.15)
 

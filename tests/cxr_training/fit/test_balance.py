@@ -57,9 +57,7 @@ def test_class_weights_move_the_head_towards_the_rare_class() -> None:
     found = {}
     for balance in ("none", "class"):
         weights = film_weights(records, balance)
-        head = train_head(
-            [features], targets, features, targets, HeadSettings(), weights=Weighting(weights, weights), progress=False
-        )
+        head = train_head([features], targets, features, targets, HeadSettings(), weights=Weighting(weights, weights))
         called = (torch.from_numpy(features) @ head.weight.T + head.bias).argmax(dim=1).numpy()
         found[balance] = float((called[targets == 1] == 1).mean())
     assert found["class"] > found["none"] + 0.2

@@ -36,7 +36,7 @@ def probabilities(weight: torch.Tensor, bias: torch.Tensor, features: Features) 
 
 
 def test_the_head_is_as_good_as_logistic_regression() -> None:
-    head = train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(), progress=False)
+    head = train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings())
     scaler = StandardScaler().fit(TRAIN)
     floor = LogisticRegression(C=0.1).fit(scaler.transform(TRAIN), TRAIN_TARGETS)
     floor_loss = log_loss(VAL_TARGETS, floor.predict_proba(scaler.transform(VAL))[:, 1])
@@ -45,7 +45,7 @@ def test_the_head_is_as_good_as_logistic_regression() -> None:
 
 def test_the_epoch_with_the_best_validation_loss_is_kept() -> None:
     settings = HeadSettings(epochs=60, learning_rate=0.05, weight_decay=0)
-    head = train_head([TRAIN[:40]], TRAIN_TARGETS[:40], VAL, VAL_TARGETS, settings, progress=False)
+    head = train_head([TRAIN[:40]], TRAIN_TARGETS[:40], VAL, VAL_TARGETS, settings)
     losses = [epoch.val_loss for epoch in head.history]
     assert head.best_epoch == int(np.argmin(losses)) + 1 < len(losses)
     kept = log_loss(VAL_TARGETS, probabilities(head.weight, head.bias, VAL))
@@ -54,7 +54,7 @@ def test_the_epoch_with_the_best_validation_loss_is_kept() -> None:
 
 def test_the_learning_rate_is_whole_for_a_third_of_the_epochs() -> None:
     settings = HeadSettings(epochs=30)
-    history = train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, settings, progress=False).history
+    history = train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, settings).history
     rates = [epoch.learning_rate / settings.learning_rate for epoch in history]
     assert rates[:10] == [1.0] * 10
     assert rates[3] == 1.0  # the tutorial's is gone after a tenth of the epochs
@@ -71,7 +71,7 @@ def test_the_scheduler_steps_after_the_optimizer_once_an_epoch(monkeypatch: pyte
 
     for cls in (torch.optim.Adam, torch.optim.lr_scheduler.StepLR):
         monkeypatch.setattr(cls, "step", noting(cls, cls.__name__))
-    train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=3), progress=False)
+    train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=3))
     after_start = calls[1:] if calls[0] == "StepLR" else calls  # a scheduler steps once when it is made
     steps = len([name for name in after_start if name == "Adam"]) // 3
     assert after_start == (["Adam"] * steps + ["StepLR"]) * 3
@@ -79,17 +79,16 @@ def test_the_scheduler_steps_after_the_optimizer_once_an_epoch(monkeypatch: pyte
 
 def test_accuracy_on_train_is_measured_on_unaugmented_films() -> None:
     noise = np.random.default_rng(0).normal(size=TRAIN.shape).astype(np.float32)
-    with_view = train_head([TRAIN, noise], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(), progress=False)
+    with_view = train_head([TRAIN, noise], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings())
     last = with_view.history[-1]
-    final = train_head([TRAIN, noise], TRAIN_TARGETS, TRAIN, TRAIN_TARGETS, HeadSettings(), progress=False).history[-1]
+    final = train_head([TRAIN, noise], TRAIN_TARGETS, TRAIN, TRAIN_TARGETS, HeadSettings()).history[-1]
     assert last.train_accuracy == final.train_accuracy == final.val_accuracy
     assert last.train_loss == pytest.approx(final.val_loss)
 
 
 def test_the_same_seed_gives_the_same_head_and_another_seed_another() -> None:
     heads = [
-        train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=5, seed=seed), progress=False)
-        for seed in (1, 1, 2)
+        train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=5, seed=seed)) for seed in (1, 1, 2)
     ]
     assert torch.equal(heads[0].weight, heads[1].weight)
     assert heads[0].history == heads[1].history
@@ -100,20 +99,20 @@ def test_features_that_are_no_numbers_do_not_make_a_head() -> None:
     broken = TRAIN.copy()
     broken[7, 3] = np.inf
     with pytest.raises(TrainingError, match="never a number"):
-        train_head([broken], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=2), progress=False)
+        train_head([broken], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=2))
 
 
 def test_a_feature_that_never_changes_does_no_harm() -> None:
     dead = np.concatenate([TRAIN, np.zeros((len(TRAIN), 1), np.float32)], axis=1)
     dead_val = np.concatenate([VAL, np.ones((len(VAL), 1), np.float32)], axis=1)
-    head = train_head([dead], TRAIN_TARGETS, dead_val, VAL_TARGETS, HeadSettings(epochs=5), progress=False)
+    head = train_head([dead], TRAIN_TARGETS, dead_val, VAL_TARGETS, HeadSettings(epochs=5))
     assert torch.isfinite(head.weight).all()
     assert head.weight[:, -1].abs().max() < 0.1
 
 
 def test_training_gives_back_the_threads_it_took() -> None:
     before = torch.get_num_threads()
-    train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=1), progress=False)
+    train_head([TRAIN], TRAIN_TARGETS, VAL, VAL_TARGETS, HeadSettings(epochs=1))
     assert torch.get_num_threads() == before
 
 

@@ -57,7 +57,7 @@ def tuned(halves: tuple[Split, Split], trainable: str = "all", **changes: Any) -
     """A small network after fine-tuning, and the loop that did it."""
     network = small_network()
     settings = dataclasses.replace(QUICK, **changes)
-    loop = TuneLoop(network, trainable, *halves, settings, seed=4, processes=CPU, progress=False)
+    loop = TuneLoop(network, trainable, *halves, settings, seed=4, processes=CPU)
     loop.run()
     return network, loop
 
@@ -157,7 +157,7 @@ def test_a_rare_group_gets_the_share_of_the_gradient_it_was_given() -> None:
     weights = torch.tensor([0.5] * 22 + [6.5] * 2)  # two films of a rare group, with a mean of 1
     half = Split(lambda row, _: inputs[row], targets, weights)
     settings = TuneSettings(epochs=1, batch_size=4, weight_decay=0.0)
-    loop = TuneLoop(network, "all", half, half, settings, seed=0, processes=CPU, progress=False)
+    loop = TuneLoop(network, "all", half, half, settings, seed=0, processes=CPU)
     gradients: list[torch.Tensor] = []
     loop.optimizer.step = lambda *_: gradients.append(network.fc.weight.grad.clone())  # type: ignore[assignment]
     nn_clip, nn.utils.clip_grad_norm_ = nn.utils.clip_grad_norm_, lambda *_: torch.zeros(())  # type: ignore[assignment]
@@ -205,9 +205,7 @@ def test_from_any_saved_state_the_end_is_the_same(halves: tuple[Split, Split]) -
 
     def loop(network: ResNet, save: bool) -> TuneLoop:
         keep = (lambda state: states.append(copy.deepcopy(state))) if save else (lambda _: None)
-        return TuneLoop(
-            network, "all", *halves, QUICK, seed=4, processes=CPU, save=keep, save_every_s=0.0, progress=False
-        )
+        return TuneLoop(network, "all", *halves, QUICK, seed=4, processes=CPU, save=keep, save_every_s=0.0)
 
     whole = small_network()
     finished = loop(whole, save=True).run()
@@ -229,7 +227,7 @@ SETTINGS = TrainSettings(
 @pytest.mark.parametrize("trainable", ["layer4", "all"])
 def test_a_run_says_what_was_trained_and_leaves_no_state(films: Films, tmp_path: Path, trainable: str) -> None:
     settings = dataclasses.replace(SETTINGS, trainable=trainable)
-    record = train.train(films, tmp_path / "run", settings, device="cpu", progress=False)
+    record = train.train(films, tmp_path / "run", settings, device="cpu")
     assert record.settings["trainable"] == trainable
     assert record.settings["tuning"]["layer_decay"] == 0.5
     assert record.result["images_per_s"] > 0
@@ -285,6 +283,27 @@ def test_a_state_of_another_basis_is_refused_by_name(tmp_path: Path, basis: dict
         Unfinished(tmp_path, whole | basis).load()
 
 
+def test_a_damaged_state_is_refused_in_one_line_whatever_the_damage(tmp_path: Path) -> None:
+    unfinished = Unfinished(tmp_path, {"backbone": "a"})
+    path = tmp_path / "unfinished.pth"
+    unfinished.save({"epoch": 1, "weights": {"fc": torch.ones(20, 20)}})
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    errors: list[TrainingError] = []
+    for _ in range(200):
+        damaged = np.frombuffer(whole, dtype=np.uint8).copy()
+        damaged[rng.integers(0, 700, 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes())
+        try:
+            unfinished.load()
+        except TrainingError as error:
+            errors.append(error)
+    assert len({type(error.__cause__) for error in errors}) >= 4
+    assert all(len(str(error).splitlines()) == 1 for error in errors)
+    torch.save([1, 2], path)
+    with pytest.raises(TrainingError, match="holds no state of a training"):
+        unfinished.load()
+
+
 def test_random_weights_are_not_gone_on_with_as_imagenets(
     films: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,12 +321,12 @@ def test_random_weights_are_not_gone_on_with_as_imagenets(
         patch.setattr("cxr_training.fit.weights._imagenet_state", offline)
         patch.setattr("cxr_training.train._write", die)
         with pytest.raises(KeyboardInterrupt):
-            train.train(films, run, settings, device="cpu", progress=False)
+            train.train(films, run, settings, device="cpu")
     torch.manual_seed(1)
     downloaded = build("resnet18", 1000).state_dict()
     monkeypatch.setattr("cxr_training.fit.weights._imagenet_state", lambda _: downloaded)
     with pytest.raises(TrainingError, match="began with another backbone"):
-        train.train(films, run, settings, device="cpu", resume=True, progress=False)
+        train.train(films, run, settings, device="cpu", resume=True)
 
 
 def test_options_that_would_not_be_used_are_refused(

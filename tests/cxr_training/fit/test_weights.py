@@ -60,10 +60,10 @@ def test_only_or_random_goes_on_and_says_so(
     films = load_films(write_manifest(tmp_path / "data", 4))
     settings = TrainSettings(arch="resnet18", size=64, views=0, head=HeadSettings(epochs=2))
     with pytest.raises(TrainingError, match="could not be downloaded"):
-        train.train(films, tmp_path / "run", settings, device="cpu", progress=False)
+        train.train(films, tmp_path / "run", settings, device="cpu")
     assert not (tmp_path / "run").exists()
     settings = TrainSettings(arch="resnet18", size=64, views=0, head=HeadSettings(epochs=2), or_random=True)
-    record = train.train(films, tmp_path / "run", settings, device="cpu", progress=False)
+    record = train.train(films, tmp_path / "run", settings, device="cpu")
     assert record.pretrained == "random"
     assert "RANDOM weights" in capsys.readouterr().err
 
@@ -94,7 +94,7 @@ def test_reestimated_statistics_are_those_of_the_films(tmp_path: Path) -> None:
     records = load_films(write_manifest(tmp_path, 8)).of("train")
     network = starting_point("random", "resnet10", 0).network
     weights = {name: tensor.clone() for name, tensor in network.named_parameters()}
-    reestimate_batchnorm(network, records, SMALL, CPU, batch_size=8, progress=False)
+    reestimate_batchnorm(network, records, SMALL, CPU, batch_size=8)
     with torch.inference_mode():
         stem = network.conv1(torch.stack([View().tensor(record, SMALL) for record in records]))
     norm = network.bn1

@@ -343,7 +343,8 @@ def test_examples_are_the_extremes_and_no_film_is_shown_twice() -> None:
 def test_boxes_are_drawn_on_the_film_and_on_the_map(tmp_path: Path) -> None:
     Image.fromarray(film(1, 112, 112) // 2).save(tmp_path / "a.png")  # shown at four times its size
     record = Record(tmp_path / "a.png", "a.png", "PNEUMONIA", "p", "test", "")
-    picture = with_boxes(Marked(record, 112, 112, (Box(20, 30, 40, 50),)), says(grid_of(r6c6=1.0)), 2.0).astype(int)
+    marked = Marked(record, 112, 112, (Box(20, 30, 40, 50),))
+    picture = with_boxes(marked, record.read(), says(grid_of(r6c6=1.0)), 2.0).astype(int)
     white = (picture == 255).all(axis=2)
     for start in (0, 448 + 8):
         assert white[120, start + 80 : start + 240].all()
@@ -426,6 +427,6 @@ def test_boxes_that_cannot_be_are_told_before_a_film_is_scored(
         stream.write("test-PNEUMONIA-11.png,50,0,20,20\n")
     arguments = ["--run", str(model), "--data", str(broken), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert run_command("evaluate", arguments) == 2
-    *_, error = capsys.readouterr().err.splitlines()  # before it the progress bar
+    (error,) = capsys.readouterr().err.splitlines()
     assert "a box of test-PNEUMONIA-11.png is x 50" in error
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from cxr_training.fit.settings import HeadSettings
 from cxr_training.measure import shortcut_sources as audit_sources
 from cxr_training.measure.intervals import Bootstrap
 from cxr_training.measure.records import NoFigures, SourceFigures, SourceNotLeftOut
-from cxr_training.measure.shortcut_sources import Seen, leave_one_out, source_alone, source_from_features
+from cxr_training.measure.shortcut_sources import FilmFeatures, leave_one_out, source_alone, source_from_features
 from cxr_training.measure.shortcuts import ABOVE, UNCLEAR
 
 BOOTSTRAP = Bootstrap(300, 2)
@@ -29,7 +29,7 @@ def record(split: str, number: int, label: str, source: str) -> Record:
     return Record(Path(name), name, label, name, split, name, {"source": source} if source else {})
 
 
-def seen(split: str, counts: dict[tuple[str, str], int], *, apart: float = 0.0, signal: float = 3.0) -> Seen:
+def seen(split: str, counts: dict[tuple[str, str], int], *, apart: float = 0.0, signal: float = 3.0) -> FilmFeatures:
     """Films with made-up features, some of each source and label.
 
     The label shifts the first feature, and the source the second by `apart`.
@@ -40,7 +40,7 @@ def seen(split: str, counts: dict[tuple[str, str], int], *, apart: float = 0.0, 
     features = rng.normal(0, 1, (len(records), C)).astype(np.float32)
     features[:, 0] += signal * np.array([one.target for one in records])
     features[:, 1] += apart * np.array([one.extra.get("source") == "two" for one in records])
-    return Seen(records, features)
+    return FilmFeatures(records, features)
 
 
 def both(count: int, *sources: str) -> dict[tuple[str, str], int]:
@@ -49,7 +49,7 @@ def both(count: int, *sources: str) -> dict[tuple[str, str], int]:
 
 def told(apart: float) -> dict[str, SourceFigures | NoFigures]:
     parts = [seen(split, both(40, "one", "two"), apart=apart) for split in ("train", "val", "test")]
-    return source_from_features(*parts, BOOTSTRAP, progress=False)
+    return source_from_features(*parts, BOOTSTRAP)
 
 
 def test_a_source_that_shows_in_the_features_is_told_within_each_class_too() -> None:
@@ -72,7 +72,7 @@ def test_what_tells_sources_by_their_labels_alone_is_nothing_within_a_class() ->
     """The features know the label, source two is mostly PNEUMONIA: over all films that tells the source."""
     mixed = {("one", "NORMAL"): 80, ("one", "PNEUMONIA"): 20, ("two", "NORMAL"): 20, ("two", "PNEUMONIA"): 80}
     parts = [seen(split, mixed, signal=6.0) for split in ("train", "val", "test")]
-    found = source_from_features(*parts, BOOTSTRAP, progress=False)
+    found = source_from_features(*parts, BOOTSTRAP)
     assert found["all"].balanced_accuracy == pytest.approx(0.8, abs=0.06)
     assert found["NORMAL"].verdict == UNCLEAR
     assert found["PNEUMONIA"].verdict == UNCLEAR
@@ -81,7 +81,7 @@ def test_what_tells_sources_by_their_labels_alone_is_nothing_within_a_class() ->
 def test_a_class_of_one_source_has_a_reason_instead_of_a_figure() -> None:
     counts = both(20, "one") | {("two", "PNEUMONIA"): 20}
     parts = [seen(split, counts, apart=8.0) for split in ("train", "val", "test")]
-    found = source_from_features(*parts, BOOTSTRAP, progress=False)
+    found = source_from_features(*parts, BOOTSTRAP)
     assert isinstance(found["NORMAL"], NoFigures)
     assert "two sources" in found["NORMAL"].reason
     assert found["PNEUMONIA"].balanced_accuracy > 0.95
@@ -90,7 +90,7 @@ def test_a_class_of_one_source_has_a_reason_instead_of_a_figure() -> None:
 def test_a_source_that_only_the_measured_films_have_is_left_out() -> None:
     train, val = (seen(split, both(30, "one", "two"), apart=8.0) for split in ("train", "val"))
     split = seen("test", both(20, "one", "two", "three"), apart=8.0)
-    found = source_from_features(train, val, split, BOOTSTRAP, progress=False)
+    found = source_from_features(train, val, split, BOOTSTRAP)
     assert found["all"].sources == ("one", "two")
     assert found["all"].films == 80
 
@@ -116,7 +116,7 @@ def test_a_head_is_never_trained_or_chosen_on_the_source_that_is_left_out(monkey
     films = {row.tobytes(): one for part in parts for one, row in zip(part.records, part.features, strict=True)}
     spy = Spy(films)
     monkeypatch.setattr(audit_sources, "train_head", spy)
-    rows = leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)
+    rows = leave_one_out(*parts, SETTINGS, BOOTSTRAP)
     assert [row.source for row in rows] == ["one", "three", "two"]
     assert len(spy.trained) == 4  # one head on all films, then one without each source
     assert len(spy.trained[0]) == len(parts[0].records)
@@ -136,7 +136,7 @@ def test_a_head_that_goes_by_the_source_fails_on_a_source_with_the_opposite_habi
     for part in parts:
         turned = np.where(part.sources == "three", -1.0, 1.0)
         part.features[:, 1] += (6.0 * turned * (part.targets - 0.5)).astype(np.float32)
-    found = {row.source: row for row in leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)}
+    found = {row.source: row for row in leave_one_out(*parts, SETTINGS, BOOTSTRAP)}
     assert found["three"].figure == "auroc"
     assert found["three"].without < 0.1
     row = found["three"]
@@ -146,7 +146,7 @@ def test_a_head_that_goes_by_the_source_fails_on_a_source_with_the_opposite_habi
 def test_a_source_of_one_class_has_its_sensitivity_with_the_exact_interval() -> None:
     counts = both(30, "one") | {("two", "PNEUMONIA"): 12}
     parts = [seen(split, counts, signal=20.0) for split in ("train", "val", "test")]
-    one, two = leave_one_out(*parts, SETTINGS, BOOTSTRAP, progress=False)
+    one, two = leave_one_out(*parts, SETTINGS, BOOTSTRAP)
     assert one.reason == "the training films of other sources have none of NORMAL"
     assert isinstance(one, SourceNotLeftOut)
     assert two.figure == "sensitivity"
@@ -159,7 +159,7 @@ def test_a_source_without_training_or_validation_films_to_do_without_says_so() -
     train = seen("train", both(20, "one", "two"))
     val = seen("val", both(20, "one") | {("two", "NORMAL"): 20})
     split = seen("test", both(20, "one", "two", "new"))
-    found = {row.source: row for row in leave_one_out(train, val, split, SETTINGS, BOOTSTRAP, progress=False)}
+    found = {row.source: row for row in leave_one_out(train, val, split, SETTINGS, BOOTSTRAP)}
     assert "no training film is from it" in found["new"].reason
     assert found["one"].reason == "the validation films of other sources have none of PNEUMONIA"
     assert found["two"].reason is None

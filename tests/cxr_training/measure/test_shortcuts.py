@@ -101,7 +101,7 @@ def test_the_strength_has_the_lowest_log_loss_on_validation() -> None:
     rng = np.random.default_rng(4)
     targets = [rng.permutation(np.repeat([0, 1], count)) for count in (60, 200)]
     inputs = [rng.normal(0.5 * side[:, None] * (np.arange(30) < 3), 1.0) for side in targets]
-    fitted = fit_linear((inputs[0], targets[0]), (inputs[1], targets[1]), name="test", progress=False)
+    fitted = fit_linear((inputs[0], targets[0]), (inputs[1], targets[1]), name="test")
     losses = []
     for strength in STRENGTHS:
         other = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
@@ -114,5 +114,5 @@ def test_the_strength_has_the_lowest_log_loss_on_validation() -> None:
 def test_balanced_classes_count_the_same_in_the_fit() -> None:
     inputs = np.zeros((100, 3))
     labels = np.array(["many"] * 90 + ["few"] * 10)
-    fitted = fit_linear((inputs, labels), (inputs, labels), balanced=True, name="test", progress=False)
+    fitted = fit_linear((inputs, labels), (inputs, labels), balanced=True, name="test")
     np.testing.assert_allclose(fitted.probabilities(inputs), 0.5, atol=1e-3)

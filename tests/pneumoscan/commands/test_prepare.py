@@ -218,7 +218,16 @@ def test_a_finding_is_pneumonia_nothing_or_of_no_use(finding: str, label: str | 
 
 @pytest.mark.parametrize(
     ("text", "age"),
-    [("54", "54"), ("054Y", "54"), ("50.0", "50"), ("018M", "1"), ("151", ""), ("Elderly", ""), ("", "")],
+    [
+        ("54", "54"),
+        ("054Y", "54"),
+        ("40-64", "40-64"),
+        ("50.0", "50"),
+        ("018M", "1"),
+        ("151", ""),
+        ("Elderly", ""),
+        ("", ""),
+    ],
 )
 def test_ages_are_whole_years_or_nothing(text: str, age: str) -> None:
     assert years(text) == age

@@ -9,36 +9,28 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from cxr_training.data.ages import read_age
 from cxr_training.data.records import Record
 
 COLUMNS: Final = ("source", "label_source", "view", "age", "sex")  # what a page says of a single film
 _GROUPS: Final = (("source",), ("label_source",), ("source", "label_source"), ("view",), ("age",), ("sex",))
-_BANDS: Final = ((0, 5), (6, 17), (18, 39), (40, 64), (65, 120))
-_OLDEST: Final = 120  # public data sets hold ages such as 412
-_YEARS: Final = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
-# A number with a unit as in DICOM (PS3.5 section 6.2, value representation AS), or a range of years: 062Y, 58.0, 1-5y
-_AGE: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)(?:-(\d{1,3}))?\s*([DWMY]?)\b\s*(?:\(.*\))?", re.IGNORECASE)
+_BANDS: Final = ((0, 5), (6, 17), (18, 39), (40, 64), (65, None))
 
 
 def age_band(age: str) -> str:
-    """The band an age lies in: ``0-5``, ``6-17``, ``18-39``, ``40-64`` or ``65+``; empty where it cannot be told.
+    """The band an age lies in: ``0-5``, ``6-17``, ``18-39``, ``40-64`` or ``65+``; empty where it is not known.
 
     Parameters
     ----------
     age
-        Years as a number (``62``, ``58.0``), as DICOM writes it (``062Y``, ``011M``), or a range inside one band
-        (``1-5y``); a remark in brackets may follow.
+        As `cxr_training.data.ages.read_age` reads it; a range has to lie inside one band.
     """
-    found = _AGE.fullmatch(age.strip())
-    if not found:
-        return ""
-    low, high, unit = found.groups()
-    years = [int(float(number) * _YEARS[unit.upper()]) for number in (low, high or low)]
-    if max(years) > _OLDEST:
+    years = read_age(age)
+    if years is None:
         return ""
     for first, last in _BANDS:
-        if first <= years[0] <= years[1] <= last:
-            return f"{first}+" if last == _OLDEST else f"{first}-{last}"
+        if first <= years.first and (last is None or years.last <= last):
+            return f"{first}+" if last is None else f"{first}-{last}"
     return ""
 
 

@@ -31,18 +31,17 @@ def load_boxes(films: Films) -> KeptBoxes:
     return kept_boxes(films.folder, {record.name: record.extra.get(COLUMN) or "" for record in films.records})
 
 
-def on_film(kept: KeptBoxes, record: Record) -> Marked | None:
-    """A film with its boxes, or None where it has none. The film is decoded, for its size.
+def on_film(kept: KeptBoxes, record: Record, height: int, width: int) -> Marked | None:
+    """A film of this size with its boxes, or None where it has none.
 
     Raises
     ------
     TrainingError
-        If the film cannot be decoded, a box does not lie on it, or the boxes cannot be scaled to it.
+        If a box does not lie on the film, or the boxes cannot be scaled to it.
     """
     boxes = kept.of(record.name)
     if not boxes:
         return None
-    height, width = record.read().shape
     side = kept.side
     if side and height != width:
         raise TrainingError(

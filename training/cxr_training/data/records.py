@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cxr.errors import InputError
 from cxr.films.decode import decode
-from cxr.films.film import Pixels
+from cxr.films.film import Film, Pixels
 from cxr.model.spec import CLASSES, sha256_of
 from cxr_training.errors import TrainingError
 
@@ -58,8 +58,18 @@ class Record:
         TrainingError
             If the file cannot be decoded.
         """
+        return self.film_in(self.file.read_bytes(), least_side).pixels
+
+    def film_in(self, data: bytes, least_side: int | None = None) -> Film:
+        """The film in the bytes of its file, as `read` decodes it.
+
+        Raises
+        ------
+        TrainingError
+            If they cannot be decoded.
+        """
         try:
-            return decode(self.file.read_bytes(), least_side).pixels
+            return decode(data, least_side)
         except InputError as error:
             raise TrainingError(f"{self.file}: {error}. Mend the file or take its row out.") from error
 

@@ -6,71 +6,36 @@ stored features, where an epoch costs milliseconds.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import json
-import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
-from tqdm import tqdm
 
 from cxr.model.network import backbone_digest, features, folded, pool, trunk, use_exact_float32
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import Preprocessing
+from cxr_training.data.prefetch import in_batches, prefetched
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
-from cxr_training.errors import TrainingError
 from cxr_training.fit.augment import Augmentation
-from cxr_training.fit.prefetch import prefetched
+from cxr_training.fit.feature_rows import FeatureRows, Features, StoredFeatures
 from cxr_training.fit.processes import Processes
 
-# What turns a file into features. A test follows the imports.
-CODE: Final = (
-    *(
-        "cxr.films.sandbox",
-        "cxr.films.dicom_codecs",
-        "cxr.films.dicom",
-        "cxr.films.dicom_header",
-        "cxr.errors",
-        "cxr.films.film",
-        "cxr.model.parity",
-        "cxr.films.picture_headers",
-    ),
-    *("cxr.films.decode", "cxr.model.network", "cxr.model.preprocess", "cxr.films.frontal", "cxr.model.spec"),
-    *(
-        "cxr_training.fit.augment",
-        "cxr_training.data.records",
-        "cxr_training.fit.features",
-    ),
-)
+# Of everything that turns a film into features. Raise it with any change that gives a film other features: a test holds
+# the features of three films against those of this version.
+FEATURES_VERSION: Final = 1
 _LIBRARIES: Final = (
-    *(
-        "numpy",
-        "pillow",
-        "pydicom",
-        "pyjpegls",
-        "pylibjpeg",
-        "pylibjpeg-openjpeg",
-        "python-gdcm",
-        "torch",
-        "torchvision",
-    ),
+    *("numpy", "pillow", "pydicom", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm"),
+    *("torch", "torchvision"),
 )
-
-
-Features = npt.NDArray[np.float32]
 
 BATCH: Final = 16  # films that go through the backbone together
 
@@ -112,13 +77,13 @@ def _in_channels(layer: nn.Module) -> int:
     return next(module.in_channels for module in layer.modules() if isinstance(module, nn.Conv2d))
 
 
-def pooled_of(network: ResNet, maps: Features, device: torch.device, *, batch_size: int = BATCH) -> Features:
+def pooled_of(network: ResNet, maps: StoredFeatures, device: torch.device, *, batch_size: int = BATCH) -> Features:
     """Pooled layer4 features from stored outputs of layer3: (N, c, h, w) → (N, C)."""
     layer4 = folded(network).layer4.to(device)
     use_exact_float32()
     with torch.inference_mode():
         parts = [
-            pool(layer4(torch.from_numpy(np.array(maps[start : start + batch_size])).to(device))).cpu().numpy()
+            pool(layer4(torch.from_numpy(maps[start : start + batch_size]).to(device))).cpu().numpy()
             for start in range(0, len(maps), batch_size)
         ]
     return np.concatenate(parts)
@@ -130,14 +95,14 @@ LAYER3: Final = Depth("layer3", trunk, _layer3_shape)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One look at every film: as it is (number 0), or augmented (1, 2, …), drawn from the seed."""
+    """A view of every film: as it is (number 0), or augmented (1, 2, …), drawn from the seed."""
 
     number: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def tensor(self, record: Record, preprocessing: Preprocessing) -> torch.Tensor:
-        """The film under this view, (3, size, size). The same film looks the same in any order and subset."""
+        """The film under this view, (3, size, size). The same film gives the same in any order and subset."""
         pixels = record.read(preprocessing.least_side)
         if self.number:
             film = int(record.sha256[:16], 16)
@@ -149,23 +114,15 @@ class View:
         return asdict(self) if self.number else {"number": 0}
 
 
-@functools.cache
-def _code_digest() -> str:
-    """SHA-256 of what turns a file into features: our own sources, and the versions of the libraries under them."""
-    digest = hashlib.sha256()
-    for module in CODE:
-        digest.update(Path(str(import_module(module).__file__)).read_bytes())
-    for library in _LIBRARIES:
-        digest.update(f"{library} {version(library)}".encode())
-    return digest.hexdigest()
-
-
 class FeatureCache:
-    """Features on disk under a key of everything they depend on, so that stale ones are never used.
+    """Features on disk, a row for each film, in tables under a key of everything else they depend on.
 
-    A row is written as soon as it is known and is NaN until then. Films go through the backbone in batches that always
-    hold the same films, and one of which anything is missing is worked out anew: an extraction that was stopped, or is
-    shared by several processes, ends in the same bytes.
+    So stale features are never used, and one film more costs one film's work. A row is written as soon as it is known
+    and is NaN until then: what was stopped, or is shared by several processes, goes on film by film.
+
+    The last bits of a film's features depend on how many films go through the backbone together, but not on which
+    (processors choose the order of their sums by the size of the batch). So batches always have the same size, the
+    last one filled up with empty films: a film's features are the same bytes whatever was missing around it.
 
     Parameters
     ----------
@@ -179,6 +136,8 @@ class FeatureCache:
         Where the backbone runs; or, where several processes share the work, this process among them.
     depth
         What is stored: the pooled output of layer4, or the whole output of layer3.
+    batch_size
+        Films that go through the backbone together.
     """
 
     def __init__(
@@ -188,77 +147,119 @@ class FeatureCache:
         preprocessing: Preprocessing,
         device: torch.device | Processes,
         depth: Depth = POOLED,
+        *,
+        batch_size: int = BATCH,
     ) -> None:
         self.folder = folder
         self.processes = device if isinstance(device, Processes) else Processes(device)
         self.network = folded(network).to(self.processes.device)
         self.preprocessing = preprocessing
         self.depth = depth
+        self.batch_size = batch_size
         self._backbone = backbone_digest(network)
 
-    def get_all(self, films: Sequence[tuple[Sequence[Record], View]], *, progress: bool = True) -> list[Features]:
+    def get_all(self, films: Sequence[tuple[Sequence[Record], View]]) -> list[StoredFeatures]:
         """Features of several lists of films and views. Room is made for all of them before the first film is read."""
-        for records, view in films:
-            self._open(records, view, BATCH)
-        return [self.get(records, view, progress=progress) for records, view in films]
+        unfilled = [self.filling(records, view) for records, view in films]
+        return [self._filled(*one) for one in zip(unfilled, films, strict=True)]
 
-    def get(self, records: Sequence[Record], view: View, *, batch_size: int = BATCH, progress: bool = True) -> Features:
-        """Features of some films under one view: (N, …) float32, in the order of the films, read from disk."""
-        stored = self._open(records, view, batch_size)
-        batches = [range(start, min(start + batch_size, len(records))) for start in range(0, len(records), batch_size)]
-        todo = [rows for rows in batches if np.isnan(stored[rows.start : rows.stop]).any()]
-        mine = todo[self.processes.rank :: self.processes.count]
-        self.processes.wait()  # so that all of them saw the same rows missing
-        missing = sum(map(len, mine))
-        name = "plain view" if view.number == 0 else f"augmented view {view.number}"
-        hidden = not (progress and self.processes.is_first)
-        bar = tqdm(total=len(records), initial=len(records) - missing, unit="film", disable=hidden, leave=False)
-        bar.set_description(f"{records[0].split}, {name}")
-        use_exact_float32()
-        tensors = prefetched(mine, lambda row: view.tensor(records[row], self.preprocessing))
-        with bar, torch.inference_mode():
-            for rows, films in zip(mine, tensors, strict=True):
-                on_device = films.to(self.processes.device, memory_format=torch.channels_last)
-                stored[rows.start : rows.stop] = self.depth.compute(self.network, on_device).cpu().numpy()
-                stored.flush()
-                bar.update(len(rows))
-        self.processes.wait()
-        return np.lib.format.open_memmap(str(stored.filename), mode="c")  # what is changed in memory stays there
+    def get(self, records: Sequence[Record], view: View) -> Features:
+        """Features of some films under one view: (N, …) float32, in the order of the films."""
+        return self._filled(self.filling(records, view), (records, view)).array()
 
-    def _open(
-        self, records: Sequence[Record], view: View, batch_size: int
-    ) -> np.memmap[tuple[int, ...], np.dtype[np.float32]]:
+    def filling(self, records: Sequence[Record], view: View) -> Filling:
+        """The features of some films under one view, to be completed with those that are missing.
+
+        Raises
+        ------
+        TrainingError
+            If the disk has no room for them.
+        """
         key = {
             "backbone": self._backbone,
             "depth": self.depth.name,
             "preprocessing": self.preprocessing.digest(),
             "view": view.key(),
-            "films": [record.sha256 for record in records],
-            "batch_size": batch_size,
-            "code": _code_digest(),
+            "batch_size": self.batch_size,
+            "version": FEATURES_VERSION,
+            "libraries": {name: version(name) for name in _LIBRARIES},
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        path = self.folder / f"features-{digest[:20]}.npy"
-        shape = (len(records), *self.depth.shape(self.network, self.preprocessing.size))
-        if self.processes.is_first and not path.exists():
-            self._make(path, shape)
+        shape = self.depth.shape(self.network, self.preprocessing.size)
+        table = FeatureRows(self.folder / f"features-{digest[:20]}", shape)
+        films = [record.sha256 for record in records]
+        if self.processes.is_first:
+            table.add(films, self.depth.name)
         self.processes.wait()
-        return np.lib.format.open_memmap(path, mode="r+", dtype=np.float32, shape=shape)
+        return Filling(self, records, table.stored(films))
 
-    def _make(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        needed, free = 4 * math.prod(shape), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise TrainingError(
-                f"{self.folder}: {self.depth.name} of {shape[0]} films takes {needed / 1e9:.1f} GB and "
-                f"{free / 1e9:.1f} GB are free: take another --cache, fewer --views, or make room"
-            )
-        fresh = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            rows = np.lib.format.open_memmap(fresh, mode="w+", dtype=np.float32, shape=shape)
-            rows[:] = np.nan
-            rows.flush()
-            with contextlib.suppress(FileExistsError):  # another training was quicker: both fill its file
-                os.link(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
+    def compute(self, tensors: Sequence[torch.Tensor]) -> Features:
+        """Features of at most `batch_size` films as a network sees them, the same for each whatever the others are."""
+        empty = [torch.zeros_like(tensors[0])] * (self.batch_size - len(tensors))
+        use_exact_float32()
+        with torch.inference_mode():
+            films = torch.stack([*tensors, *empty]).to(self.processes.device, memory_format=torch.channels_last)
+            return self.depth.compute(self.network, films)[: len(tensors)].cpu().numpy()
+
+    def _filled(self, filling: Filling, films: tuple[Sequence[Record], View]) -> StoredFeatures:
+        records, view = films
+        name = "plain view" if view.number == 0 else f"augmented view {view.number}"
+        missing = list(filling.missing)
+        batches = prefetched(
+            in_batches(missing, self.batch_size), lambda record: (record, view.tensor(record, self.preprocessing))
+        )
+        done = len(records) - len(missing)
+        with progress_bar(records, f"{records[0].split}, {name}", "film", initial=done) as bar:
+            for batch in batches:
+                for record, tensor in batch:
+                    filling.add(record, tensor)
+                bar.update(len(batch))
+        return filling.finish()
+
+
+class Filling:
+    """Features of some films that are completed as the films come by.
+
+    Parameters
+    ----------
+    stored
+        Of all the films, in their order.
+    """
+
+    def __init__(self, cache: FeatureCache, records: Sequence[Record], stored: StoredFeatures) -> None:
+        self._cache, self._stored = cache, stored
+        places = dict(zip(stored.places.tolist(), records, strict=True))  # a film that is there twice counts once
+        processes = cache.processes
+        # By the whole list: what is missing can look different to a process that comes a little later.
+        mine = [*places.items()][processes.rank :: processes.count]
+        self._places = {record.sha256: place for place, record in mine if np.isnan(stored.rows[place]).any()}
+        self._records = [record for _, record in mine if record.sha256 in self._places]
+        self._waiting: list[tuple[int, torch.Tensor]] = []
+
+    @property
+    def missing(self) -> Sequence[Record]:
+        """The films that this process has to add."""
+        return self._records
+
+    def lacks(self, record: Record) -> bool:
+        """Whether this process has to add a film."""
+        return record.sha256 in self._places
+
+    def add(self, record: Record, tensor: torch.Tensor) -> None:
+        """Work out the features of a missing film under the view, (3, size, size), with some that came before."""
+        self._waiting.append((self._places.pop(record.sha256), tensor))
+        if len(self._waiting) == self._cache.batch_size:
+            self._compute()
+
+    def finish(self) -> StoredFeatures:
+        """All features, when every missing film has been added, by all processes."""
+        if self._waiting:
+            self._compute()
+        self._cache.processes.wait()
+        return self._stored
+
+    def _compute(self) -> None:
+        places, tensors = zip(*self._waiting, strict=True)
+        self._stored.rows[list(places)] = self._cache.compute(tensors)
+        self._stored.rows.flush()
+        self._waiting.clear()

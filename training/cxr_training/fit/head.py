@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
-from tqdm import tqdm
 
 from cxr.model.spec import CLASSES
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
-from cxr_training.fit.features import Features
+from cxr_training.fit.feature_rows import Features
 from cxr_training.fit.settings import HeadSettings
 
 Targets = npt.NDArray[np.int64]
@@ -73,7 +73,6 @@ def train_head(
     settings: HeadSettings,
     *,
     weights: Weighting | None = None,
-    progress: bool = True,
 ) -> TrainedHead:
     """Train a linear head and keep the weights of the epoch with the lowest loss on validation.
 
@@ -99,7 +98,7 @@ def train_head(
     """
     weights = weights or Weighting.even(len(train_targets), len(val_targets))
     with _one_thread():
-        return _train_head(train_views, train_targets, val_features, val_targets, settings, weights, progress)
+        return _train_head(train_views, train_targets, val_features, val_targets, settings, weights)
 
 
 def _train_head(
@@ -109,7 +108,6 @@ def _train_head(
     val_targets: Targets,
     settings: HeadSettings,
     weights: Weighting,
-    progress: bool,
 ) -> TrainedHead:
     generator = torch.Generator().manual_seed(settings.seed)
     mean, deviation = _standardisation(train_views[0])
@@ -135,7 +133,7 @@ def _train_head(
 
     history: list[Epoch] = []
     best_loss, best = float("inf"), (0, head.weight.detach().clone(), head.bias.detach().clone())
-    for number in tqdm(range(1, settings.epochs + 1), desc="head", unit="epoch", disable=not progress, leave=False):
+    for number in progress_bar(range(1, settings.epochs + 1), "head", "epoch"):
         learning_rate = float(optimizer.param_groups[0]["lr"])
         head.train()
         view = torch.randint(len(views), (films,), generator=generator)
@@ -147,8 +145,8 @@ def _train_head(
         scheduler.step()
         head.eval()
         with torch.inference_mode():
-            train_loss, train_accuracy = judged(head(views[0]), targets, counts)
-            val_loss, val_accuracy = judged(head(val), val_labels, val_counts)
+            train_loss, train_accuracy = loss_and_accuracy(head(views[0]), targets, counts)
+            val_loss, val_accuracy = loss_and_accuracy(head(val), val_labels, val_counts)
         history.append(Epoch(number, learning_rate, train_loss, train_accuracy, val_loss, val_accuracy))
         if val_loss < best_loss:
             best_loss, best = val_loss, (number, head.weight.detach().clone(), head.bias.detach().clone())
@@ -183,7 +181,7 @@ def weighted_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Te
     return (nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
 
 
-def judged(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
+def loss_and_accuracy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> tuple[float, float]:
     """Weighted loss and plain accuracy of some films."""
     accuracy = (logits.argmax(dim=1) == targets).float().mean()
     return float(weighted_loss(logits, targets, weights)), float(accuracy)

@@ -32,7 +32,7 @@ class Processes:
     device
         Where this process computes.
     rank
-        Its number, from 0; the first one writes files and speaks.
+        Its number, from 0; the first one writes files and prints.
     count
         How many there are.
     """
@@ -67,11 +67,6 @@ class Processes:
         if self.count > 1:
             dist.all_reduce(tensor)
         return tensor
-
-
-def speaks() -> bool:
-    """Whether this is the process that tells what happens: the first of those torchrun started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

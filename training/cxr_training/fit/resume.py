@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, cast
 
 import torch
 import torchvision
@@ -21,6 +20,7 @@ from cxr_training.errors import TrainingError
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.settings import TrainSettings
 from cxr_training.fit.tune import resolve_precision
+from cxr_training.fit.tune_loop import State
 from cxr_training.fit.weights import StartingPoint, ready_to_train, starting_point
 from cxr_training.runs import RUN_FILE, RunRecord
 from pneumoscan.files import clear_drafts, write_whole
@@ -44,12 +44,12 @@ class Unfinished:
     run: Path
     basis: Mapping[str, str]
 
-    def save(self, state: Mapping[str, Any]) -> None:
+    def save(self, state: State) -> None:
         """Replace the state, whole or not at all."""
         values = {"basis": dict(self.basis), **state}
         write_whole(self.run / STATE_FILE, lambda partial: torch.save(values, partial))
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> State | None:
         """The state, None where there is none.
 
         Raises
@@ -61,15 +61,20 @@ class Unfinished:
         if not path.is_file():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            basis = state.pop("basis")
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+            values = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # torch 2.12 raises whatever the damage leads to
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise TrainingError(f"{path} cannot be read ({reason}): start again with --force") from error
-        apart = sorted(name for name in {*basis, *self.basis} if basis.get(name) != self.basis.get(name))
-        if apart:
+        if not isinstance(values, dict) or "basis" not in values:
+            raise TrainingError(f"{path} cannot be read (it holds no state of a training): start again with --force")
+        basis = values.pop("basis")
+        state = cast(State, values)
+        others = sorted(name for name in {*basis, *self.basis} if basis.get(name) != self.basis.get(name))
+        if others:
             raise TrainingError(
-                f"{self.run} holds an unfinished training that began with another {', '.join(apart)}: ask for the "
+                f"{self.run} holds an unfinished training that began with another {', '.join(others)}: ask for the "
                 "same, choose another --run, or give it up with --force"
             )
         return state
@@ -91,7 +96,6 @@ def start_together(
     records: Sequence[Record],
     preprocessing: Preprocessing,
     processes: Processes,
-    progress: bool,
 ) -> StartingPoint:
     """The network to start from: the first process gets it, the others get it from the first.
 
@@ -105,16 +109,16 @@ def start_together(
         return StartingPoint(start.network, processes.agree(start.network, ""))
     ready = (settings.arch, settings.seed, records, preprocessing, processes.device)
     try:
-        start = ready_to_train(settings.weights, *ready, progress=progress)
+        start = ready_to_train(settings.weights, *ready)
     except TrainingError as error:
         if not (settings.or_random and settings.weights == "imagenet"):
             raise
         print(
-            f"WARNING: {error}\nWARNING: going on with RANDOM weights, as asked by --or-random. The model shows that "
+            f"WARNING: {error}\nWARNING: going on with RANDOM weights, as --or-random allows. The model shows that "
             "everything works; its answers are worth little.",
             file=sys.stderr,
         )
-        start = ready_to_train("random", *ready, progress=progress)
+        start = ready_to_train("random", *ready)
     return StartingPoint(start.network, processes.agree(start.network, start.pretrained))
 
 
@@ -153,6 +157,6 @@ def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
     record = RunRecord.load(run)
     if record.pretrained == "random" and settings.weights != "random" and not settings.or_random:
         return False
-    asked = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
+    requested = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
     rows = record.result.get("rows_sha256")
-    return bool(record.settings == asked and record.data_sha256 == films.digest() and rows == rows_digest(films))
+    return bool(record.settings == requested and record.data_sha256 == films.digest() and rows == rows_digest(films))

@@ -8,15 +8,17 @@ needed, and those that are at hand stay unseen for measuring.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
 import numpy as np
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from tqdm import tqdm
 
 from cxr.films.film import Pixels
-from cxr.films.frontal import SIDE, Screen, edge_histograms, thumbnail
+from cxr.films.frontal import SIDE, Screen, Verdict, edge_histograms, thumbnail
+from cxr_training.data.prefetch import in_batches, prefetched
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 
 FEWEST: Final = 30  # training films; with fewer there is no screen
@@ -24,25 +26,24 @@ MOST: Final = 1000  # films that are used; more take longer and change little
 _REFUSED_BELOW: Final = -0.5  # log-odds: a film is refused where frontal has less than 2 in 5
 _STRENGTH: Final = 3.0  # inverse of the ridge penalty
 _DIGITS: Final = 4
+_BATCH: Final = 8  # films that are read together
 
 
-def screen_of(records: Sequence[Record], *, seed: int = 0, progress: bool = True) -> Screen | None:
+def screen_of(records: Sequence[Record], *, seed: int = 0) -> Screen | None:
     """The screen for a data folder's training films, or None where they are too few.
 
     Where all of them are drawn, the screen flags and does not refuse: real films look otherwise.
     """
     if len(records) < FEWEST:
         return None
-    chosen = np.random.default_rng(seed).permutation(len(records))[:MOST]
-    bar = tqdm(chosen, desc="screen", unit="film", disable=not progress, leave=False)
-    thumbnails = np.stack([thumbnail(records[i].read()) for i in bar])
+    chosen = [records[i] for i in np.random.default_rng(seed).permutation(len(records))[:MOST]]
+    batches = prefetched(in_batches(chosen, _BATCH), lambda record: thumbnail(record.read()))
+    thumbnails = np.stack([*progress_bar(chain.from_iterable(batches), "screen", "film", total=len(chosen))])
     return fit_screen(thumbnails, refuses=any(one.extra.get("source") != "synthetic" for one in records), seed=seed)
 
 
-def judge(screen: Screen, records: Sequence[Record], *, progress: bool = True) -> dict[str, int]:
-    """How many frontal films the screen takes for something else, or for negatives."""
-    bar = tqdm(records, desc="screen", unit="film", disable=not progress, leave=False)
-    verdicts = [screen.judge(record.read()) for record in bar]
+def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many frontal films a screen takes for something else, or for negatives."""
     return {
         "films": len(verdicts),
         "unlike_frontal": sum(not verdict.is_frontal for verdict in verdicts),

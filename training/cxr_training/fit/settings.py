@@ -76,7 +76,7 @@ class TuneSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """What was asked for.
+    """Everything a training is asked to do.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""From starting weights to trained weights: the head on stored features, then layers below it where asked for."""
+"""From starting weights to trained weights: the head on stored features, then the layers below it where requested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torchvision.models.resnet import ResNet
 
 from cxr.model.spec import Preprocessing
 from cxr_training.data.records import Record
-from cxr_training.fit.features import LAYER3, POOLED, Depth, FeatureCache, Features, View, pooled_of
+from cxr_training.fit.feature_rows import Features, StoredFeatures
+from cxr_training.fit.features import LAYER3, POOLED, Depth, FeatureCache, View, pooled_of
 from cxr_training.fit.head import Epoch, Targets, Weighting, film_weights, train_head
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.resume import Unfinished
@@ -53,7 +54,7 @@ class Fit:
     save_every_s
         Seconds between two states inside an epoch.
     on_epoch
-        Told of every epoch, in the first process.
+        Called with every epoch, in the first process.
     """
 
     network: ResNet
@@ -66,11 +67,10 @@ class Fit:
     unfinished: Unfinished
     save_every_s: float
     on_epoch: Callable[[Epoch], None]
-    progress: bool
 
     @property
     def views(self) -> list[View]:
-        """The looks at each training film that features are stored of."""
+        """The views of each training film that features are stored of."""
         return [
             View(number, self.settings.augmentation, self.settings.seed) for number in range(self.settings.views + 1)
         ]
@@ -99,20 +99,19 @@ class Fit:
                 self.on_epoch(epoch)
         return fitted
 
-    def _features(self, depth: Depth) -> list[Features]:
+    def _features(self, depth: Depth) -> list[StoredFeatures]:
         """Of the training films under each view, then of the validation films."""
         cache = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, depth)
         wanted = [*((self.train, view) for view in self.views), (self.val, View())]
-        return cache.get_all(wanted, progress=self.progress)
+        return cache.get_all(wanted)
 
     def _head_on_stored(self) -> Fitted:
-        *train, val = self._features(POOLED)
+        *train, val = (features.array() for features in self._features(POOLED))
         return self._head(train, val)
 
     def _head(self, train: Sequence[Features], val: Features) -> Fitted:
         """Train the head and put it into the network."""
         settings = dataclasses.replace(self.settings.head, seed=self.settings.seed)
-        shown = self.progress and self.processes.is_first
         head = train_head(
             train,
             targets_of(self.train),
@@ -120,7 +119,6 @@ class Fit:
             targets_of(self.val),
             settings,
             weights=self._weighting(),
-            progress=shown,
         )
         with torch.no_grad():
             self.network.fc.weight.copy_(head.weight)
@@ -130,13 +128,13 @@ class Fit:
     def _weighting(self) -> Weighting:
         return Weighting(*(film_weights(records, self.settings.balance) for records in (self.train, self.val)))
 
-    def _stored(self, records: Sequence[Record], views: Sequence[Features]) -> Load:
+    def _stored(self, records: Sequence[Record], views: Sequence[StoredFeatures]) -> Load:
         """Layer3 outputs, in each epoch under a view drawn for each film."""
 
         def load(row: int, epoch: int) -> torch.Tensor:
             rng = np.random.default_rng([self.settings.seed, epoch, int(records[row].sha256[:16], 16)])
             view = views[int(rng.integers(len(views))) if epoch else 0]
-            return torch.from_numpy(np.array(view[row]))
+            return torch.from_numpy(view[row])
 
         return load
 
@@ -159,7 +157,6 @@ class Fit:
             save=self.unfinished.save,
             save_every_s=self.save_every_s,
             on_epoch=self.on_epoch,
-            progress=self.progress,
         )
         tuned = loop.run(state)
         return Fitted(tuned.best_epoch, tuned.history, tuned)

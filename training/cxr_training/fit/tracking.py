@@ -26,7 +26,7 @@ def _ignore(_: Epoch) -> None:
 
 @contextmanager
 def tracked(tracker: str, run: Path, settings: Mapping[str, Any]) -> Iterator[OnEpoch]:
-    """Give what to tell of every epoch.
+    """What takes every epoch to where the training is shown.
 
     Parameters
     ----------

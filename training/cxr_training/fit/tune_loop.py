@@ -10,20 +10,20 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import ResNet
-from tqdm import tqdm
 
 from cxr.model.network import use_exact_float32
 from cxr.model.spec import CLASSES
+from cxr_training.data.prefetch import prefetched
+from cxr_training.data.progress import progress_bar
 from cxr_training.errors import TrainingError
-from cxr_training.fit.head import Epoch, judged
-from cxr_training.fit.prefetch import prefetched
+from cxr_training.fit.head import Epoch, loss_and_accuracy
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.settings import TuneSettings
 from cxr_training.fit.tune import (
@@ -39,11 +39,23 @@ from cxr_training.fit.tune import (
     shared,
 )
 
-State = dict[str, Any]
+
+class State(TypedDict):
+    """Where a fine-tuning is: everything it goes on from; ``epoch`` and ``step`` are what comes next."""
+
+    epoch: int
+    step: int
+    weights: dict[str, torch.Tensor]
+    best: dict[str, torch.Tensor]
+    best_epoch: int
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    history: list[dict[str, Any]]
+    spent_s: float
 
 
 def _ignore(_: object) -> None:
-    """Nobody asked to be told."""
+    """Do nothing with it."""
 
 
 class TuneLoop:
@@ -64,7 +76,7 @@ class TuneLoop:
     save
         Takes a state; called by the first process after every epoch and whenever `save_every_s` seconds went by.
     on_epoch
-        Told of every epoch that is over, in the first process.
+        Called with every epoch that is over, in the first process.
     """
 
     def __init__(
@@ -80,7 +92,6 @@ class TuneLoop:
         save: Callable[[State], None] = _ignore,
         save_every_s: float = 300.0,
         on_epoch: Callable[[Epoch], None] = _ignore,
-        progress: bool = True,
     ) -> None:
         self.batches = -(-len(train.targets) // settings.batch_size)
         if settings.batch_size < processes.count or len(train.targets) // self.batches < processes.count:
@@ -101,7 +112,7 @@ class TuneLoop:
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.train, self.val, self.settings, self.seed = train, val, settings, seed
         self.processes, self.save, self.save_every_s = processes, save, save_every_s
-        self.on_epoch, self.progress = on_epoch, progress and processes.is_first
+        self.on_epoch = on_epoch
         sampled = min(len(train.targets), len(val.targets))
         self.sample = np.sort(np.random.default_rng([seed, 2]).permutation(len(train.targets))[:sampled]).tolist()
         self.epoch, self.step = 1, 0  # what comes next
@@ -140,8 +151,8 @@ class TuneLoop:
         batches = batches_of(len(self.train.targets), self.settings.batch_size, self.seed, self.epoch)
         share = slice(self.processes.rank, None, self.processes.count)
         inputs = self._inputs(self.train, [rows[share] for rows in batches[self.step :]], self.epoch)
-        bar = tqdm(batches, unit="step", initial=self.step, disable=not self.progress, leave=False)
-        bar.set_description(f"epoch {self.epoch} of at most {self.settings.epochs}")
+        name = f"epoch {self.epoch} of at most {self.settings.epochs}"
+        bar = progress_bar(batches, name, "step", initial=self.step)
         started = time.monotonic()
         with bar:
             for rows, films in zip(batches[self.step :], inputs, strict=True):
@@ -204,7 +215,7 @@ class TuneLoop:
             for batch, films in zip(batches, self._inputs(split, chosen, 0), strict=True):
                 logits[list(batch)] = self._plain(films)
             gathered = self.processes.total(logits).cpu()
-        return judged(gathered, split.targets[list(rows)], split.weights[list(rows)])
+        return loss_and_accuracy(gathered, split.targets[list(rows)], split.weights[list(rows)])
 
     def _plain(self, films: torch.Tensor) -> torch.Tensor:
         part = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
@@ -213,8 +224,9 @@ class TuneLoop:
 
     def _inputs(self, split: Split, batches: Sequence[Sequence[int]], epoch: int) -> Iterator[torch.Tensor]:
         device = self.processes.device
-        for films in prefetched(batches, lambda row: split.load(row, epoch), pin=device.type == "cuda"):
-            yield films.to(device, memory_format=torch.channels_last, non_blocking=True)
+        for films in map(torch.stack, prefetched(batches, lambda row: split.load(row, epoch))):
+            pinned = films.pin_memory() if device.type == "cuda" else films  # a GPU copies from it without waiting
+            yield pinned.to(device, memory_format=torch.channels_last, non_blocking=True)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
@@ -242,9 +254,8 @@ class TuneLoop:
             )
 
     def _restore(self, state: State) -> None:
-        self.epoch, self.step, self.best_epoch, self.best = (
-            state[name] for name in ("epoch", "step", "best_epoch", "best")
-        )
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.best_epoch, self.best = state["best_epoch"], state["best"]
         self._put(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import ResNet
-from tqdm import tqdm
 
 from cxr.errors import ModelError
 from cxr.model.network import StateDict, build, read_state_dict, use_exact_float32
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import CLASSES, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 
@@ -50,8 +50,6 @@ def ready_to_train(
     records: Sequence[Record],
     preprocessing: Preprocessing,
     device: torch.device,
-    *,
-    progress: bool = True,
 ) -> StartingPoint:
     """The starting point; random weights get the BatchNorm statistics of some of the training films.
 
@@ -64,12 +62,12 @@ def ready_to_train(
     if start.pretrained == "random":
         chosen = np.random.default_rng(seed).permutation(len(records))[:_BATCHNORM_FILMS]
         some = [records[i] for i in chosen]
-        reestimate_batchnorm(start.network, some, preprocessing, device, progress=progress)
+        reestimate_batchnorm(start.network, some, preprocessing, device)
     return start
 
 
 def starting_point(weights: str, arch: str, seed: int) -> StartingPoint:
-    """A network with the starting weights asked for and a new two-class head.
+    """A network with the requested starting weights and a new two-class head.
 
     Parameters
     ----------
@@ -139,7 +137,6 @@ def reestimate_batchnorm(
     device: torch.device,
     *,
     batch_size: int = 16,
-    progress: bool = True,
 ) -> None:
     """Set the running statistics of every BatchNorm to those of some films.
 
@@ -157,7 +154,7 @@ def reestimate_batchnorm(
     starts = range(0, len(records), batch_size)
     try:
         with torch.no_grad():
-            for start in tqdm(starts, desc="BatchNorm statistics", unit="batch", disable=not progress, leave=False):
+            for start in progress_bar(starts, "BatchNorm statistics", "batch"):
                 chosen = records[start : start + batch_size]
                 films = [record.read(preprocessing.least_side) for record in chosen]
                 network(torch.stack([to_tensor(film, preprocessing) for film in films]).to(device))

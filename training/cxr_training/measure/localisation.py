@@ -31,14 +31,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from cxr.model.cam import Cam, upsample
 from cxr.model.spec import CLASSES
 from cxr.predict import Prediction
-from cxr_training.data.boxes import KeptBoxes
 from cxr_training.data.collections.candidates import Box
-from cxr_training.data.marked import Marked, on_film
+from cxr_training.data.marked import Marked
 from cxr_training.data.records import Record
 from cxr_training.measure.intervals import Bootstrap, percentiles, share_interval
 from cxr_training.measure.metrics import Floats
@@ -76,19 +74,6 @@ class Looks:
     area: Floats
 
 
-def mark(records: Sequence[Record], boxes: KeptBoxes, *, progress: bool = True) -> list[Marked | None]:
-    """Each film with its boxes, or None where it has none.
-
-    Raises
-    ------
-    TrainingError
-        As `cxr_training.data.marked.on_film` does.
-    """
-    wanted = progress and bool(boxes.by_name)
-    with tqdm(records, desc="boxes", unit="film", disable=not wanted, leave=False) as bar:
-        return [on_film(boxes, record) for record in bar]
-
-
 def look(marked: Iterable[Marked | None], predictions: Iterable[Prediction]) -> Looks | None:
     """How the maps do on the boxes; None where no film of PNEUMONIA has a box."""
     chosen = [
@@ -117,6 +102,13 @@ def look(marked: Iterable[Marked | None], predictions: Iterable[Prediction]) -> 
         mean_map_energy=energy_inside(mean + biases[0], rectangles),
         area=np.array([_areas(own).sum() for own in rectangles]) / SIDE**2,
     )
+
+
+def evidence_in_boxes(film: Marked, prediction: Prediction) -> float:
+    """The share of the evidence for PNEUMONIA of a film's map that lies in the film's boxes; 0 without evidence."""
+    explanation = prediction.explain("contrast")
+    local = explanation.grid + np.float32(explanation.bias)
+    return float(np.nan_to_num(energy_inside(local, [disjoint(_on_square(film))])[0]))
 
 
 def _on_square(film: Marked) -> list[Box]:

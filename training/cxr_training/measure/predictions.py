@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from tqdm import tqdm
 
-from cxr.films.film import Pixels
 from cxr.model.spec import CLASSES
-from cxr.predict import Prediction, Predictor
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats
@@ -119,38 +116,3 @@ def same_films(first: Scored, second: Scored, records: Sequence[Record]) -> list
                 "data: evaluate both again"
             )
     return [known[film] for film in sorted(first.labels)]
-
-
-_BATCH = 8
-
-
-def score(
-    predictor: Predictor,
-    records: Sequence[Record],
-    *,
-    change: Callable[[Pixels], Pixels] | None = None,
-    progress: bool = True,
-    what: str = "",
-) -> list[Prediction]:
-    """One prediction for each film, in their order.
-
-    Parameters
-    ----------
-    change
-        What is done to each film before the model sees it.
-    what
-        Name of the progress bar; the split by default.
-
-    Raises
-    ------
-    TrainingError
-        If a film cannot be decoded.
-    """
-    predictions: list[Prediction] = []
-    with tqdm(total=len(records), desc=what or records[0].split, unit="film", disable=not progress, leave=False) as bar:
-        for start in range(0, len(records), _BATCH):
-            chosen = records[start : start + _BATCH]
-            films = [record.read(predictor.spec.preprocessing.least_side) for record in chosen]
-            predictions += predictor.predict(films if change is None else [change(film) for film in films])
-            bar.update(len(chosen))
-    return predictions

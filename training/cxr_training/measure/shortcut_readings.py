@@ -17,7 +17,6 @@ Fusion 76:1-7. They blanked the lungs and could still tell the collections apart
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,10 +28,9 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
-from tqdm import tqdm
 
 from cxr.films.film import Pixels
-from cxr_training.data.records import Record
+from cxr_training.data.progress import progress_bar
 from cxr_training.measure.metrics import Floats
 
 SIDE: Final = 64  # cells along a side of the grid the border is seen in: fine enough for a marker
@@ -78,18 +76,6 @@ def squashed(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def grids(records: Sequence[Record], *, progress: bool = True) -> Pixels:
-    """Films as `squashed` gives them: (N, 64, 64) uint8.
-
-    Raises
-    ------
-    TrainingError
-        If a film cannot be decoded.
-    """
-    bar = tqdm(records, desc=f"{records[0].split}, grey values", unit="film", disable=not progress, leave=False)
-    return np.stack([squashed(record.read()) for record in bar])
-
-
 def coarse_values(grid: Pixels) -> Floats:
     """The whole film in 32 x 32 cells: (N, 64, 64) becomes (N, 1024)."""
     step = SIDE // COARSE
@@ -133,7 +119,7 @@ class Linear:
 
 
 def fit_linear(
-    train: tuple[Inputs, Labels], val: tuple[Inputs, Labels], *, balanced: bool = False, name: str, progress: bool
+    train: tuple[Inputs, Labels], val: tuple[Inputs, Labels], *, balanced: bool = False, name: str
 ) -> Linear:
     """Fit on training films; of six strengths the one with the lowest log loss on validation is kept.
 
@@ -151,7 +137,7 @@ def fit_linear(
     weights = "balanced" if balanced else None
     sample = compute_sample_weight(weights, val[1])
     best, lowest = None, np.inf
-    for strength in tqdm(STRENGTHS, desc=name, unit="fit", disable=not progress, leave=False):
+    for strength in progress_bar(STRENGTHS, name, "fit"):
         regression = LogisticRegression(C=strength, class_weight=weights, max_iter=_STEPS)
         pipeline = make_pipeline(StandardScaler(), regression).fit(*train)
         loss = log_loss(val[1], pipeline.predict_proba(val[0]), labels=pipeline.classes_, sample_weight=sample)

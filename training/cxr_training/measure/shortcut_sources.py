@@ -20,7 +20,7 @@ import numpy.typing as npt
 from cxr.model.spec import CLASSES
 from cxr.predict import softmax
 from cxr_training.data.records import Record
-from cxr_training.fit.features import Features
+from cxr_training.fit.feature_rows import Features
 from cxr_training.fit.head import train_head
 from cxr_training.fit.settings import HeadSettings
 from cxr_training.measure.intervals import Bootstrap, exact_interval
@@ -36,7 +36,7 @@ Rows = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FilmFeatures:
     """Films of one split with the model's pooled features of them, (N, C), under the plain view."""
 
     records: tuple[Record, ...]
@@ -57,9 +57,11 @@ class Seen:
         """(N,), whose film each is."""
         return [record.patient_id for record in self.records]
 
-    def where(self, rows: Rows) -> Seen:
+    def where(self, rows: Rows) -> FilmFeatures:
         """Some of the films."""
-        return Seen(tuple(record for record, keep in zip(self.records, rows, strict=True) if keep), self.features[rows])
+        return FilmFeatures(
+            tuple(record for record, keep in zip(self.records, rows, strict=True) if keep), self.features[rows]
+        )
 
 
 def sources_of(records: tuple[Record, ...]) -> Texts:
@@ -81,7 +83,7 @@ def source_alone(train: tuple[Record, ...], split: tuple[Record, ...]) -> Floats
 
 
 def source_from_features(
-    train: Seen, val: Seen, split: Seen, bootstrap: Bootstrap, *, progress: bool
+    train: FilmFeatures, val: FilmFeatures, split: FilmFeatures, bootstrap: Bootstrap
 ) -> dict[str, SourceFigures | NoFigures]:
     """How well a linear model tells the source from the features, among ``all`` films and within each class.
 
@@ -99,12 +101,12 @@ def source_from_features(
             part.where((part.sources != "") & (True if target is None else part.targets == target))
             for part in (train, val, split)
         ]
-        found[name] = _source_among(*chosen, bootstrap=bootstrap, name=f"source, {name}", progress=progress)
+        found[name] = _source_among(*chosen, bootstrap=bootstrap, name=f"source, {name}")
     return found
 
 
 def _source_among(
-    train: Seen, val: Seen, split: Seen, *, bootstrap: Bootstrap, name: str, progress: bool
+    train: FilmFeatures, val: FilmFeatures, split: FilmFeatures, *, bootstrap: Bootstrap, name: str
 ) -> SourceFigures | NoFigures:
     known = np.unique(train.sources)
     val = val.where(np.isin(val.sources, known))
@@ -113,16 +115,14 @@ def _source_among(
     if len(there) < 2 or not val.records:
         lacking = f"{len(there)} of the sources of the training films" if len(there) < 2 else "no validation film"
         return NoFigures(f"{lacking} in question: two sources to tell apart and validation films are needed")
-    fitted = fit_linear(
-        (train.features, train.sources), (val.features, val.sources), balanced=True, name=name, progress=progress
-    )
+    fitted = fit_linear((train.features, train.sources), (val.features, val.sources), balanced=True, name=name)
     columns = np.flatnonzero(np.isin(fitted.classes, there))
     called = fitted.classes[columns][fitted.probabilities(split.features)[:, columns].argmax(axis=1)]
     return balanced_accuracy_figures(called, split.sources, split.patients, bootstrap, fitted.strength)
 
 
 def leave_one_out(
-    train: Seen, val: Seen, split: Seen, settings: HeadSettings, bootstrap: Bootstrap, *, progress: bool
+    train: FilmFeatures, val: FilmFeatures, split: FilmFeatures, settings: HeadSettings, bootstrap: Bootstrap
 ) -> tuple[SourceLeftOut | SourceNotLeftOut, ...]:
     """For each source of the split, how a head does on it that was trained without it, beside one trained with it.
 
@@ -140,9 +140,9 @@ def leave_one_out(
             found.append(SourceNotLeftOut(source, *counts, reason))
             continue
         if everyone is None:
-            everyone = _trained(train, val, split, settings, progress)
+            everyone = _trained(train, val, split, settings)
         others = [part.where(_not_of(part, source)) for part in (train, val)]
-        alone = _trained(others[0], others[1], left_out, settings, progress)
+        alone = _trained(others[0], others[1], left_out, settings)
         with_it = everyone[split.sources == source]
         name, one, two, difference = _compared(left_out, alone, with_it, bootstrap)
         found.append(
@@ -165,11 +165,11 @@ def leave_one_out(
     return tuple(found)
 
 
-def _not_of(part: Seen, source: str) -> Rows:
+def _not_of(part: FilmFeatures, source: str) -> Rows:
     return np.asarray((part.sources != source) & (part.sources != ""))
 
 
-def _lacking(train: Seen, val: Seen, source: str) -> str | None:
+def _lacking(train: FilmFeatures, val: FilmFeatures, source: str) -> str | None:
     if source not in train.sources:
         return "no training film is from it, so the model itself never saw it"
     for part, films in ((train, "training"), (val, "validation")):
@@ -180,15 +180,15 @@ def _lacking(train: Seen, val: Seen, source: str) -> str | None:
     return None
 
 
-def _trained(train: Seen, val: Seen, asked: Seen, settings: HeadSettings, progress: bool) -> Floats:
+def _trained(train: FilmFeatures, val: FilmFeatures, asked: FilmFeatures, settings: HeadSettings) -> Floats:
     """Probabilities of PNEUMONIA, (N,), of the asked films by a head of these training films."""
-    head = train_head([train.features], train.targets, val.features, val.targets, settings, progress=progress)
+    head = train_head([train.features], train.targets, val.features, val.targets, settings)
     weight, bias = head.weight.double().numpy(), head.bias.double().numpy()
     return softmax(asked.features.astype(np.float64) @ weight.T + bias, 1.0)[:, 1]
 
 
 def _compared(
-    films: Seen, without: Floats, everyone: Floats, bootstrap: Bootstrap
+    films: FilmFeatures, without: Floats, everyone: Floats, bootstrap: Bootstrap
 ) -> tuple[str, Figure, Figure, Figure]:
     """The name of what could be measured, what either head comes to, and the difference."""
     targets = films.targets

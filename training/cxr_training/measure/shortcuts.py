@@ -16,9 +16,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from cxr_training.data.groups import groups_of
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.measure.intervals import Bootstrap, percentiles
 from cxr_training.measure.metrics import Floats, Targets, weighted_figures
@@ -103,7 +103,6 @@ def measure(
     bootstrap: Bootstrap,
     *,
     against: str = "model",
-    progress: bool = True,
 ) -> dict[str, Reading]:
     """`auroc_figures` of each reading ``overall`` and by ``groups``: sources, label sources and both together."""
     targets = np.array([record.target for record in records], dtype=np.int64)
@@ -113,7 +112,7 @@ def measure(
         name: rows for name, rows in groups_of(records).items() if name.startswith(("source=", "label_source="))
     }
     found: dict[str, dict[str, ReadingFigures]] = {name: {} for name in readings}
-    bar = tqdm((everything | by_source).items(), desc="intervals", unit="group", disable=not progress, leave=False)
+    bar = progress_bar((everything | by_source).items(), "intervals", "group")
     for group, rows in bar:
         chosen = {name: values[rows] for name, values in readings.items()}
         for name, one in auroc_figures(chosen, targets[rows], patients[rows].tolist(), bootstrap, against).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -71,11 +71,21 @@ def confident_errors(targets: Targets, probabilities: Floats, threshold: float) 
 
 
 def draw_errors(
-    out: Path, records: Sequence[Record], predictions: Sequence[Prediction], threshold: float, cam_scale: float
+    out: Path,
+    records: Sequence[Record],
+    predictions: Sequence[Prediction],
+    threshold: float,
+    cam_scale: float,
+    films: Mapping[str, Pixels],
 ) -> Errors:
     """Draw the most confident errors into ``out/errors``.
 
     Pictures of an earlier evaluation are taken away, so that none of another model's are left.
+
+    Parameters
+    ----------
+    films
+        At least those that are shown, by name.
     """
     _clear(out / _ERRORS, "false-*.jpg")
     targets = np.array([record.target for record in records], dtype=np.int64)
@@ -86,7 +96,7 @@ def draw_errors(
         for number, i in enumerate(chosen, 1):
             name = f"{_ERRORS}/{kind}-{number:02}.jpg"
             grid = predictions[i].explain("contrast").grid
-            _save(side_by_side(records[i].read(), grid, cam_scale), out / name)
+            _save(side_by_side(films[records[i].name], grid, cam_scale), out / name)
             known = [f"{column} {records[i].extra[column]}" for column in COLUMNS if records[i].extra.get(column)]
             said = f"{number}. P(PNEUMONIA) {probabilities[i]:.3f}, mean of the map {grid.mean():+.2f}"
             alt = f"{kind} {number}: film and map"
@@ -104,10 +114,15 @@ def extremes(energy: Floats) -> tuple[list[int], list[int]]:
     return highest, order[len(highest) :][::-1][:MOST_LOOKS]
 
 
-def draw_looks(out: Path, looks: Looks | None, cam_scale: float) -> Extremes | None:
+def draw_looks(out: Path, looks: Looks | None, cam_scale: float, films: Mapping[str, Pixels]) -> Extremes | None:
     """Draw films with their boxes into ``out/localisation``; None where no film has a box.
 
     Pictures of an earlier evaluation are taken away, as `draw_errors` does.
+
+    Parameters
+    ----------
+    films
+        At least those that are shown, by name.
     """
     for kind in ("highest", "lowest"):
         _clear(out / _LOOKS, f"{kind}-*.jpg")
@@ -120,7 +135,7 @@ def draw_looks(out: Path, looks: Looks | None, cam_scale: float) -> Extremes | N
         for number, i in enumerate(chosen, 1):
             film, prediction = looks.films[i], looks.predictions[i]
             name = f"{_LOOKS}/{kind}-{number:02}.jpg"
-            _save(with_boxes(film, prediction, cam_scale), out / name)
+            _save(with_boxes(film, films[film.record.name], prediction, cam_scale), out / name)
             evidence = f"energy {energy[i]:.3f}" if looks.has_evidence[i] else "no evidence for PNEUMONIA"
             said = f"{number}. {evidence}, maximum in {'a' if looks.pointing[i, i] else 'no'} box"
             caption = f"{said}, P(PNEUMONIA) {prediction.probabilities[1]:.3f}"
@@ -147,17 +162,22 @@ def _shown_size(pixels: Pixels) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
+def at_shown_size(pixels: Pixels) -> Pixels:
+    """The film as large as it is shown."""
+    height, width = _shown_size(pixels)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def side_by_side(pixels: Pixels, grid: npt.NDArray[np.float32], cam_scale: float) -> npt.NDArray[np.uint8]:
     """The film, and beside it the film under its map of PNEUMONIA minus NORMAL with the colour bar: (H, W, 3)."""
-    height, width = _shown_size(pixels)
-    shown = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
-    gap = np.full((height, _GAP, 3), 255, dtype=np.uint8)
+    shown = at_shown_size(pixels)
+    gap = np.full((len(shown), _GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([np.repeat(shown[..., None], 3, 2), gap, overlay(shown, grid, "contrast", cam_scale)], axis=1)
 
 
-def with_boxes(film: Marked, prediction: Prediction, cam_scale: float) -> npt.NDArray[np.uint8]:
+def with_boxes(film: Marked, pixels: Pixels, prediction: Prediction, cam_scale: float) -> npt.NDArray[np.uint8]:
     """Film and map side by side, (H, W, 3), with the boxes on both and a cross at the maximum of the map."""
-    pixels, grid = film.record.read(), prediction.explain("contrast").grid
+    grid = prediction.explain("contrast").grid
     height, width = _shown_size(pixels)
     picture = Image.fromarray(side_by_side(pixels, grid, cam_scale))
     draw = ImageDraw.Draw(picture)

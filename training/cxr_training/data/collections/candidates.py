@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from cxr_training.data.ages import read_age
 
 REASONS: Final[dict[str, str]] = {
     "image_missing": "the table names an image that is not there",
@@ -22,9 +21,6 @@ REASONS: Final[dict[str, str]] = {
     "near_duplicate": "the same exposure, resized or compressed anew, as one that is kept",
     "duplicates_disagree": "the same exposure is there with another label; neither is kept",
 }
-_OLDEST: Final = 120  # the RSNA files hold ages such as 151, slips of the keyboard
-_AGE: Final = re.compile(r"(\d{1,3})(?:\.\d*)?([YMWD]?)")
-_A_YEAR: Final = {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +101,9 @@ class Collected:
 
 
 def years(text: str) -> str:
-    """An age in whole years from `54`, `54.0` or DICOM's `054Y` and `018M` (PS3.5 section 6.2); else empty."""
-    match = _AGE.fullmatch(text.strip().upper())
-    if match is None:
-        return ""
-    age = int(match[1]) // _A_YEAR[match[2]]
-    return str(age) if age <= _OLDEST else ""
+    """An age in whole years, or a range of them, as `cxr_training.data.ages.read_age` reads it; else empty."""
+    age = read_age(text)
+    return "" if age is None else str(age)
 
 
 def sex_letter(text: str) -> str:

@@ -85,7 +85,7 @@ def _positive(study: str, targets: Mapping[str, set[bool]], boxes: Mapping[str, 
 
 
 def _candidate(path: Path, name: str, study: str, label: str, boxes: tuple[Box, ...]) -> Candidate:
-    """A film with the patient, age and sex its tags tell; no other tag is read, the patient's name least of all."""
+    """A film with the patient, age and sex of its tags; no other tag is read, the patient's name least of all."""
     try:
         tags = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         patient, age, sex = (str(tags.get(tag) or "").strip() for tag in _TAGS)

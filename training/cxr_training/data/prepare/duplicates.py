@@ -1,4 +1,4 @@
-"""Films that are the same exposure: the same file, the same pixels, or the same picture resized or compressed anew."""
+"""Films that are the same exposure: the same file, the same pixels, or the same picture resized or compressed again."""
 
 from __future__ import annotations
 

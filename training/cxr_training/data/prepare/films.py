@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tqdm import tqdm
-
 from cxr.errors import InputError
 from cxr_training.data.collections.candidates import Box, Candidate, Collected, Dropped
-from cxr_training.data.prepare.duplicates import Fingerprint, fingerprint, same_exposures
-from cxr_training.data.prepare.splits import Fractions, Patient, assign_splits, unite
-from cxr_training.data.records import IGNORED_LABEL
+from cxr_training.data.prepare.duplicates import Fingerprint, fingerprint, groups, same_exposures
+from cxr_training.data.progress import progress_bar
+from cxr_training.data.records import IGNORED_LABEL, SPLITS
 from cxr_training.errors import TrainingError
 
-OTHER_CHOICES: Final = ("keep", "negative")
 FRACTIONS: Final = (0.7, 0.15, 0.15)
 _EXTENSIONS: Final = {"PNG": "png", "JPEG": "jpg", "DICOM": "dcm"}
 _STRATUM_LABELS: Final = ("PNEUMONIA", "NORMAL", IGNORED_LABEL)  # a patient counts for the first that any film has
+
+Fractions = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Settings:
     other
         ``keep`` leaves films that are abnormal without pneumonia as OTHER, ``negative`` calls them NORMAL.
     resplit
-        Whether to split anew what has a split.
+        Whether to split again what has a split.
     """
 
     seed: int = 0
@@ -90,7 +90,27 @@ class Preparation:
     moved: int
 
 
-def prepare_films(collections: Sequence[Collected], settings: Settings, *, progress: bool = True) -> Preparation:
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """A patient as the split sees one.
+
+    Parameters
+    ----------
+    stratum
+        Patients are shared out within it: source and label.
+    films
+        How many are kept.
+    own_splits
+        The splits the patient's films already had.
+    """
+
+    patient_id: str
+    stratum: tuple[str, str]
+    films: int
+    own_splits: frozenset[str] = frozenset()
+
+
+def prepare_films(collections: Sequence[Collected], settings: Settings) -> Preparation:
     """Decode every film, leave duplicates out and split by patient; the order of tables and files does not matter.
 
     Raises
@@ -100,7 +120,7 @@ def prepare_films(collections: Sequence[Collected], settings: Settings, *, progr
     """
     dropped = [entry for collected in collections for entry in collected.dropped]
     offered = [_relabelled(film, settings.other) for collected in collections for film in collected.candidates]
-    read = _decode(sorted(offered, key=lambda film: (film.full_name, repr(film))), dropped, progress=progress)
+    read = _decode(sorted(offered, key=lambda film: (film.full_name, repr(film))), dropped)
     exposures = [[read[place] for place in group] for group in same_exposures([identity for _, identity in read])]
     kept = [one for group in exposures if (one := _best(group, dropped))]
     if not kept:
@@ -128,11 +148,9 @@ def _relabelled(film: Candidate, other: str) -> Candidate:
     return replace(film, label="NORMAL") if film.label == IGNORED_LABEL and other == "negative" else film
 
 
-def _decode(
-    candidates: Sequence[Candidate], dropped: list[Dropped], *, progress: bool
-) -> list[tuple[Candidate, Fingerprint]]:
+def _decode(candidates: Sequence[Candidate], dropped: list[Dropped]) -> list[tuple[Candidate, Fingerprint]]:
     read = []
-    for candidate in tqdm(candidates, desc="films", unit="film", disable=not progress, leave=False):
+    for candidate in progress_bar(candidates, "films", "film"):
         try:
             read.append((candidate, fingerprint(candidate.path)))
         except InputError as error:
@@ -188,6 +206,43 @@ def _patients(
         )
         for name, members in films.items()
     ]
+
+
+def unite(patient_ids: Iterable[str], same: Iterable[Sequence[str]]) -> dict[str, str]:
+    """A name for every patient: the first, in order, of those that share an exposure."""
+    names = sorted(set(patient_ids))
+    place = {name: number for number, name in enumerate(names)}
+    pairs = [(place[group[0]], place[other]) for group in same for other in group[1:]]
+    return {names[member]: names[group[0]] for group in groups(len(names), pairs) for member in group}
+
+
+def assign_splits(patients: Iterable[Patient], fractions: Fractions, seed: int) -> dict[str, str]:
+    """A split for every patient; the order of the patients does not matter.
+
+    A split that a patient already has is kept. One in several goes to the most held out of them: test before val
+    before train, so that no film that was trained on is measured as if it were new. The others are shared out within
+    their stratum, in an order given by seed and name: each to the split that lacks most films.
+    """
+    chosen: dict[str, str] = {}
+    strata: Mapping[tuple[str, str], list[Patient]] = defaultdict(list)
+    for patient in patients:
+        if patient.own_splits:
+            chosen[patient.patient_id] = max(patient.own_splits, key=SPLITS.index)
+        else:
+            strata[patient.stratum].append(patient)
+    for members in strata.values():
+        given: Counter[str] = Counter()
+        for patient in sorted(members, key=lambda member: _rank(seed, member.patient_id)):
+            total = given.total() + patient.films
+            lacks = {name: part * total - given[name] for name, part in zip(SPLITS, fractions, strict=True)}
+            split = max(SPLITS, key=lambda name: (lacks[name], -SPLITS.index(name)))
+            given[split] += patient.films
+            chosen[patient.patient_id] = split
+    return chosen
+
+
+def _rank(seed: int, patient_id: str) -> bytes:
+    return hashlib.sha256(f"{seed} {patient_id}".encode()).digest()
 
 
 def _reasons(dropped: Sequence[Dropped]) -> str:

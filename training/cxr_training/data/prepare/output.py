@@ -11,14 +11,14 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import CODES
 from cxr.model.spec import CLASSES
 from cxr_training.data.boxes import BOXES
-from cxr_training.data.collections.candidates import REASONS
+from cxr_training.data.collections.candidates import REASONS, Dropped
 from cxr_training.data.prepare.duplicates import NEAR
 from cxr_training.data.prepare.films import Preparation, Prepared
 from cxr_training.data.records import IGNORED_LABEL, MANIFEST, SPLITS
@@ -53,7 +53,7 @@ def check_out(out: Path, sources: Iterable[Path]) -> None:
         raise TrainingError(f"{out} is not empty: nothing is overwritten; name another folder")
 
 
-def write_output(done: Preparation, out: Path) -> tuple[dict[str, Any], bool]:
+def write_output(prepared: Preparation, out: Path) -> tuple[Report, bool]:
     """Write manifest, boxes, images and reports. They are written to a folder beside `out` that takes its name last.
 
     Returns
@@ -69,13 +69,13 @@ def write_output(done: Preparation, out: Path) -> tuple[dict[str, Any], bool]:
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         (part / "images").mkdir(parents=True)
-        for film in done.films:
+        for film in prepared.films:
             _copy(film, part / film.file)
-        manifest = _csv(_COLUMNS, map(_row, done.films))
-        report = summarise(done, hashlib.sha256(manifest).hexdigest())
+        manifest = _csv(_COLUMNS, map(_row, prepared.films))
+        report = summarise(prepared, hashlib.sha256(manifest).hexdigest())
         (part / MANIFEST).write_bytes(manifest)
-        (part / BOXES).write_bytes(_csv(_BOX_COLUMNS, _box_rows(done.films)))
-        text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        (part / BOXES).write_bytes(_csv(_BOX_COLUMNS, _box_rows(prepared.films)))
+        text = json.dumps(asdict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (part / REPORT).write_bytes(text.encode())
         (part / "report.md").write_bytes(as_markdown(report).encode())
         if not out.is_dir() or not any(out.iterdir()):
@@ -130,45 +130,75 @@ _LABELS: Final = (*CLASSES, IGNORED_LABEL)
 _SHOWN: Final = 5  # file names for each reason
 
 
-def summarise(done: Preparation, manifest_sha256: str) -> dict[str, Any]:
-    """The content of `report.json`; the same films and settings give the same."""
-    films = done.films
+@dataclass(frozen=True, slots=True)
+class FilmCount:
+    """How many films have the same source, label, split and view."""
+
+    source: str
+    label: str
+    split: str
+    view: str
+    films: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """How many films were left out for a reason, what the reason means, and the first of the films."""
+
+    count: int
+    meaning: str
+    first: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The content of `report.json`, in its order."""
+
+    films: int
+    patients: int
+    patients_by_split: Mapping[str, int]
+    films_dropped: int
+    settings: Mapping[str, Any]
+    manifest_sha256: str
+    counts: Sequence[FilmCount]
+    licences: Mapping[str, int]
+    boxes: Mapping[str, int]
+    patients_united: int
+    films_moved_to_their_patients_split: int
+    dropped: Mapping[str, LeftOut]
+    notes: Sequence[str]
+
+
+def summarise(prepared: Preparation, manifest_sha256: str) -> Report:
+    """The report; the same films and settings give the same."""
+    films = prepared.films
     cells = Counter((film.candidate.source, film.candidate.label, film.split, film.view) for film in films)
-    return {
-        "films": len(films),
-        "patients": len({film.patient_id for film in films}),
-        "patients_by_split": {
-            split: len({film.patient_id for film in films if film.split == split}) for split in SPLITS
-        },
-        "films_dropped": len(done.dropped),
-        "settings": {**asdict(done.settings), "near_duplicate_correlation": NEAR},
-        "manifest_sha256": manifest_sha256,
-        "counts": [
-            dict(zip(("source", "label", "split", "view", "films"), (*cell, count), strict=True))
-            for cell, count in sorted(cells.items())
-        ],
-        "licences": dict(sorted(Counter(film.candidate.licence or "not stated" for film in films).items())),
-        "boxes": {
+    return Report(
+        films=len(films),
+        patients=len({film.patient_id for film in films}),
+        patients_by_split={split: len({film.patient_id for film in films if film.split == split}) for split in SPLITS},
+        films_dropped=len(prepared.dropped),
+        settings={**asdict(prepared.settings), "near_duplicate_correlation": NEAR},
+        manifest_sha256=manifest_sha256,
+        counts=[FilmCount(*cell, count) for cell, count in sorted(cells.items())],
+        licences=dict(sorted(Counter(film.candidate.licence or "not stated" for film in films).items())),
+        boxes={
             "kept": sum(len(film.boxes) for film in films),
             "outside_their_film": sum(len(film.candidate.boxes) - len(film.boxes) for film in films),
         },
-        "patients_united": done.united,
-        "films_moved_to_their_patients_split": done.moved,
-        "dropped": _dropped(done),
-        "notes": notes(films),
-    }
+        patients_united=prepared.united,
+        films_moved_to_their_patients_split=prepared.moved,
+        dropped=_left_out(prepared.dropped),
+        notes=notes(films),
+    )
 
 
-def _dropped(done: Preparation) -> dict[str, Any]:
+def _left_out(dropped: Iterable[Dropped]) -> dict[str, LeftOut]:
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for entry in done.dropped:
+    for entry in dropped:
         by_reason[entry.reason].append(f"{entry.name} (kept: {entry.instead})" if entry.instead else entry.name)
     return {
-        reason: {
-            "count": len(names),
-            "meaning": REASONS[reason] if reason in REASONS else CODES[reason].title,
-            "first": names[:_SHOWN],
-        }
+        reason: LeftOut(len(names), REASONS[reason] if reason in REASONS else CODES[reason].title, names[:_SHOWN])
         for reason, names in sorted(by_reason.items())
     }
 
@@ -193,45 +223,51 @@ def notes(films: Sequence[Prepared]) -> list[str]:
     return found
 
 
-def as_markdown(report: Mapping[str, Any]) -> str:
+def as_markdown(report: Report) -> str:
     """The content of `report.md`."""
-    counts = report["counts"]
-    settings = report["settings"]
+    settings = report.settings
+    by_split = ((one.source, one.label, one.split, one.films) for one in report.counts)
+    by_label = ((one.source, one.view, one.label, one.films) for one in report.counts)
     fractions = "/".join(f"{part:g}" for part in settings["fractions"])
     lines = [
         "# Prepared films",
         "",
-        f"{report['films']} films of {report['patients']} patients; {report['films_dropped']} left out. "
+        f"{report.films} films of {report.patients} patients; {report.films_dropped} left out. "
         f"Seed {settings['seed']}, fractions {fractions}, OTHER: {settings['other']}"
         f"{', split anew' if settings['resplit'] else ''}.",
-        *(f"\n**{note}**" for note in report["notes"]),
+        *(f"\n**{note}**" for note in report.notes),
         "\n## Films by source and label\n",
-        *_table(("source", "label", *SPLITS), _cross(counts, ("source", "label"), "split", SPLITS)),
+        *_table(
+            ("source", "label", *SPLITS),
+            _cross(by_split, SPLITS),
+        ),
         "\n## Films by source and view\n",
-        *_table(("source", "view", *_LABELS), _cross(counts, ("source", "view"), "label", _LABELS)),
+        *_table(
+            ("source", "view", *_LABELS),
+            _cross(by_label, _LABELS),
+        ),
         "\n## Patients by split\n",
-        *_table(("split", "patients"), report["patients_by_split"].items()),
-        f"\n{report['patients_united']} patients were found to be another one, by a shared exposure. "
-        f"{report['films_moved_to_their_patients_split']} films left the split they had, to be with their patient.",
+        *_table(("split", "patients"), report.patients_by_split.items()),
+        f"\n{report.patients_united} patients were found to be another one, by a shared exposure. "
+        f"{report.films_moved_to_their_patients_split} films left the split they had, to be with their patient.",
         "\n## Left out\n",
         *_table(
             ("reason", "films", "meaning", "first of them"),
-            [(why, of["count"], of["meaning"], ", ".join(of["first"])) for why, of in report["dropped"].items()],
+            [(why, of.count, of.meaning, ", ".join(of.first)) for why, of in report.dropped.items()],
         ),
         "\n## Licences\n",
-        *_table(("licence", "films"), report["licences"].items()),
-        f"\nBoxes: {report['boxes']['kept']} in `boxes.csv`. {report['boxes']['outside_their_film']} were left out, "
+        *_table(("licence", "films"), report.licences.items()),
+        f"\nBoxes: {report.boxes['kept']} in `boxes.csv`. {report.boxes['outside_their_film']} were left out, "
         "as they do not lie on their film.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cross(
-    counts: Sequence[Mapping[str, Any]], rows: tuple[str, str], column: str, values: Sequence[str]
-) -> list[tuple[Any, ...]]:
+def _cross(counts: Iterable[tuple[str, str, str, int]], values: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Films by the first two columns, a row for each, and by the third, a column for each of the values."""
     cells: Counter[tuple[str, str, str]] = Counter()
-    for entry in counts:
-        cells[entry[rows[0]], entry[rows[1]], entry[column]] += entry["films"]
+    for first, second, value, films in counts:
+        cells[first, second, value] += films
     keys = sorted({key[:2] for key in cells})
     return [
         (first, second or "not stated", *(cells[first, second, value] for value in values)) for first, second in keys

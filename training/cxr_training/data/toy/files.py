@@ -22,8 +22,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     generate_uid,
 )
-from tqdm import tqdm
 
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.toy.films import ToyFilm, draw_anatomy, draw_film
 
 COLUMNS = ("file", "label", "patient_id", "split", "source", "label_source", "view", "age", "sex", "sha256", "boxes")
@@ -122,9 +122,7 @@ def png_bytes(film: ToyFilm, bits: int) -> bytes:
     return buffer.getvalue()
 
 
-def write_toy_data(
-    out: Path, patients: int, seed: int, size: int = 512, progress: bool = False, force: bool = False
-) -> ToySummary:
+def write_toy_data(out: Path, patients: int, seed: int, size: int = 512, force: bool = False) -> ToySummary:
     """Draw films and write them with ``manifest.csv`` and ``README.txt`` to ``out``, all of it or nothing.
 
     The same arguments give the same bytes. Films are written to a folder beside ``out`` that takes its name at the end.
@@ -133,8 +131,6 @@ def write_toy_data(
     ----------
     size
         Long side of each film, in pixels.
-    progress
-        Whether to show a bar on stderr.
     force
         Whether to replace what ``out`` holds.
 
@@ -151,10 +147,7 @@ def write_toy_data(
     try:
         (part / "films").mkdir(parents=True)
         plans = plan_films(patients, seed)
-        rows = [
-            _write_film(part, plan, seed, size)
-            for plan in tqdm(plans, desc="films", unit="film", disable=not progress, leave=False)
-        ]
+        rows = [_write_film(part, plan, seed, size) for plan in progress_bar(plans, "films", "film")]
         _write_manifest(part / "manifest.csv", rows)
         readme = README.format(films=len(plans), patients=patients, seed=seed, size=size)
         (part / "README.txt").write_text(readme, encoding="utf-8")

@@ -9,30 +9,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
-import torch
-
 _AHEAD: Final = 2  # batches that are being prepared
 _MOST_THREADS: Final = 16
 
 Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
 
 
-def prefetched(
-    batches: Iterable[Sequence[Item]], load: Callable[[Item], torch.Tensor], *, pin: bool = False
-) -> Iterator[torch.Tensor]:
-    """The batches as stacked tensors, in their order, two of them being prepared while one is used.
+def prefetched(batches: Iterable[Sequence[Item]], load: Callable[[Item], Loaded]) -> Iterator[list[Loaded]]:
+    """What is loaded of each batch, in their order, two of them being prepared while one is used.
 
     Parameters
     ----------
     load
-        The tensor of one item; called from several threads. What it raises is raised here, in the place of its batch.
-    pin
-        Put the batches into memory that a GPU copies from without waiting.
+        Called with one item, from several threads. What it raises is raised here, in the place of its batch.
     """
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="films")
     todo = iter(batches)
-    under_way: deque[list[Future[torch.Tensor]]] = deque()
+    under_way: deque[list[Future[Loaded]]] = deque()
 
     def start(count: int) -> None:
         for batch in itertools.islice(todo, count):
@@ -41,8 +36,13 @@ def prefetched(
     try:
         start(_AHEAD)
         while under_way:
-            tensors = torch.stack([future.result() for future in under_way.popleft()])
+            loaded = [future.result() for future in under_way.popleft()]
             start(1)
-            yield tensors.pin_memory() if pin else tensors
+            yield loaded
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """The items in their order, `size` together; the last ones are fewer."""
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,130 @@
+"""Rows of features on disk by film: added to as films come, and NaN until they are worked out.
+
+Two files make a table. ``NAME.rows`` holds float32 rows one after the other and is memory-mapped; ``NAME.films`` holds
+the SHA-256 of the film of each row, 32 bytes each, and is the lock under which rows are added. A row is on the disk
+before its film is in the list, so that whatever was killed, a film that is listed has a whole row or one with NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cxr_training.errors import TrainingError
+from pneumoscan.files import locked
+
+Features = npt.NDArray[np.float32]
+
+_DIGEST_BYTES: Final = 32
+_CHUNK_BYTES: Final = 1 << 24  # that are filled at once
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFeatures:
+    """Features of N films on disk, (N, …) float32, read where they are looked at.
+
+    Parameters
+    ----------
+    rows
+        All rows of the table.
+    places
+        (N,), the row of each film.
+    """
+
+    rows: np.memmap[tuple[int, ...], np.dtype[np.float32]]
+    places: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, films: int | slice) -> Features:
+        """A copy of the features of one film or of some."""
+        return np.array(self.rows[self.places[films]])
+
+    def array(self) -> Features:
+        """A copy of all of them."""
+        return self[:]
+
+
+class FeatureRows:
+    """A table of features.
+
+    Parameters
+    ----------
+    name
+        Path of its files without their endings.
+    shape
+        Of one row.
+    """
+
+    def __init__(self, name: Path, shape: tuple[int, ...]) -> None:
+        self._rows, self._films = name.with_suffix(".rows"), name.with_suffix(".films")
+        self._shape = shape
+        self._row_bytes = 4 * math.prod(shape)
+
+    def add(self, films: Sequence[str], what: str) -> None:
+        """Make room for films that are not in the table yet, and mend the rows a damaged file lacks.
+
+        Parameters
+        ----------
+        films
+            SHA-256 of each, in hexadecimal.
+        what
+            Is stored, for the message.
+
+        Raises
+        ------
+        TrainingError
+            If the disk has no room for them; the table is then as it was.
+        """
+        self._films.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self._films, wait=True):
+            known = self._known()
+            fresh = [film for film in dict.fromkeys(films) if film not in known]
+            size = self._rows.stat().st_size if self._rows.exists() else 0
+            start, end = min(len(known), size // self._row_bytes), len(known) + len(fresh)
+            self._check_room(end - start, what)
+            self._fill(start, end)
+            with self._films.open("r+b") as stream:
+                stream.seek(len(known) * _DIGEST_BYTES)  # over what a kill left of an entry
+                stream.write(bytes.fromhex("".join(fresh)))
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def stored(self, films: Sequence[str]) -> StoredFeatures:
+        """The rows of some films, which were added before."""
+        known = self._known()
+        rows = np.memmap(self._rows, np.float32, "r+", shape=(len(known), *self._shape))
+        return StoredFeatures(rows, np.array([known[film] for film in films], dtype=np.int64))
+
+    def _known(self) -> dict[str, int]:
+        data = self._films.read_bytes()
+        whole = len(data) // _DIGEST_BYTES
+        return {data[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES].hex(): i for i in range(whole)}
+
+    def _check_room(self, count: int, what: str) -> None:
+        needed, free = count * self._row_bytes, shutil.disk_usage(self._rows.parent).free
+        if needed > free:
+            raise TrainingError(
+                f"{self._rows.parent}: {what} of {count} films takes {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
+                "are free: take another --cache, fewer --views, or make room"
+            )
+
+    def _fill(self, start: int, end: int) -> None:
+        """Make rows NaN, up to the end of the table."""
+        with self._rows.open("r+b" if self._rows.exists() else "w+b") as stream:
+            stream.seek(start * self._row_bytes)
+            left = (end - start) * self._row_bytes
+            empty = np.full(min(left, _CHUNK_BYTES) // 4, np.nan, dtype=np.float32).tobytes()
+            while left:
+                left -= stream.write(empty[:left])
+            stream.flush()
+            os.fsync(stream.fileno())
