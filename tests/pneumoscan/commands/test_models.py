@@ -251,7 +251,7 @@ def test_what_was_found_about_one_archive_is_not_believed_of_another(
     monkeypatch.setattr(models, "compare", compared)
     run("register", NEW)
     assert run("verify", NEW, "--films", str(folder)) == 1
-    assert "was retired or registered anew while it was verified" in said(capsys)
+    assert "was retired or registered again while it was verified" in said(capsys)
     declared = place.declared
     assert declared is not None
     assert NEW not in declared.versions or declared.versions[NEW].verified is None
