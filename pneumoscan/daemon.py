@@ -73,14 +73,16 @@ class Daemon:
         Parameters
         ----------
         command
-            A whole command line, all paths in it absolute; ``--notify-fd N`` is added, which `Notifier` takes.
+            A whole command line, all paths in it absolute; ``--notify-fd N`` is added, which `Notifier` takes. What
+            stands behind a ``--`` is for another program.
         remark
             Printed to stderr once it answers.
         """
         hear, notify = os.pipe()
+        end = command.index("--") if "--" in command else len(command)
         with self.log.open("w") as log:
             child = subprocess.Popen(
-                [*command, "--notify-fd", str(notify)],
+                [*command[:end], "--notify-fd", str(notify), *command[end:]],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

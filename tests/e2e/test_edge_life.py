@@ -193,6 +193,17 @@ def test_both_started_together_stop_in_the_right_order(tmp_path: Path) -> None:
         assert RunDir(server.run_dir.path).read_state() is None
 
 
+def test_both_started_in_the_background_are_stopped_by_the_edge() -> None:
+    with fresh_server() as server:
+        pack(server.store, "1.0.0", SLOW)
+        edge = Edge(server.folder, (server.url,), free_ports(1)[0])
+        edge.start("--serve", "--", *server.command("--device", "cpu")[3:])
+        assert edge.ask("POST", "/predictions/pneumonia", data=b"film").status_code == 200
+        assert edge.call("--stop").returncode == 0
+        edge.wait_until_gone()
+        assert server.processes() == []
+
+
 def test_a_server_that_ends_takes_the_edge_started_with_it_along() -> None:
     with fresh_server() as server:
         edge = Edge(server.folder, (server.url,), free_ports(1)[0])

@@ -83,6 +83,12 @@ def test_a_server_is_started_asked_and_stopped(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == f"no server runs from {tmp_path}\n"
 
 
+def test_what_is_for_another_program_stays_at_the_end(tmp_path: Path) -> None:
+    server = daemon(tmp_path)
+    assert server.detach([*command(tmp_path), "--", "--notify-fd", "99"]) == 0
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize(("how", "status", "told"), [("fails", 1, "no memory\nfor it\n"), ("silent", 3, "starts\n")])
 def test_a_server_that_does_not_come_up_says_why_or_its_log_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, status: int, told: str
