@@ -35,10 +35,10 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process more than there are cores, as far as the memory holds them: a test with a server mostly waits."""
+    """A process for each core, as far as the memory holds them."""
     del config
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(len(os.sched_getaffinity(0)) + 1, int(memory / _WORKER_BYTES)))
+    return max(1, min(len(os.sched_getaffinity(0)), int(memory / _WORKER_BYTES)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

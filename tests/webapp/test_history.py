@@ -13,11 +13,9 @@ from django.utils import timezone
 from PIL import Image
 
 from cxr.serving.render import RGB, blend, evidence_map, heat_map, png
-from cxr_webapp.history import THUMBNAIL_SIDE, thumbnail_of
-from cxr_webapp.models import Result
 from tests.film_server import FilmServer
 from tests.films import encoded, film
-from tests.webapp.pages import page_before, post_film, reader, scored
+from tests.webapp.pages import Result, history, page_before, post_film, reader, scored
 
 
 def test_only_what_a_reader_asked_to_keep_is_kept_and_only_what_the_server_said(tmp_path: Path) -> None:
@@ -33,7 +31,7 @@ def test_only_what_a_reader_asked_to_keep_is_kept_and_only_what_the_server_said(
         *("model_version", "weights_sha256", "thumbnail"),
     }
     with Image.open(io.BytesIO(kept.thumbnail)) as picture:
-        assert max(picture.size) <= THUMBNAIL_SIDE
+        assert max(picture.size) <= history.THUMBNAIL_SIDE
         assert picture.size == (80, 96)  # the film and nothing beside it
         assert not picture.getexif()
 
@@ -42,7 +40,7 @@ def test_the_kept_picture_is_coloured_as_the_servers_overlay() -> None:
     grid = np.random.default_rng(3).normal(0, 2, (7, 7)).astype(np.float32)  # some of it beyond full colour
     grey = film(height=140, width=120)
     evidence = evidence_map(grid, "contrast", 3.0, 140, 120)
-    with Image.open(io.BytesIO(thumbnail_of(png(grey), png(heat_map(evidence))))) as picture:
+    with Image.open(io.BytesIO(history.thumbnail_of(png(grey), png(heat_map(evidence))))) as picture:
         kept = np.asarray(picture).astype(int)
     with Image.open(io.BytesIO(jpeg(blend(grey, evidence)))) as picture:
         drawn = np.asarray(picture).astype(int)
