@@ -14,8 +14,8 @@ from pneumoscan.options import fields_of, flag_of
 PAGE: Final = Path(__file__).parents[1] / "docs" / "commands.md"
 _HEAD: Final = """# Commands
 
-`pneumoscan COMMAND --help` says the same. `python -m pneumoscan` is the same command, and `pneumoscan serve`,
-`pneumoscan train` and their siblings stay as entries:
+`pneumoscan COMMAND --help` says the same. `python -m pneumoscan` is the same command, and `python -m scripts.serve`,
+`python -m training.train` and their siblings stay as entries:
 
 {entries}
 

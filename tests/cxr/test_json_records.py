@@ -88,7 +88,7 @@ def test_a_damaged_file_is_named_with_its_key_and_the_command(tmp_path: Path) ->
     path.write_text(json.dumps(VALUES), encoding="utf-8")
     assert read_file(path, Page, "pneumoscan evaluate") == PAGE
     path.write_text("[]", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"page\.json is damaged .*the file is a list.* run training\.evaluate again"):
+    with pytest.raises(ModelError, match=r"page\.json is damaged .*the file is a list.* run pneumoscan evaluate again"):
         read_file(path, Page, "pneumoscan evaluate")
 
 

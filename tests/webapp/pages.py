@@ -58,7 +58,7 @@ def set_up() -> None:
 
 set_up()
 
-from cxr_webapp import card, inference  # noqa: E402 - models can be imported only now
+from cxr_webapp import card, history, inference  # noqa: E402, F401 - models can be imported only now, history for tests
 from cxr_webapp.models import Result  # noqa: E402
 
 

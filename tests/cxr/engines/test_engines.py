@@ -208,7 +208,7 @@ def test_an_engine_is_refused_where_it_does_not_run() -> None:
 
 
 def test_int8_without_its_files_says_what_makes_them(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"training\.quantise"):
+    with pytest.raises(ModelError, match=r"pneumoscan quantise"):
         load_engine("openvino-int8", small_network(), SMALL, CPU, tmp_path)
 
 

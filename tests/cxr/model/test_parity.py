@@ -42,7 +42,7 @@ def test_each_limit_is_kept_and_named(change: dict[str, Any], words: str, tmp_pa
 
 
 def test_an_engine_that_was_never_compared_does_not_serve(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"training\.calibrate --engine openvino-float32"):
+    with pytest.raises(ModelError, match=r"pneumoscan calibrate --engine openvino-float32"):
         save_model(tmp_path, engines=ON_CPU)
 
 

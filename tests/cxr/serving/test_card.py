@@ -45,7 +45,7 @@ def test_a_film_with_the_header_is_still_a_film(service: BatchService) -> None:
 def test_damaged_measurements_are_told_before_a_model_serves(tmp_path: Path, text: str) -> None:
     spec = save_model(tmp_path)
     (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(ModelError, match=r"training\.evaluate"):
+    with pytest.raises(ModelError, match=r"pneumoscan evaluate"):
         read_metrics(tmp_path, spec)
 
 
@@ -72,7 +72,7 @@ def test_a_card_without_an_audit_tells_no_shortcuts(tmp_path: Path) -> None:
 def test_a_damaged_audit_is_told_before_a_model_serves(tmp_path: Path, text: str) -> None:
     spec = save_model(tmp_path)
     (tmp_path / "audit.json").write_text(text)
-    with pytest.raises(ModelError, match=r"training\.audit"):
+    with pytest.raises(ModelError, match=r"pneumoscan audit"):
         read_audit(tmp_path, spec)
 
 
