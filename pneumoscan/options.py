@@ -291,7 +291,7 @@ def _help(option: Option, default: Any) -> str:
     if option.help is None:
         return argparse.SUPPRESS
     text = option.help.replace("%", "%%")
-    if "(default" in text or default is None or default is dataclasses.MISSING or default == ():
+    if "(default" in text or default in (None, dataclasses.MISSING, ()) or default is False:
         return text
     shown = (
         " ".join(map(str, default))
