@@ -214,7 +214,7 @@ def test_a_server_that_ends_takes_the_edge_started_with_it_along() -> None:
 
 
 def test_the_module_runs_as_a_command() -> None:
-    for module in ("pneumoscan edge", "pneumoscan keys"):
+    for module in ("scripts.edge", "scripts.edge_keys"):
         done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0
-        assert "Exit codes" in done.stdout
+        assert "Exit status" in done.stdout

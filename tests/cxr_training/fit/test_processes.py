@@ -26,7 +26,7 @@ def train(count: int, data: Path, run: Path, *more: str) -> subprocess.Completed
     """One training by some processes, with a cache of its own."""
     # without "--" torchrun takes --run for one of its own options
     many = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "--"]
-    command = [sys.executable, *(many if count > 1 else ["-m"]), "pneumoscan train", "--data", str(data)]
+    command = [sys.executable, *(many if count > 1 else ["-m"]), "pneumoscan", "train", "--data", str(data)]
     command += ["--run", str(run), *more]
     command += ["--weights", "random", "--arch", "resnet10", "--size", "64", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
