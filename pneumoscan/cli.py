@@ -7,14 +7,17 @@ runs, so that ``--help`` is fast.
 
 from __future__ import annotations
 
+import io
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from cxr.errors import CxrError
 from pneumoscan import options
+from pneumoscan.errors import UsageError
 from pneumoscan.resources import code_version
 
 # What each command is for, in the order in which a newcomer needs them.
@@ -70,38 +73,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 what was asked for cannot be done: `pneumoscan.errors` has the tree of errors and their
     statuses.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0 if words else 2
-    name, *rest = words
-    if name in ("--version", "-V"):
-        print(f"pneumoscan {code_version()}")
-        return 0
-    if name == "completion":
-        return _completion(rest)
-    if name not in COMMANDS:
-        print(f"pneumoscan: no command {name!r}; known are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    return _run(name, rest)
-
-
-def _run(name: str, words: Sequence[str]) -> int:
-    prog = f"pneumoscan {name}"
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or [""]
+    prog = f"pneumoscan {name}".rstrip()
     try:
-        module = import_module(f"pneumoscan.commands.{name}")
-        given: Any = words if module.OPTIONS is None else options.parse(module.OPTIONS, words, prog)
-        status: int = module.run(given)
+        status = _run(name, rest, prog)
         sys.stdout.flush()
         return status
     except CxrError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # who read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):  # who read our output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            print(f"{prog}: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -117,6 +102,34 @@ def _run(name: str, words: Sequence[str]) -> int:
             raise
         print(f"{prog}: {error}", file=sys.stderr)
         return 1
+
+
+def _run(name: str, words: Sequence[str], prog: str) -> int:
+    if name in ("", "-h", "--help", "help"):
+        print(_overview())
+        return 0 if name else 2
+    if name in ("--version", "-V"):
+        print(f"pneumoscan {code_version()}")
+        return 0
+    if name == "completion":
+        return _completion(words)
+    if name not in COMMANDS:
+        raise UsageError(f"no such command; known are {', '.join(COMMANDS)}")
+    module = import_module(f"pneumoscan.commands.{name}")
+    given: Any = words if module.OPTIONS is None else options.parse(module.OPTIONS, words, prog)
+    status: int = module.run(given)
+    return status
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether the other end of a pipe has gone (poll(2)); a server's socket that broke is another matter."""
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:  # a program of Python's that reads what we print
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_of_client(error: Exception) -> bool:
@@ -149,17 +162,11 @@ def _overview() -> str:
 
 def _completion(words: Sequence[str]) -> int:
     if len(words) != 1 or words[0] not in _SHELLS:
-        print(f"pneumoscan completion: give one of {', '.join(_SHELLS)}", file=sys.stderr)
-        return 2
+        raise UsageError(f"give one of {', '.join(_SHELLS)}")
     import shtab
 
-    found = {
-        name: (import_module(f"pneumoscan.commands.{name}").OPTIONS, text)
-        for name, text in COMMANDS.items()
-        if name != "bench"
-    }
-    parser = options.whole_parser("pneumoscan", found)
-    print(shtab.complete(parser, shell=words[0]))
+    found = {name: (import_module(f"pneumoscan.commands.{name}").OPTIONS, text) for name, text in COMMANDS.items()}
+    print(shtab.complete(options.whole_parser("pneumoscan", found), shell=words[0]))
     return 0
 
 

@@ -161,6 +161,9 @@ def whole_parser(prog: str, commands: Mapping[str, tuple[Any, str]]) -> argparse
     parser = argparse.ArgumentParser(prog=prog)
     places = parser.add_subparsers(metavar="COMMAND")
     for name, (options, text) in commands.items():
+        if options is None:  # a command with a parser of its own
+            places.add_parser(name, help=text)
+            continue
         parents = [parser_of(options, f"{prog} {name}", description=text)]
         places.add_parser(name, help=text, parents=parents, add_help=False)
     return parser
