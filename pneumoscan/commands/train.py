@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from cxr_training.errors import TrainingError
-from cxr_training.fit.augment import Augmentation
-from cxr_training.fit.settings import SAVE_EVERY_S, HeadSettings, TrainSettings, TuneSettings
+from cxr_training.fit.settings import SAVE_EVERY_S, Augmentation, HeadSettings, TrainSettings, TuneSettings
 from pneumoscan.options import Group, Option, at_least
 
 _USUAL: Final = TrainSettings()

@@ -29,9 +29,8 @@ from cxr.films.frontal import Verdict
 from cxr.json_records import to_json
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
-from cxr_training.data.boxes import NO_BOXES, KeptBoxes
+from cxr_training.data.boxes import NO_BOXES, KeptBoxes, Marked, load_boxes, on_film
 from cxr_training.data.groups import groups_of
-from cxr_training.data.marked import Marked, load_boxes, on_film
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.screen import verdict_counts
@@ -64,7 +63,7 @@ def evaluate(
     Parameters
     ----------
     boxes
-        Of the films' data folder, as `cxr_training.data.marked.load_boxes` gives them.
+        Of the films' data folder, as `cxr_training.data.boxes.load_boxes` gives them.
 
     Returns
     -------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cxr_training.data.ages import Age, read_age
+from cxr_training.data.groups import Age, read_age
 
 
 @pytest.mark.parametrize(

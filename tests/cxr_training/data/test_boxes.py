@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cxr_training.data.boxes import NO_BOXES, KeptBoxes
+from cxr_training.data.boxes import NO_BOXES, KeptBoxes, Marked, load_boxes, on_film
 from cxr_training.data.collections.candidates import Box
-from cxr_training.data.marked import Marked, load_boxes, on_film
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
 from tests.commands import run_command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cxr_training.fit.augment import Augmentation
+from cxr_training.fit.settings import Augmentation
 from tests.films import film
 
 

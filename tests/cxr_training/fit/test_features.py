@@ -16,10 +16,10 @@ from cxr.model.network import build, features, pool, trunk
 from cxr.model.spec import Preprocessing
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
-from cxr_training.fit.augment import Augmentation
 from cxr_training.fit.feature_rows import FeatureRows
 from cxr_training.fit.features import LAYER3, FeatureCache, View
 from cxr_training.fit.processes import Processes
+from cxr_training.fit.settings import Augmentation
 from tests.cxr.networks import SMALL, small_network
 from tests.cxr_training.folders import write_manifest
 from tests.films import dicom, encoded, film

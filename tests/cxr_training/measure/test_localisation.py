@@ -17,8 +17,8 @@ from scipy.ndimage import zoom
 
 from cxr.json_records import parse, read, to_json
 from cxr.predict import Prediction
+from cxr_training.data.boxes import Marked
 from cxr_training.data.collections.candidates import Box
-from cxr_training.data.marked import Marked
 from cxr_training.data.records import Record
 from cxr_training.measure.intervals import Bootstrap
 from cxr_training.measure.localisation import (

@@ -24,7 +24,7 @@ from typing import Final
 
 from cxr_training.data.collections.candidates import Box
 from cxr_training.data.collections.tables import boxes_by, inside, read_table
-from cxr_training.data.records import MANIFEST
+from cxr_training.data.records import MANIFEST, Films, Record
 from cxr_training.errors import TrainingError
 
 COLUMN: Final = "boxes"
@@ -141,3 +141,51 @@ def _by_name(folder: Path, rows: Sequence[Mapping[str, str]], path: Path) -> dic
 def _plain(name: str) -> str:
     """``./a.png`` is ``a.png``."""
     return PurePosixPath(name).as_posix()
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A film with its boxes, in pixels of the film."""
+
+    record: Record
+    height: int
+    width: int
+    boxes: tuple[Box, ...]
+
+
+def load_boxes(films: Films) -> KeptBoxes:
+    """The boxes of a data folder, none where it has none. Boxes of films that are not used stay unused.
+
+    Raises
+    ------
+    TrainingError
+        As `cxr_training.data.boxes.kept_boxes`.
+    """
+    return kept_boxes(films.folder, {record.name: record.extra.get(COLUMN) or "" for record in films.records})
+
+
+def on_film(kept: KeptBoxes, record: Record, height: int, width: int) -> Marked | None:
+    """A film of this size with its boxes, or None where it has none.
+
+    Raises
+    ------
+    TrainingError
+        If a box does not lie on the film, or the boxes cannot be scaled to it.
+    """
+    boxes = kept.of(record.name)
+    if not boxes:
+        return None
+    side = kept.side
+    if side and height != width:
+        raise TrainingError(
+            f"{kept.kept_in}: {record.name} is {width}x{height}, its boxes are drawn on {side}x{side}: a film that is "
+            f"not square was cropped or squeezed since. Put their pixels into {BOXES} instead."
+        )
+    for box in boxes:
+        if not box.fits(side or width, side or height):
+            raise TrainingError(
+                f"{kept.kept_in}: a box of {record.name} is x {box.x:g}, y {box.y:g}, width {box.width:g}, height "
+                f"{box.height:g}: it has to have an area and lie on {side or width}x{side or height} pixels. "
+                "Mend it or take it out."
+            )
+    return Marked(record, height, width, tuple(box.scaled(width / (side or width)) for box in boxes))

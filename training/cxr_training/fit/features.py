@@ -25,9 +25,9 @@ from cxr.model.spec import Preprocessing
 from cxr_training.data.prefetch import in_batches, prefetched
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
-from cxr_training.fit.augment import Augmentation
 from cxr_training.fit.feature_rows import FeatureRows, Features, StoredFeatures
 from cxr_training.fit.processes import Processes
+from cxr_training.fit.settings import Augmentation
 
 # Of everything that turns a film into features. Raise it with any change that gives a film other features: a test holds
 # the features of three films against those of this version.

@@ -7,9 +7,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from PIL import Image
+
+from cxr.films.film import Pixels
 from cxr.model.spec import sha256_of
 from cxr_training.errors import TrainingError
-from cxr_training.fit.augment import Augmentation
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What may happen to a training film.
+
+    Parameters
+    ----------
+    max_degrees
+        The film is turned by an angle drawn evenly from ±this; what comes in from outside is black.
+    flip
+        Mirror every second film. Off by default: a mirrored chest has its heart on the wrong side.
+    """
+
+    max_degrees: float = 20.0
+    flip: bool = False
+
+    def apply(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
+        """One changed film: (H, W) uint8, the size of the one given."""
+        picture = Image.fromarray(pixels)
+        angle = rng.uniform(-self.max_degrees, self.max_degrees)
+        picture = picture.rotate(angle, Image.Resampling.BILINEAR)
+        if self.flip and rng.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(picture)
+
 
 KEYWORDS: Final = ("imagenet", "random")  # starting weights that are no file
 SAVE_EVERY_S: Final = 300.0  # between two states to resume from

@@ -35,8 +35,8 @@ import numpy.typing as npt
 from cxr.model.cam import Cam, upsample
 from cxr.model.spec import CLASSES
 from cxr.predict import Prediction
+from cxr_training.data.boxes import Marked
 from cxr_training.data.collections.candidates import Box
-from cxr_training.data.marked import Marked
 from cxr_training.data.records import Record
 from cxr_training.measure.intervals import Bootstrap, percentiles, share_interval
 from cxr_training.measure.metrics import Floats

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from cxr.films.film import Pixels
 from cxr.predict import Prediction
 from cxr.serving.render import overlay
+from cxr_training.data.boxes import Marked
 from cxr_training.data.groups import COLUMNS
-from cxr_training.data.marked import Marked
 from cxr_training.data.records import Record
 from cxr_training.measure.localisation import Looks, peak, places
 from cxr_training.measure.metrics import Floats, Targets

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cxr_training.data.ages import read_age
+from cxr_training.data.groups import read_age
 
 REASONS: Final[dict[str, str]] = {
     "image_missing": "the table names an image that is not there",
@@ -101,7 +101,7 @@ class Collected:
 
 
 def years(text: str) -> str:
-    """An age in whole years, or a range of them, as `cxr_training.data.ages.read_age` reads it; else empty."""
+    """An age in whole years, or a range of them, as `cxr_training.data.groups.read_age` reads it; else empty."""
     age = read_age(text)
     return "" if age is None else str(age)
 
