@@ -116,7 +116,9 @@ def _run(name: str, words: Sequence[str], prog: str) -> int:
     if name not in COMMANDS:
         raise UsageError(f"no such command; known are {', '.join(COMMANDS)}")
     module = import_module(f"pneumoscan.commands.{name}")
-    given: Any = words if module.OPTIONS is None else options.parse(module.OPTIONS, words, prog)
+    given: Any = (
+        words if module.OPTIONS is None else options.parse(module.OPTIONS, words, prog, description=COMMANDS[name])
+    )
     status: int = module.run(given)
     return status
 

@@ -118,6 +118,8 @@ def parse(
         The dataclass of the command, or those of its commands by name.
     prog
         How the command is called, as ``--help`` shows it.
+    description
+        Of a command that has commands of its own; else it is the dataclass's.
     """
     given = vars(parser_of(options, prog, description=description).parse_args(argv))
     chosen = options if isinstance(options, type) else options[given[_COMMAND]]
@@ -129,7 +131,7 @@ def parser_of(
 ) -> argparse.ArgumentParser:
     """The parser of a command."""
     if isinstance(options, type):
-        parser = _parser(prog, description or _text_of(options))
+        parser = _parser(prog, _text_of(options))
         _add(parser, options)
         return parser
     parser = _parser(prog, description)
@@ -176,40 +178,85 @@ def as_argv(options: Any) -> list[str]:
     """
     words: list[str] = []
     last: list[str] = []
-    for field, value, option in _given(options):
-        if value is None or (value == _default(field) and not isinstance(value, Path)):
+    for one in _options_of(type(options)):
+        value = one.value_in(options)
+        if value is None or (value == one.default and not isinstance(value, Path)):
             continue
-        texts = [_text(one) for one in (value if isinstance(value, tuple) else (value,))]
-        if option.positional:
+        texts = [_text(part) for part in (value if isinstance(value, tuple) else (value,))]
+        if one.option.positional:
             last += texts
         elif isinstance(value, bool):
-            words.append(_flag(field, option))
-        elif option.repeated:
-            words += [word for text in texts for word in (_flag(field, option), text)]
+            words.append(one.flag)
+        elif one.option.repeated:
+            words += [word for text in texts for word in (one.flag, text)]
         else:
-            words += [_flag(field, option), *texts]
+            words += [one.flag, *texts]
     return [*words, *(["--", *last] if last else [])]
 
 
-def fields_of(options: type[Any]) -> Iterator[tuple[dataclasses.Field[Any], Any, Option, Group | None]]:
-    """Each option of a dataclass and of its groups: the field, its bare type, what is said of it, its group."""
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An option as a parser, a page or a command line needs it.
+
+    Parameters
+    ----------
+    field
+        Of the dataclass that holds it: the command's own, or that of a group.
+    kind
+        The type of its value, without ``| None``.
+    holder
+        The name of the group's field in the command's dataclass; None for the command's own.
+    """
+
+    field: dataclasses.Field[Any]
+    kind: Any
+    option: Option
+    group: Group | None = None
+    holder: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """How it is written on a command line: ``--batch-size``, or ``PATH`` for an argument."""
+        if self.option.positional:
+            return self.option.metavar or self.field.name
+        return self.option.flag or f"--{self.field.name.replace('_', '-')}"
+
+    @property
+    def default(self) -> Any:
+        """Its value where it is left out; `dataclasses.MISSING` where it must not be."""
+        return self.field.default
+
+    @property
+    def shown_default(self) -> str | None:
+        """Its default for a reader, where the help does not say it."""
+        default = self.default
+        if "(default" in (self.option.help or "") or default in (None, dataclasses.MISSING, ()) or default is False:
+            return None
+        if isinstance(default, tuple):
+            return " ".join(map(str, default))
+        return f"{default:g}" if isinstance(default, float) else str(default)
+
+    def value_in(self, options: Any) -> Any:
+        """Its value in an instance of the command's dataclass."""
+        return getattr(options if self.holder is None else getattr(options, self.holder), self.field.name)
+
+
+def described(options: type[Any]) -> list[Described]:
+    """Each option of a dataclass and of its groups that a reader is shown."""
+    return [one for one in _options_of(options) if one.option.help is not None]
+
+
+def _options_of(options: type[Any]) -> Iterator[Described]:
     hints = get_type_hints(options, include_extras=True)
     for field in dataclasses.fields(options):
-        bare, extras = _parts(hints[field.name])
+        kind, extras = _parts(hints[field.name])
         group = next((one for one in extras if isinstance(one, Group)), None)
         if group is not None:
-            yield from ((inner, its, option, group) for inner, its, option, _ in fields_of(bare))
+            yield from (dataclasses.replace(one, group=group, holder=field.name) for one in _options_of(kind))
             continue
-        option = next((one for one in extras if isinstance(one, Option)), Option(None))
+        option = next(one for one in extras if isinstance(one, Option))
         check = next((one for one in extras if callable(one)), None)
-        if check is not None and option.check is None:
-            option = dataclasses.replace(option, check=check)
-        yield field, bare, option, None
-
-
-def flag_of(field: dataclasses.Field[Any], option: Option) -> str:
-    """How an option is written on a command line: ``--batch-size``, or ``PATH`` for an argument."""
-    return (option.metavar or field.name) if option.positional else _flag(field, option)
+        yield Described(field, kind, option if check is None else dataclasses.replace(option, check=check))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -231,42 +278,39 @@ def _parser(prog: str, description: str | None) -> argparse.ArgumentParser:
 
 def _add(parser: argparse.ArgumentParser, options: type[Any], given_before: Collection[str] = ()) -> None:
     groups: dict[str, Any] = {}
-    for field, bare, option, group in fields_of(options):
+    for one in _options_of(options):
         place: Any = parser
-        if group is not None:
-            place = groups.setdefault(group.title, None) or parser.add_argument_group(group.title, group.description)
-            groups[group.title] = place
-        if option.exclusive is not None:
-            key = f"exclusive {option.exclusive}"
-            groups[key] = place = groups.get(key) or place.add_mutually_exclusive_group(required=option.required)
-        action = _add_one(place, field, bare, option)
-        if field.name in given_before:  # what stood before the command counts, where nothing stands after it
+        if one.group is not None:
+            if one.group.title not in groups:
+                groups[one.group.title] = parser.add_argument_group(one.group.title, one.group.description)
+            place = groups[one.group.title]
+        if (name := one.option.exclusive) is not None:
+            if name not in groups:
+                groups[name] = place.add_mutually_exclusive_group(required=one.option.required)
+            place = groups[name]
+        action = _add_one(place, one)
+        if one.field.name in given_before:  # what stood before the command counts, where nothing stands after it
             action.default = argparse.SUPPRESS
 
 
-def _add_one(place: Any, field: dataclasses.Field[Any], bare: Any, option: Option) -> Any:
-    default = _default(field)
-    settings: dict[str, Any] = {"help": _help(option, default), "default": default}
-    if bare is bool:
-        return place.add_argument(_flag(field, option), dest=field.name, action="store_true", help=settings["help"])
-    several = get_origin(bare) is tuple and get_args(bare)[-1] is Ellipsis
-    one = get_args(bare)[0] if several else bare
-    if get_origin(one) is Literal:
-        settings["choices"] = get_args(one)
+def _add_one(place: Any, one: Described) -> Any:
+    name, default = one.field.name, one.default
+    settings: dict[str, Any] = {"help": _help(one)}
+    if one.kind is bool:
+        return place.add_argument(one.flag, dest=name, action="store_true", **settings)
+    several = get_origin(one.kind) is tuple and get_args(one.kind)[-1] is Ellipsis
+    kind = get_args(one.kind)[0] if several else one.kind
+    if get_origin(kind) is Literal:
+        settings["choices"] = get_args(kind)
     else:
-        settings["type"] = _reader(one, option)
-        settings["metavar"] = option.metavar
-    if several and option.repeated:
-        settings |= {"action": "append", "default": None}
+        settings |= {"type": _reader(kind, one.option), "metavar": one.option.metavar}
+    if several and one.option.repeated:
+        settings["action"] = "append"
     elif several:
         settings["nargs"] = "+" if default is dataclasses.MISSING else "*"
-    if option.positional:
-        if default is dataclasses.MISSING:
-            del settings["default"]
-        return place.add_argument(field.name, **settings)
-    if default is dataclasses.MISSING:
-        settings |= {"required": True, "default": None}
-    return place.add_argument(_flag(field, option), dest=field.name, **settings)
+    if one.option.positional:
+        return place.add_argument(name, **settings, **({} if default is dataclasses.MISSING else {"default": default}))
+    return place.add_argument(one.flag, dest=name, required=default is dataclasses.MISSING, **settings)
 
 
 def _reader(kind: Any, option: Option) -> Callable[[str], Any]:
@@ -290,46 +334,25 @@ def _reader(kind: Any, option: Option) -> Callable[[str], Any]:
     return checked
 
 
-def _help(option: Option, default: Any) -> str:
-    if option.help is None:
+def _help(one: Described) -> str:
+    if one.option.help is None:
         return argparse.SUPPRESS
-    text = option.help.replace("%", "%%")
-    if "(default" in text or default in (None, dataclasses.MISSING, ()) or default is False:
-        return text
-    shown = (
-        " ".join(map(str, default))
-        if isinstance(default, tuple)
-        else f"{default:g}"
-        if isinstance(default, float)
-        else default
-    )
-    return f"{text} (default: {shown})".replace("%%", "%").replace("%", "%%")
+    default = one.shown_default
+    text = one.option.help if default is None else f"{one.option.help} (default: {default})"
+    return text.replace("%", "%%")
 
 
 def _instance(options: type[T], given: Mapping[str, Any]) -> T:
-    hints = get_type_hints(options, include_extras=True)
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(options):  # type: ignore[arg-type]
-        bare, extras = _parts(hints[field.name])
-        if any(isinstance(one, Group) for one in extras):
-            values[field.name] = _instance(bare, given)
-            continue
-        value = given[field.name]
-        if value is None and _default(field) is not dataclasses.MISSING:
-            value = _default(field)
-        values[field.name] = tuple(value) if isinstance(value, list) else value
-    return options(**values)
-
-
-def _given(options: Any) -> Iterator[tuple[dataclasses.Field[Any], Any, Option]]:
-    hints = get_type_hints(type(options), include_extras=True)
-    for field in dataclasses.fields(options):
-        _, extras = _parts(hints[field.name])
-        value = getattr(options, field.name)
-        if any(isinstance(one, Group) for one in extras):
-            yield from _given(value)
-        else:
-            yield field, value, next((one for one in extras if isinstance(one, Option)), Option(None))
+    own: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for one in _options_of(options):
+        value = given[one.field.name]
+        if value is None and one.default is not dataclasses.MISSING:
+            value = one.default
+        values = own if one.holder is None else groups.setdefault(one.holder, {})
+        values[one.field.name] = tuple(value) if isinstance(value, list) else value
+    kinds = get_type_hints(options)
+    return options(**own, **{name: kinds[name](**values) for name, values in groups.items()})
 
 
 def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -342,16 +365,6 @@ def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
         else:
             hint = next(one for one in get_args(hint) if one is not types.NoneType)
     return hint, extras
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _flag(field: dataclasses.Field[Any], option: Option) -> str:
-    return option.flag or f"--{field.name.rstrip('_').replace('_', '-')}"
 
 
 def _text(value: Any) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 from pneumoscan import errors
 from pneumoscan.cli import COMMANDS
-from pneumoscan.options import fields_of, flag_of
+from pneumoscan.options import described
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "commands.md"
 _HEAD: Final = """# Commands
@@ -65,25 +64,13 @@ def _about(options: type[Any]) -> str:
 
 def _options(options: type[Any]) -> str:
     rows = ["| option | |", "| --- | --- |"]
-    for field, _, option, group in fields_of(options):
-        if option.help is None:
-            continue
-        flag = flag_of(field, option)
-        value = f" {option.metavar}" if option.metavar and not option.positional else ""
-        default = _default(field)
-        known = "(default" in option.help or default in ("", "False", "None", "()")
-        text = option.help + ("" if known else f" (default: {default})") + (f"; {group.title}" if group else "")
-        rows.append(
-            f"| `{flag}{value}`".replace("|", "\\|").replace("\\| `", "| `", 1)
-            + f" | {text.replace('|', chr(92) + '|')} |"
-        )
+    for one in described(options):
+        metavar = one.option.metavar
+        name = f"{one.flag} {metavar}" if metavar and not one.option.positional else one.flag
+        default = "" if one.shown_default is None else f" (default: {one.shown_default})"
+        text = f"{one.option.help}{default}" + (f"; {one.group.title}" if one.group else "")
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (f"`{name}`", text)) + " |")
     return "\n".join(rows) + "\n"
-
-
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is dataclasses.MISSING:
-        return ""
-    return " ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
 
 
 if __name__ == "__main__":
