@@ -39,7 +39,7 @@ _SHEET_HEIGHT: Final = 300
 _TOLERANCE: Final = 1e-5  # between a film scored in any two batches, in float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelPlan:
     """What a model is made from, and where it goes.
 
@@ -57,14 +57,14 @@ class ModelPlan:
         Of the archive.
     """
 
-    run: Path = Path("runs/demo")
-    data: Path | None = None
-    weights: str = "imagenet"
-    arch: str = "resnet152"
-    device: str = "auto"
-    or_random: bool = True
-    version: str = "1.0.0"
-    store: Path = Path("model_store")
+    run: Path
+    data: Path | None
+    weights: str
+    arch: str
+    device: str
+    or_random: bool
+    version: str
+    store: Path
 
     @property
     def films(self) -> Path:

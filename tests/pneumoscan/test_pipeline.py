@@ -101,7 +101,16 @@ def test_a_second_time_only_training_and_packing_look_at_what_stands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_toy_data(tmp_path / "data", MIN_PATIENTS, 0, 128)
-    plan = ModelPlan(tmp_path / "run", tmp_path / "data", "random", "resnet18", "cpu", store=tmp_path / "store")
+    plan = ModelPlan(
+        run=tmp_path / "run",
+        data=tmp_path / "data",
+        weights="random",
+        arch="resnet18",
+        device="cpu",
+        or_random=True,
+        version="1.0.0",
+        store=tmp_path / "store",
+    )
     archive = make_model(plan)
     before = {path: path.stat().st_mtime_ns for path in (*plan.run.iterdir(), archive) if path.is_file()}
     capsys.readouterr()
