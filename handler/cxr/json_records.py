@@ -84,6 +84,25 @@ def read_file(path: Path, kind: type[T], command: str) -> T:
         raise ModelError(f"{path} is damaged or of another version ({error}): run {command} again") from error
 
 
+def read_text(text: str, kind: type[T], claim: str) -> T:
+    """A record from a text that holds it and nothing else: a key that is not known is refused too.
+
+    Parameters
+    ----------
+    claim
+        The text is not that, where it does not fit: ``model.json is not a model spec of this version``.
+
+    Raises
+    ------
+    ModelError
+        With the claim, and the key that does not fit.
+    """
+    try:
+        return read(kind, parse(text))
+    except FieldError as error:
+        raise ModelError(f"{claim}: {error}") from error
+
+
 def to_json(record: Any) -> str:
     """The text of a record's file: keys in the order of the fields, indented by two."""
     return json.dumps(_values(record), indent=2, allow_nan=False) + "\n"

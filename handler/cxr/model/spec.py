@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cxr.errors import ModelError
 from cxr.films.frontal import Screen
-from cxr.json_records import FieldError, parse, read
+from cxr.json_records import read_text
 from cxr.model.parity import DEVICES, REFERENCE, Parity, check_choice
 
 SPEC_FILE: Final = "model.json"
@@ -162,10 +162,7 @@ class ModelSpec:
         ModelError
             If the text is not JSON, or a field is missing, unknown or out of range.
         """
-        try:
-            return read(cls, parse(text))
-        except FieldError as error:
-            raise ModelError(f"{SPEC_FILE} is not a model spec of this version: {error}") from error
+        return read_text(text, cls, f"{SPEC_FILE} is not a model spec of this version")
 
     @classmethod
     def load(cls, folder: Path) -> ModelSpec:

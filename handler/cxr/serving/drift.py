@@ -22,7 +22,7 @@ import numpy as np
 
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
-from cxr.json_records import FieldError, parse, read
+from cxr.json_records import read_text
 from cxr.model.spec import ModelSpec
 from cxr.serving.metrics import SIGNALS, BatchMetrics
 
@@ -227,10 +227,7 @@ class Reference:
         ModelError
             If the text is not JSON, or a field is missing, unknown or out of range.
         """
-        try:
-            return read(cls, parse(text))
-        except FieldError as error:
-            raise ModelError(f"{DRIFT_FILE} is no drift reference of this version: {error}") from error
+        return read_text(text, cls, f"{DRIFT_FILE} is no drift reference of this version")
 
 
 def read_reference(folder: Path, spec: ModelSpec) -> Reference | None:
