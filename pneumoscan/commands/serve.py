@@ -2,33 +2,83 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from pneumoscan.daemon import Notifier
+from pneumoscan.errors import AlreadyRunning
 from pneumoscan.options import as_argv
+from pneumoscan.server.capacity import machine, plan, workers_in_memory
 from pneumoscan.server.options import ServeOptions
+from pneumoscan.server.run_folder import RunDir, daemon
+from pneumoscan.server.torchserve import Addresses, check_caller, choose_device, find_java
+from pneumoscan.versions.declared import serving_set
+
+if TYPE_CHECKING:
+    from pneumoscan.server.supervisor import Plan
 
 OPTIONS = ServeOptions
 
 
 def run(options: ServeOptions) -> int:
     """Serve, or do to a running server what is asked."""
-    from pneumoscan.daemon import Notifier
-    from pneumoscan.serve import make_plan, serve
     from pneumoscan.server.readiness import why_not_ready
-    from pneumoscan.server.run_folder import RunDir, daemon
+    from pneumoscan.server.supervisor import serve
 
     run_dir = RunDir(options.run_dir.absolute())
     if options.stop:
         return daemon(run_dir).stop()
     if options.ready:
         return daemon(run_dir).ready(lambda server: why_not_ready(run_dir, server.url))
-    plan = make_plan(options)
+    checked = make_plan(options)
     if options.notify_fd is None:
-        print(f"{plan.device}: {plan.capacity.summary}", file=sys.stderr)
+        print(f"{checked.device}: {checked.capacity.summary}", file=sys.stderr)
     if options.detach:
         command = [sys.executable, "-m", "pneumoscan", "serve", *as_argv(replace(options, detach=False))]
         stop_it = f"pneumoscan serve --run-dir {shlex.quote(str(run_dir.path))} --stop"
         return daemon(run_dir).detach(command, f"logs: {run_dir.logs}; stop: {stop_it}")
-    return serve(plan, Notifier(options.notify_fd))
+    return serve(checked, Notifier(options.notify_fd))
+
+
+def make_plan(options: ServeOptions) -> Plan:
+    """Check everything that can be checked before a process is started.
+
+    Raises
+    ------
+    ConfigError, StoreError, RunFolderError, NoJavaError
+        Something is wrong; the message is one line with the remedy.
+    """
+    from pneumoscan.server.supervisor import Plan
+
+    check_caller(os.environ)
+    serving = serving_set(options.store.absolute())
+    for remark in serving.remarks:
+        print(f"ignored: {remark}", file=sys.stderr)
+    run_dir = RunDir(options.run_dir.absolute())
+    run_dir.create()
+    if run_dir.is_locked():
+        raise AlreadyRunning(
+            f"a server already runs from {options.run_dir}: stop it with --stop, or give another --run-dir"
+        )
+    addresses = Addresses(options.port, options.metrics_port, options.management_port)
+    addresses.check_free()
+    device, gpus = choose_device(options.device, os.environ)
+    here = machine(gpus)
+    capacity = plan(here, options.capacity, len(serving.archives))
+    fitting = workers_in_memory(here.memory_bytes, len(serving.archives))
+    if capacity.workers > fitting:
+        print(f"note: by estimate the free memory holds {fitting} workers of each version", file=sys.stderr)
+    return Plan(
+        run_dir,
+        addresses,
+        serving.archives,
+        serving.digests,
+        find_java(),
+        device,
+        capacity,
+        options.timeout,
+        options.quiet,
+    )

@@ -1,0 +1,109 @@
+"""TorchServe supervised: from a plan in which everything is checked, until a signal comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumoscan.daemon import Notifier
+from pneumoscan.model_store import MODEL_NAME, Archive
+from pneumoscan.processes import Child, StopRequest, adopt_orphans
+from pneumoscan.resources import resource
+from pneumoscan.server.capacity import Capacity
+from pneumoscan.server.management_port import management_port
+from pneumoscan.server.readiness import StartCheck, wait_until_ready, wait_until_stopped
+from pneumoscan.server.run_folder import GRACE_S, RunDir, ServerState
+from pneumoscan.server.torchserve import (
+    Addresses,
+    effective_config,
+    server_command,
+    server_environment,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a server is started from, checked."""
+
+    run_dir: RunDir
+    addresses: Addresses
+    archives: tuple[Archive, ...]
+    digests: dict[str, str]
+    java: Path
+    device: str
+    capacity: Capacity
+    timeout_s: float
+    quiet: bool
+
+
+def serve(plan: Plan, notifier: Notifier) -> int:
+    """Serve until a signal comes; give the exit code."""
+    stop = StopRequest()
+    stop.listen()
+    adopt_orphans()
+    run_dir = plan.run_dir
+    with run_dir.locked() as lock:
+        run_dir.clean_leftovers()
+        temp = run_dir.create_temp()
+        try:
+            return _serve(plan, temp, lock, stop, notifier)
+        finally:
+            run_dir.clean(temp)
+
+
+def _show(line: str) -> None:
+    sys.stderr.write(line)
+    sys.stderr.flush()
+
+
+def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notifier) -> int:
+    run_dir, url = plan.run_dir, plan.addresses.url
+    archives = plan.archives
+    versions, store = [archive.version.text for archive in archives], archives[0].path.parent
+    state = ServerState(
+        os.getpid(),
+        0,
+        url,
+        plan.addresses.metrics_url,
+        str(temp),
+        versions,
+        plan.digests,
+        str(store),
+        plan.capacity,
+    )
+    run_dir.write_state(state)
+    (temp / "no-workflows").mkdir(mode=0o500)
+    base = resource("config.properties").read_text()
+    config = effective_config(base, run_dir, temp, plan.addresses, archives, plan.device, plan.capacity)
+    run_dir.config.write_text(config)
+    marks = run_dir.log_marks()
+    server = Child(
+        server_command(plan.java, run_dir, temp, store),
+        environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
+        folder=run_dir.path,
+        show=_show,
+        keep_open=(lock,),  # shows a JVM whose supervisor was killed
+    )
+    ports = contextlib.ExitStack()
+    try:
+        if plan.addresses.management_port is not None:
+            ports.enter_context(management_port(plan.addresses.management_port, run_dir.socket, run_dir.token))
+        run_dir.write_state(state.with_jvm(server.pid))
+        why = wait_until_ready(server, stop, StartCheck(run_dir, url, versions).why_not_ready, plan.timeout_s)
+        if why is None and not stop.requested.is_set():
+            run_dir.socket.chmod(0o600)  # until then its folder alone keeps others out
+            notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})")
+            if notifier.is_detached or plan.quiet:
+                server.quiet()
+            why = wait_until_stopped(server, stop)
+    finally:
+        ports.close()
+        server.end(GRACE_S, stop.hurry.is_set)
+    if why is None:
+        return 0
+    log = run_dir.last_lines(marks) or server.last_output()
+    notifier.failed(f"{log}pneumoscan serve: {why}; logs are in {run_dir.logs}")
+    return 1
