@@ -15,8 +15,9 @@ import torch
 
 from cxr.errors import InputError
 from cxr.films.decode import decode
+from cxr.films.dicom_tags import TagRefusal
 from cxr.films.film import Film, Pixels
-from cxr.films.frontal import check_frontal
+from cxr.films.frontal import LATERAL, check_frontal
 from cxr.model.preprocess import resize
 from cxr.predict import Prediction, Predictor
 from cxr.serving.card import model_card
@@ -161,13 +162,13 @@ class BatchService:
             raise InputError("OVERLOADED", "the films before it took too long to decode; send it again, or by itself.")
         spec = self.predictor.spec
         with measured.timed("cxr_decode_seconds"):
-            film = decode(data, spec.preprocessing.least_side)
+            film = _film(data, options, spec.preprocessing.least_side)
         measured.count("cxr_images_total", film.info.format)
         with measured.timed("cxr_preprocess_seconds"):
             film = check_frontal(film, options.view, spec.screen)
             tensor_film = resize(film.pixels, spec.preprocessing)
             # What is scored must not depend on whether a picture is asked for.
-            shown = display_film(decode(data, MAX_SIDE).pixels) if options.needs_picture else tensor_film
+            shown = display_film(_film(data, options, MAX_SIDE).pixels) if options.needs_picture else tensor_film
         return Prepared(tensor_film, replace(film, pixels=shown))
 
     def _score(self, films: Sequence[Prepared], measured: Measured) -> Sequence[Prediction | InputError]:
@@ -216,6 +217,16 @@ class BatchService:
         if self.drift is not None:
             info = prepared.film.info
             self.drift.add(prepared.tensor_film, info.width, info.height, probability)
+
+
+def _film(data: bytes, options: Options, least_side: int | None) -> Film:
+    """The film in a file; of one that its tags say is none, where the request says that it is."""
+    try:
+        return decode(data, least_side)
+    except TagRefusal as refusal:
+        if options.view in (None, LATERAL) or refusal.film is None:
+            raise
+        return refusal.film.flagged("tag_overruled")
 
 
 def _attempt(step: Callable[[], _T]) -> _T | InputError:
