@@ -62,7 +62,7 @@ _STEMS: Final = tuple(
         """
         ABDOM ADDOM BRZUSZ BRZUCH BRICH CERVIC LUMB LOMB SACR COCCY KREUZBEIN STEISSBEIN PELV EXTREMIT GLIEDMASS HUMER
         FEMUR FEMOR TIBIA FIBULA PATELL RADIUS SCAPUL CLAVIC CLAVIK SHOULDER MANDIB MAXILL FINGER CALCAN METATARS
-        METACARP WIRBEL WERVEL COLUMN COLUN COLONN VERTEBR KREGOSL OBERSCHENKEL UNTERSCHENKEL SPRUNGGELENK SCHLUSSELBEIN
+        METACARP COLUMN COLUN COLONN VERTEBR KREGOSL OBERSCHENKEL UNTERSCHENKEL SPRUNGGELENK SCHLUSSELBEIN
         SCHLUESSELBEIN ANTEBRAZ
         ГОЛОВ ЧЕРЕП ШЕЙН ПОЗВОН ТАЗОБЕДР ПЛЕЧ ЛОКОТ ЛОКТ ПРЕДПЛЕЧ ЗАПЯСТ ЛУЧЕЗАП КИСТ БЕДР КОЛЕН ГОЛЕН ГОЛЕНОСТ СТОПА
         СТОПЫ СТОП ЖИВОТ БРЮШН ПОЯСНИ КРЕСТЕЦ КРЕСТЦ ПАЛЕЦ ПАЛЬЦ ХРЕБ ЧЕРЕВ
@@ -78,7 +78,7 @@ _PIECES: Final = _listed(
     膝关节 膝關節 膝関節 膝部 肘关节 肘關節 肘関節 腕关节 腕關節 手関節 手部 足部 踝关节 踝關節 足関節 腹部 腹平片
     上肢 下肢 大腿 小腿 四肢 手腕 手指 左手 右手 左足 右足 左膝 右膝 左肩 右肩 前腕 上腕 下腿 足趾 股骨
     鼻骨 鼻窦 副鼻腔 牙齿 두개골 머리 경추 요추 흉추 척추 골반 어깨 팔꿈치 손목 손가락 고관절 무릎 발목 복부 대퇴
-    رأس جمجمة رقبة حوض كتف مرفق ركبة قدم بطن كاحل فخذ العمود
+    WIRBEL WERVEL رأس جمجمة رقبة حوض كتف مرفق ركبة قدم بطن كاحل فخذ العمود
     """
 )
 # Parts of a text that say it is the chest, whatever else it names

@@ -288,13 +288,9 @@ def _decode(frame: bytes, syntax: uid.UID, stream: Layout) -> npt.NDArray[Any]:
     if syntax == uid.JPEGBaseline8Bit:
         with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
             return np.asarray(picture)
-    library = _APART[syntax]
-    if stream.components != 1 and library != "_openjpeg":
-        raise InputError(
-            "NOT_A_RADIOGRAPH", "colours in a coding that is read for grey films only. Send the grey original."
-        )
+    layout = (stream.width, stream.height, stream.bits, stream.components)
     try:
-        pixels = decode_apart(library, frame, stream.width, stream.height, stream.bits)
+        pixels = decode_apart(_APART[syntax], frame, *layout)
     except TimeoutError as error:
         raise InputError("OVERLOADED", "no processor was free to decode the film; send it again later.") from error
     kind = f"<{'i' if stream.signed else 'u'}{1 if stream.bits <= 8 else 2}"

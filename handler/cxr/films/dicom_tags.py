@@ -96,7 +96,7 @@ _SIDE_CODES: Final = frozenset(
         *("30730003", "R-10228", "R-10230", "R-10232", "R-10234", "R-10236", "R-10238", "R-10240"),
     }
 )
-_SIDE_PIECES: Final = ("侧位", "側位", "側面", "측면")
+_SIDE_PIECES: Final = tuple(folded(word) for word in ("侧位", "側位", "側面", "측면"))
 _DIRECTIONS: Final = re.compile(r"[LRAPHF]{1,3}")  # PS3.3 C.7.6.1.1.1
 
 
