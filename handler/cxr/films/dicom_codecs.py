@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any, Final
 
@@ -54,6 +54,8 @@ _STARTS: Final = (JPEG_START, _JP2_START, _CODESTREAM_START)
 _LOSSY_OUTSIDE: Final = 0.001  # share of the pixels that lossy coding may push beyond the range
 _CLEARLY: Final = 2.0  # times as large are the steps that an overlay makes as those of the film under it
 _ROWS_LOOKED_AT: Final = 256
+_SIDE_BY_SIDE: Final = 0.5  # share of them
+_FEWEST_STEPS: Final = 20  # tell nothing
 _MAX_TILES: Final = 4096  # OpenJPEG takes 6 kB for each before it reads one; 50 million pixels in 128 x 128 have 3,052
 
 
@@ -309,13 +311,14 @@ def _fit(values: npt.NDArray[Any], stream: Layout, tags: Layout, dataset: Datase
     high = low + (1 << tags.bits) - 1
     limits = padding_limits(dataset) if fitted.ndim == 2 else None
     if low <= fitted.min() and fitted.max() <= high:
-        return Frame(fitted, tags.bits)
+        return _signed(fitted, tags)
     outside = (fitted < low) | (fitted > high)
     padding = (fitted >= limits[0]) & (fitted <= limits[1]) & outside if limits else None
     if padding is not None and np.array_equal(padding, outside):
         return Frame(fitted, tags.bits)
     if lossy and stream.signed == tags.signed and np.count_nonzero(outside) <= _LOSSY_OUTSIDE * outside.size:
         return Frame(np.clip(fitted, low, high, out=fitted), tags.bits)
+    is_everywhere = bool(outside.all())  # as upper bits that are the same all over
     del outside
     bits = min(tags.bits, stream.bits)
     taken_out = fitted & ((1 << bits) - 1)
@@ -327,7 +330,32 @@ def _fit(values: npt.NDArray[Any], stream: Layout, tags: Layout, dataset: Datase
         return Frame(fitted, int(depth), ("bit_depth_unsure",))
     if padding is not None:
         taken_out[padding] = fitted[padding]
-    return Frame(taken_out, tags.bits, ("bit_depth_unsure",) if as_they_are < _CLEARLY * without else ())
+    frame = _signed(taken_out, tags)
+    is_sure = is_everywhere or as_they_are > _CLEARLY * without
+    return frame if is_sure else replace(frame, flags=("bit_depth_unsure",))
+
+
+def _signed(values: Stored, tags: Layout) -> Frame:
+    """The values with the sign that they have, should Pixel Representation be wrong.
+
+    With the wrong sign, values on either side of zero or of half the range lie at opposite ends of it.
+    """
+    whole = 1 << tags.bits
+    low, high = int(values.min()), int(values.max())
+    if values.ndim == 2 and (low < 0 if tags.signed else high >= whole // 2) and _is_in_areas(values, tags):
+        other = np.where(values < 0, values + whole, values) if tags.signed else values - (values >= whole // 2) * whole
+        is_extreme = (values == -1) | (values == whole - 1)  # markers and frames are no neighbours of the film
+        step, other_step = _steps(values, other, ~is_extreme)
+        if step > _CLEARLY * other_step > 0:
+            return Frame(other.astype(np.int32), tags.bits, ("bit_depth_unsure",))
+    return Frame(values, tags.bits)
+
+
+def _is_in_areas(values: Stored, tags: Layout) -> bool:
+    """Whether the values that the sign is about lie side by side, as those of a film do and dead pixels do not."""
+    rows = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
+    top = rows < 0 if tags.signed else rows >= 1 << (tags.bits - 1)
+    return bool(np.count_nonzero(top[:, 1:] & top[:, :-1]) > _SIDE_BY_SIDE * np.count_nonzero(top))
 
 
 def _shifted(fitted: Stored, stream: Layout, tags: Layout, dataset: Dataset) -> Stored:
@@ -346,14 +374,16 @@ def _shifted(fitted: Stored, stream: Layout, tags: Layout, dataset: Dataset) -> 
     return fitted >> unused
 
 
-def _steps(values: Stored, taken_out: Stored) -> tuple[float, float]:
-    """The mean step between neighbours whose upper bits differ, with these bits and without them.
+def _steps(values: Stored, others: Stored, among: npt.NDArray[np.bool_] | None = None) -> tuple[float, float]:
+    """The middle step, in either reading, between neighbours that lie otherwise to each other in the other reading.
 
-    Where the bits are an overlay, the film goes on under its edges; where they are its own, it goes on with them.
+    Where upper bits are an overlay, the film goes on under its edges; where they are its own, it goes on with them.
     """
     rows = slice(None, None, max(1, len(values) // _ROWS_LOOKED_AT))
-    step, step_without = (np.abs(np.diff(part[rows].astype(np.int64), axis=1)) for part in (values, taken_out))
-    differs = np.diff(values[rows] - taken_out[rows], axis=1) != 0
-    if not differs.any():
+    step, other_step = (np.abs(np.diff(part[rows].astype(np.int64), axis=1)) for part in (values, others))
+    differs = np.diff(values[rows] - others[rows], axis=1) != 0
+    if among is not None:
+        differs &= among[rows, 1:] & among[rows, :-1]
+    if np.count_nonzero(differs) < _FEWEST_STEPS:
         return 0.0, 0.0
-    return float(step[differs].mean()), float(step_without[differs].mean())
+    return float(np.median(step[differs])), float(np.median(other_step[differs]))

@@ -13,6 +13,10 @@ _GAP: Final = 0.25  # of the film's own range, empty, between it and what is no 
 _OUTSIDE_LEVELS: Final = 0.05  # of the film's levels: a frame or a marker has a few, a film hundreds
 _TAIL: Final = 0.001  # share of the pixels at either end
 _LONG_TAIL: Final = 0.33  # of the range of the others
+# Shares of the pixels that dead ones can have
+_TAILS: Final = (0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.012, 0.01, 0.007, 0.005, 0.003, 0.002, 0.001)
+_JUMP: Final = 1.15  # times the range so far, from one of these tails to the next
+_DOUBLED: Final = 2.0
 
 
 def own_range(levels: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> tuple[float, float, bool]:
@@ -45,19 +49,29 @@ def own_range(levels: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> tuple[
             break
         first, last = (first, at) if below > above else (at + 1, last)
     if last - first + 1 >= _FEWEST_LEVELS:
-        first, last = _without_tails(levels, counts, first, last)
+        inside, pixels = levels[first : last + 1], counts[first : last + 1]
+        low = _edge(-inside[::-1], pixels[::-1])
+        first, last = last - low, first + _edge(inside, pixels)
     return float(levels[first]), float(levels[last]), (first, last) != (0, len(levels) - 1)
 
 
-def _without_tails(levels: npt.NDArray[Any], counts: npt.NDArray[np.int64], first: int, last: int) -> tuple[int, int]:
-    """The places of the lowest and highest level, without a few pixels that are spread far beyond the others."""
-    total = np.cumsum(counts[first : last + 1])
-    low = first + int(np.searchsorted(total, _TAIL * total[-1], side="right"))
-    high = first + int(np.searchsorted(total, (1 - _TAIL) * total[-1]))
-    longest = _LONG_TAIL * (levels[high] - levels[low])
-    if longest <= 0:
-        return first, last
-    return (
-        low if levels[low] - levels[first] > longest else first,
-        high if levels[last] - levels[high] > longest else last,
+def _edge(levels: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> int:
+    """The place of the highest level, without a few pixels that are spread far beyond the others.
+
+    Where nearly all pixels have less than half of the range, the film ends where so many more would double its range.
+    """
+    total = np.cumsum(counts)
+    low, *places = (
+        int(np.searchsorted(total, share * total[-1], side="right")) for share in (_TAIL, *(1 - one for one in _TAILS))
     )
+    places = [min(place, len(levels) - 1) for place in places]
+    edge = places[0]
+    for place in [*places[1:], len(levels) - 1]:
+        if levels[place] - levels[low] > _JUMP * (levels[edge] - levels[low]):
+            break
+        edge = place
+    if levels[-1] - levels[low] > _DOUBLED * (levels[edge] - levels[low]) > 0:
+        return edge
+    usual = places[-1]  # all but the last of the tails
+    is_long = levels[-1] - levels[usual] > _LONG_TAIL * (levels[usual] - levels[low]) > 0
+    return usual if is_long else len(levels) - 1

@@ -332,6 +332,31 @@ def test_negative_values_without_their_sign_in_the_upper_bits_are_negative() -> 
     np.testing.assert_array_equal(decode(dicom(bare, bits=12)).pixels, decode(dicom(signed, bits=12)).pixels)
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_film_with_the_wrong_sign_is_read_with_its_own_and_flagged(bits: int, signed: bool) -> None:
+    """Pixel Representation is wrong: half of the film would change places with the other half."""
+    shown = film(height=480, width=400)
+    values = np.rint(shown / 255.0 * ((1 << bits) - 1)).astype(np.int32) - (1 << (bits - 1) if signed else 0)
+    words = (values & ((1 << bits) - 1)).astype(np.uint16)
+    decoded = decode(dicom(words, bits=bits, PixelRepresentation=int(not signed)))
+    close_to(decoded, shown, 1)
+    assert decoded.info.flags == ("bit_depth_unsure",)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_a_hundredth_of_the_pixels_gone_wild_leave_the_film_as_bright_as_it_is(photometric: str) -> None:
+    rng = np.random.default_rng(0)
+    shown = film(height=480, width=400)
+    stored = shown.astype(np.uint16) * 16
+    wild = rng.random(stored.shape) < 0.01
+    stored[wild] = rng.integers(5000, 65535, np.count_nonzero(wild))
+    decoded = decode(dicom(stored, bits=16, PhotometricInterpretation=photometric))
+    grey = shown if photometric == "MONOCHROME2" else 255 - shown
+    assert np.abs(decoded.pixels.astype(float) - grey)[~wild].mean() < 3
+    assert "bit_depth_unsure" in decoded.info.flags
+
+
 def test_padding_outside_the_bits_stored_is_still_padding() -> None:
     signed = (twelve_bits().astype(np.int32) - 2048).astype(np.int16)
     padded = signed.copy()
