@@ -60,7 +60,7 @@ def _read(data: bytes) -> tuple[Film, TagRefusal | None]:
 
 def _shown(frame: Frame, claims: Claims, dataset: Dataset) -> tuple[Pixels, tuple[str, ...]]:
     if claims.photometric in GREY:
-        return greys(frame.values, claims.photometric, dataset)
+        return greys(frame, claims.photometric, dataset)
     if claims.photometric == PALETTE:
         return _grey_of_palette(frame.values, dataset), ()
     return _grey_of_colours(frame.values, frame.bits, is_luminance=claims.photometric.startswith("YBR_")), ()
@@ -84,16 +84,16 @@ def _grey_of_colours(values: Stored, bits: int, *, is_luminance: bool) -> Pixels
     scaled = np.ascontiguousarray(unit_to_uint8(values / np.float32((1 << bits) - 1)) if bits != 8 else values)
     channels = scaled.astype(np.uint8, copy=False)
     as_rgb = Image.fromarray(channels, "RGB")
-    as_luminance = Image.frombytes("YCbCr", as_rgb.size, channels.tobytes()).convert("RGB")
-    first, second = (as_luminance, as_rgb) if is_luminance else (as_rgb, as_luminance)
-    if colour_of(first) > MAX_COLOUR >= colour_of(second):
-        first, second = second, first
-    check_grey(first)
-    if first is as_luminance:
+    sample = np.asarray(as_rgb.resize((64, 64), Image.Resampling.BOX), dtype=np.float32)
+    chroma = 2 * float(
+        np.abs(sample[..., 1:] - 128).max(axis=2).mean()
+    )  # Cb and Cr of a grey are 128: PS3.3 C.7.6.3.1.2
+    if chroma <= MAX_COLOUR and (is_luminance or colour_of(as_rgb) > MAX_COLOUR):
         return np.ascontiguousarray(channels[..., 0])
+    check_grey(as_rgb)
     if bits > 8:
         return unit_to_uint8(luminance(*np.moveaxis(values, -1, 0)) / np.float32((1 << bits) - 1))
-    return np.asarray(first.convert("L"))
+    return np.asarray(as_rgb.convert("L"))
 
 
 def _grey_of_palette(values: Stored, dataset: Dataset) -> Pixels:

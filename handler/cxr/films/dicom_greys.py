@@ -16,7 +16,7 @@ import torch
 from pydicom import Dataset
 
 from cxr.errors import InputError
-from cxr.films.dicom_codecs import Stored, padding_limits
+from cxr.films.dicom_codecs import Frame, Stored, padding_limits
 from cxr.films.dicom_header import decimals, plain_text, word_bytes, words
 from cxr.films.film import Pixels, unit_to_uint8
 from cxr.films.grey_range import own_range
@@ -44,12 +44,12 @@ class _BrokenTableError(Exception):
     """A look-up table that cannot be read."""
 
 
-def greys(stored: Stored, photometric: str, dataset: Dataset) -> tuple[Pixels, tuple[str, ...]]:
+def greys(frame: Frame, photometric: str, dataset: Dataset) -> tuple[Pixels, tuple[str, ...]]:
     """The film as a screen shows it, and the flags of what had to be guessed.
 
     Parameters
     ----------
-    stored
+    frame
         (H, W) stored values.
     photometric
         MONOCHROME1 or MONOCHROME2.
@@ -63,6 +63,7 @@ def greys(stored: Stored, photometric: str, dataset: Dataset) -> tuple[Pixels, t
     InputError
         DAMAGED_IMAGE where the modality transformation cannot be read.
     """
+    stored = frame.values
     lowest, highest = int(stored.min()), int(stored.max())
     values = np.arange(lowest, highest + 1, dtype=np.int32)
     modality = _modality_values(values, dataset)
@@ -74,7 +75,8 @@ def greys(stored: Stored, photometric: str, dataset: Dataset) -> tuple[Pixels, t
             background[:] = False  # all of the film would be padding
     if grey is None:
         there = (counts > 0) & ~background
-        low, high, is_guessed = own_range(modality[there], counts[there])
+        # Films of 8 bits were rendered before they were stored: what is bright in them is meant to be.
+        low, high, is_guessed = own_range(modality[there], counts[there], whole=frame.bits <= 8)
         grey = (modality - low) / max(high - low, 1e-6)
         flags = (*flags, UNSURE_DEPTH) if is_guessed else flags
     if photometric == "MONOCHROME1":  # the lowest value is white: PS3.3 C.7.6.3.1.2

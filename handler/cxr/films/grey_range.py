@@ -12,14 +12,15 @@ _MOST_CUTS: Final = 64
 _GAP: Final = 0.25  # of the film's own range, empty, between it and what is no part of it
 _OUTSIDE_LEVELS: Final = 0.05  # of the film's levels: a frame or a marker has a few, a film hundreds
 _TAIL: Final = 0.001  # share of the pixels at either end
-_LONG_TAIL: Final = 0.33  # of the range of the others
 # Shares of the pixels that dead ones can have
 _TAILS: Final = (0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.012, 0.01, 0.007, 0.005, 0.003, 0.002, 0.001)
 _JUMP: Final = 1.15  # times the range so far, from one of these tails to the next
 _DOUBLED: Final = 2.0
 
 
-def own_range(levels: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> tuple[float, float, bool]:
+def own_range(
+    levels: npt.NDArray[Any], counts: npt.NDArray[np.int64], *, whole: bool = False
+) -> tuple[float, float, bool]:
     """The values that are to be black and white: the lowest and the highest of the film, without what is none of it.
 
     Dead pixels, burnt-in markers and the frame of a collimator have values far from those of the film. The lowest and
@@ -29,6 +30,8 @@ def own_range(levels: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> tuple[
     ----------
     levels, counts
         The values that pixels have, in any order, and how many pixels have each: (N,).
+    whole
+        Leave nothing out.
 
     Returns
     -------
@@ -37,6 +40,8 @@ def own_range(levels: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> tuple[
     order = np.argsort(levels, kind="stable")
     levels, counts = np.asarray(levels, dtype=np.float64)[order], counts[order]
     first, last = 0, len(levels) - 1
+    if whole:
+        return float(levels[first]), float(levels[last]), False
     for _ in range(_MOST_CUTS):
         if last - first + 1 < _FEWEST_LEVELS:
             break
@@ -70,8 +75,5 @@ def _edge(levels: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> int:
         if levels[place] - levels[low] > _JUMP * (levels[edge] - levels[low]):
             break
         edge = place
-    if levels[-1] - levels[low] > _DOUBLED * (levels[edge] - levels[low]) > 0:
-        return edge
-    usual = places[-1]  # all but the last of the tails
-    is_long = levels[-1] - levels[usual] > _LONG_TAIL * (levels[usual] - levels[low]) > 0
-    return usual if is_long else len(levels) - 1
+    is_doubled = levels[-1] - levels[low] > _DOUBLED * (levels[edge] - levels[low]) > 0
+    return edge if is_doubled else len(levels) - 1

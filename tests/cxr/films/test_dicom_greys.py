@@ -287,6 +287,22 @@ def test_a_film_without_anything_else_keeps_its_whole_range() -> None:
     assert own_range(np.array([3, 700]), np.array([5, 5])) == (3.0, 700.0, False)
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_a_film_of_8_bits_was_rendered_and_keeps_its_markers_white(photometric: str) -> None:
+    stored = film() // 2
+    stored[2:10, 2:10] = 255
+    decoded = decode(dicom(stored, bits=8, PhotometricInterpretation=photometric))
+    np.testing.assert_array_equal(decoded.pixels, stored if photometric == "MONOCHROME2" else 255 - stored)
+    assert decoded.info.flags == ()
+
+
+def test_letters_that_are_as_bright_again_as_the_film_leave_its_range_alone() -> None:
+    """Of 600 real films 9 have a thousandth of their pixels spread over a third of their range: they are part of it."""
+    stored = (film(height=480, width=400).astype(np.uint16) * 6).astype(np.uint16)
+    stored[10, :400] = np.linspace(1530, 2500, 400)
+    assert decode(dicom(stored, bits=12)).info.flags == ()
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("bits", [10, 12])
 def test_values_at_the_top_of_their_words_are_moved_down(bits: int, signed: bool) -> None:

@@ -367,6 +367,15 @@ def test_a_coloured_picture_is_refused_in_either_reading(photometric: str) -> No
     assert refused.value.code == "NOT_A_RADIOGRAPH"
 
 
+@pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+def test_a_white_page_with_colours_is_not_taken_for_grey(photometric: str) -> None:
+    """As Y, Cb and Cr these values are clipped to white, which has no colour."""
+    page = np.full((96, 80, 3), 255, np.uint8)
+    page[20:60, 20:60] = [255, 40, 40]
+    with pytest.raises(InputError, match="colour channels differ"):
+        decode(coloured(page, photometric.removesuffix("_422")))
+
+
 def palette(curve: npt.NDArray[Any], bits: int, first: int = 0) -> dict[str, Any]:
     tags: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
     for colour in ("Red", "Green", "Blue"):
