@@ -85,9 +85,8 @@ def _grey_of_colours(values: Stored, bits: int, *, is_luminance: bool) -> Pixels
     channels = scaled.astype(np.uint8, copy=False)
     as_rgb = Image.fromarray(channels, "RGB")
     sample = np.asarray(as_rgb.resize((64, 64), Image.Resampling.BOX), dtype=np.float32)
-    chroma = 2 * float(
-        np.abs(sample[..., 1:] - 128).max(axis=2).mean()
-    )  # Cb and Cr of a grey are 128: PS3.3 C.7.6.3.1.2
+    # Cb and Cr of a grey are 128: PS3.3 C.7.6.3.1.2
+    chroma = 2 * float(np.abs(sample[..., 1:] - 128).max(axis=2).mean())
     if chroma <= MAX_COLOUR and (is_luminance or colour_of(as_rgb) > MAX_COLOUR):
         return np.ascontiguousarray(channels[..., 0])
     check_grey(as_rgb)
