@@ -88,6 +88,7 @@ def bad_requests() -> list[BadRequest]:
     def json(name: str, status: int, code: str, body: Any) -> BadRequest:
         return BadRequest(name, status, code, {"json": body})
 
+    unknown = rle_that_claims(96, 80).replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.9\0")
     good = encoded(film())
     return [
         raw("nothing", 400, "EMPTY_BODY", b""),
@@ -104,7 +105,8 @@ def bad_requests() -> list[BadRequest]:
         raw("a JPEG of 400 megapixels", 413, "TOO_MANY_PIXELS", jpeg_header(20_000, 20_000)),
         raw("RLE that claims 400 megapixels", 413, "TOO_MANY_PIXELS", rle_that_claims(20_000, 20_000)),
         raw("a GIF", 415, "UNKNOWN_FORMAT", b"GIF89a" + bytes(100)),
-        raw("a deflated DICOM", 415, "UNSUPPORTED_TRANSFER_SYNTAX", deflated(1)),
+        raw("a DICOM of unknown coding", 415, "UNSUPPORTED_TRANSFER_SYNTAX", unknown),
+        raw("a deflated DICOM of 200 MB", 413, "TOO_MANY_BYTES", deflated(200)),
         raw("half a PNG", 422, "DAMAGED_IMAGE", good[: len(good) // 2]),
         raw("half a JPEG", 422, "DAMAGED_IMAGE", encoded(film(), "JPEG")[:600]),
         raw("a DICOM without pixels", 422, "DAMAGED_IMAGE", dicom(film(), bits=8, PixelData=None)),

@@ -21,7 +21,12 @@ FLAGS: Final[dict[str, str]] = {
     "inverted": "black and white look swapped; the film was scored as it came",
     "clipped": "more than a tenth of the middle of the film is pure black or pure white",
     "unlike_frontal": "does not look like a frontal chest film; it was scored because file or request say it is one",
-    "bit_depth_unsure": "a few pixels are far brighter than all others, so that the film may have been read too dark",
+    "bit_depth_unsure": "which values are black and white had to be guessed; the film may be too dark or too bright",
+    "window_unreadable": "window or VOI look-up table cannot be read; the other one, or the film's own range, was used",
+    "for_processing": "raw values of the detector, shown by the window beside them",
+    "polarity_unsure": "tags contradict each other on black and white; PhotometricInterpretation was believed",
+    "turned": "the film lay on its side or stood on its head by its PatientOrientation; it was set upright",
+    "tag_overruled": "a tag says it is no chest or not frontal; it was scored because the request says it is",
 }
 
 
@@ -113,12 +118,12 @@ def is_clipped(pixels: Pixels) -> bool:
 
 
 def significant_bits(highest: int) -> int:
-    """The bit depth, 8 to 16, in which a highest stored value was most likely recorded.
+    """The fewest bits, 8 to 16, that hold a highest stored value.
 
-    A 16-bit PNG often carries 10, 12 or 14 bits. Dividing by what 16 bits could hold would make such a film almost
-    black; dividing by its own maximum would change the brightness of every film.
+    A 16-bit PNG often carries 10, 11, 12, 14 or 15 bits. Dividing by what 16 bits could hold would make such a film
+    almost black; dividing by its own maximum would change the brightness of every film.
     """
-    return next(bits for bits in (8, 10, 12, 14, 16) if highest < 1 << bits)
+    return max(8, highest.bit_length())
 
 
 def unit_to_uint8(values: npt.NDArray[np.floating]) -> Pixels:

@@ -82,3 +82,14 @@ def check_png(data: bytes) -> None:
         if others > _MOST_SEGMENTS or chunks > _MOST_CHUNKS:
             raise InputError("DAMAGED_IMAGE", f"more than {chunks - 1:,} chunks. Export the film again.")
         at += 12 + length
+
+
+def png_significant_bits(data: bytes) -> int | None:
+    """What a PNG that was checked says of its significant bits (chunk sBIT, section 11.3.2.7), None where nothing."""
+    at = len(PNG_START)
+    while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
+        (length,) = struct.unpack_from(">I", data, at)
+        if data[at + 4 : at + 8] == b"sBIT" and length:
+            return data[at + 8]
+        at += 12 + length
+    return None

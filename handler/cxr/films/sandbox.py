@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,15 +33,15 @@ def is_installed(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
 
 
-def decode_in_sandbox(library: str, stream: bytes, width: int, height: int, bits: int) -> bytes:
-    """The values of a grey stream, each in one byte where `bits` is at most 8, or else in two, low byte first.
+def decode_in_sandbox(library: str, stream: bytes, width: int, height: int, bits: int, components: int = 1) -> bytes:
+    """The values of a stream, each in one byte where `bits` is at most 8, or else in two, low byte first.
 
     Parameters
     ----------
     library
         ``gdcm`` for JPEG; ``_CharLS``, of pyjpegls, for JPEG-LS; ``_openjpeg``, of pylibjpeg-openjpeg, for JPEG 2000.
     stream
-        A stream that announces `width`, `height` and `bits`.
+        A stream that announces `width`, `height`, `bits` and `components`; those of a pixel come one after another.
 
     Raises
     ------
@@ -55,9 +56,9 @@ def decode_in_sandbox(library: str, stream: bytes, width: int, height: int, bits
     if found is None or found.origin is None:
         raise ValueError(f"{library} is not installed")
     folder = str(Path(found.origin).parent)
-    seconds = _SECONDS + width * height // _PIXELS_A_SECOND
-    memory = _MEMORY + width * height * _MEMORY_A_PIXEL
-    numbers = [str(number) for number in (width, height, bits, seconds, memory)]
+    seconds = _SECONDS + width * height * components // _PIXELS_A_SECOND
+    memory = _MEMORY + width * height * components * _MEMORY_A_PIXEL
+    numbers = [str(number) for number in (width, height, bits, components, seconds, memory)]
     command = [sys.executable, "-I", __file__, library, folder, *numbers]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads reserve memory of the limit
     try:
@@ -75,12 +76,19 @@ def decode_in_sandbox(library: str, stream: bytes, width: int, height: int, bits
     return done.stdout
 
 
-def _through_charls(stream: bytes, width: int, height: int) -> bytes:
+def _through_charls(stream: bytes, width: int, height: int, components: int) -> bytes:
     charls = importlib.import_module("_CharLS")
     header = charls.read_header(stream)
-    if (header["width"], header["height"], header["components"]) != (width, height, 1):
+    if (header["width"], header["height"], header["components"]) != (width, height, components):
         raise ValueError("another size than announced")  # an LSE segment can change it: ITU-T T.870 C.2.4.1.4
-    return bytes(charls._decode(stream))
+    pixels = bytes(charls._decode(stream))
+    if components == 1 or header["interleave_mode"] != 0:
+        return pixels
+    planes = array("B" if header["bits_per_sample"] <= 8 else "H", pixels)
+    mixed, size = array(planes.typecode, bytes(len(pixels))), len(planes) // components
+    for place in range(components):
+        mixed[place::components] = planes[place * size : (place + 1) * size]
+    return mixed.tobytes()
 
 
 def _through_openjpeg(stream: bytes) -> bytes:
@@ -90,7 +98,7 @@ def _through_openjpeg(stream: bytes) -> bytes:
     return bytes(pixels)
 
 
-def _through_gdcm(stream: bytes, width: int, height: int, bits: int) -> bytes:
+def _through_gdcm(stream: bytes, width: int, height: int, bits: int, components: int) -> bytes:
     gdcm: Any = importlib.import_module("gdcm")
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(stream)
@@ -102,10 +110,12 @@ def _through_gdcm(stream: bytes, width: int, height: int, bits: int) -> bytes:
     image.SetNumberOfDimensions(2)
     image.SetDimensions((width, height, 1))
     image.SetDataElement(element)
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(gdcm.PhotometricInterpretation.MONOCHROME2))
+    interpretation = gdcm.PhotometricInterpretation
+    kind = interpretation.MONOCHROME2 if components == 1 else interpretation.RGB
+    image.SetPhotometricInterpretation(interpretation(kind))
     # The process, lossless or not, is read from the stream. It aborts where bits stored and allocated differ.
     container = 8 if bits <= 8 else 16
-    image.SetPixelFormat(gdcm.PixelFormat(1, container, container, container - 1, 0))
+    image.SetPixelFormat(gdcm.PixelFormat(components, container, container, container - 1, 0))
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14))
     change = gdcm.ImageChangeTransferSyntax()  # Image.GetBuffer would not tell of a failure
     change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
@@ -129,7 +139,7 @@ def _set_limits(seconds: int, memory: int) -> None:
 
 def _main() -> None:
     library, folder = sys.argv[1:3]
-    width, height, bits, seconds, memory = (int(number) for number in sys.argv[3:])
+    width, height, bits, components, seconds, memory = (int(number) for number in sys.argv[3:])
     answer = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no pixel
     _set_limits(seconds, memory)
@@ -137,11 +147,11 @@ def _main() -> None:
     stream = sys.stdin.buffer.read()
     with os.fdopen(answer, "wb") as pixels:
         if library == "gdcm":
-            pixels.write(_through_gdcm(stream, width, height, bits))
+            pixels.write(_through_gdcm(stream, width, height, bits, components))
         elif library == "_openjpeg":
             pixels.write(_through_openjpeg(stream))
         else:
-            pixels.write(_through_charls(stream, width, height))
+            pixels.write(_through_charls(stream, width, height, components))
     os._exit(0)
 
 

@@ -18,8 +18,9 @@ import torch
 
 from cxr.errors import InputError
 from cxr.films.decode import decode
+from cxr.films.dicom_tags import TagRefusal
 from cxr.films.film import Film, Pixels
-from cxr.films.frontal import check_frontal
+from cxr.films.frontal import LATERAL, check_frontal
 from cxr.model.preprocess import resize
 from cxr.predict import Prediction, Predictor
 from cxr.serving.card import AuditSummary, model_card
@@ -177,7 +178,7 @@ class BatchService:
                 )
             spec = self.predictor.spec
             with metrics.timed("cxr_decode_seconds"):
-                film = decode(data, spec.preprocessing.least_side)
+                film = _film(data, job.options, spec.preprocessing.least_side)
             metrics.count("cxr_images_total", film.info.format)
             with metrics.timed("cxr_preprocess_seconds"):
                 film = check_frontal(film, job.options.view, spec.screen)
@@ -260,6 +261,16 @@ def _read(incoming: IncomingRequest) -> RequestJob:
             for film in job.request.films
         ]
     return job
+
+
+def _film(data: bytes, options: Options, least_side: int) -> Film:
+    """The film in a file; of one that its tags say is none, where the request says that it is."""
+    try:
+        return decode(data, least_side)
+    except TagRefusal as refusal:
+        if options.view in (None, LATERAL) or refusal.film is None:
+            raise
+        return refusal.film.flagged("tag_overruled")
 
 
 def _picture(film: Film, data: bytes) -> Pixels:

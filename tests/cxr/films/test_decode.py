@@ -48,7 +48,9 @@ def test_a_12_bit_film_in_a_16_bit_png_is_not_dark() -> None:
     assert np.abs(decoded.pixels.astype(int) - film()).max() <= 1
 
 
-@pytest.mark.parametrize(("highest", "bits"), [(255, 8), (256, 10), (4095, 12), (4096, 14), (16384, 16), (65535, 16)])
+@pytest.mark.parametrize(
+    ("highest", "bits"), [(1, 8), (255, 8), (256, 9), (2047, 11), (4095, 12), (4096, 13), (16384, 15), (65535, 16)]
+)
 def test_significant_bits_hold_the_highest_value(highest: int, bits: int) -> None:
     assert significant_bits(highest) == bits
 

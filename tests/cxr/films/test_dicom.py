@@ -148,9 +148,9 @@ def test_a_look_up_table_of_a_big_endian_file_is_read_in_its_order() -> None:
     np.testing.assert_array_equal(decode(big).pixels, decode(little).pixels)
 
 
-def test_a_look_up_table_of_impossible_depth_is_damage() -> None:
+def test_a_modality_look_up_table_of_impossible_depth_is_damage() -> None:
     with pytest.raises(InputError, match="look-up table of 0 bits"):
-        decode(dicom(stored_12_bit(), VOILUTSequence=[look_up_table(np.arange(4, dtype=np.uint16), 0, 0)]))
+        decode(dicom(stored_12_bit(), ModalityLUTSequence=[look_up_table(np.arange(4, dtype=np.uint16), 0, 0)]))
 
 
 def test_of_several_windows_the_first_is_used() -> None:
@@ -215,10 +215,10 @@ def test_float_pixel_data_is_refused_by_name(name: str) -> None:
     assert caught.value.code == "DAMAGED_IMAGE"
 
 
-def test_without_its_first_bytes_a_dicom_file_is_none() -> None:
-    with pytest.raises(InputError) as caught:
-        decode(dicom(stored_12_bit())[132:])
-    assert caught.value.code == "UNKNOWN_FORMAT"
+@pytest.mark.parametrize("start", [128, 132])
+def test_a_dicom_file_without_its_first_bytes_is_the_same_film(start: int) -> None:
+    whole = dicom(stored_12_bit())
+    np.testing.assert_array_equal(decode(whole[start:]).pixels, decode(whole).pixels)
 
 
 def view_code(meaning: str) -> Dataset:
@@ -256,10 +256,11 @@ def test_a_tag_that_rules_the_film_out_gives_its_code(tags: dict[str, Any], code
     assert caught.value.code == code
 
 
-def test_a_deflated_data_set_is_refused_before_it_is_unpacked() -> None:
-    with pytest.raises(InputError) as caught:
-        decode(dicom(stored_12_bit(), syntax=DeflatedExplicitVRLittleEndian))
-    assert caught.value.code == "UNSUPPORTED_TRANSFER_SYNTAX"
+def test_a_deflated_film_is_the_same_film() -> None:
+    stored = stored_12_bit()
+    packed = dicom(stored, syntax=DeflatedExplicitVRLittleEndian)
+    assert len(packed) < 0.6 * len(dicom(stored))
+    np.testing.assert_array_equal(decode(packed).pixels, decode(dicom(stored)).pixels)
 
 
 def test_a_jpeg_2000_film_is_decoded() -> None:
@@ -295,5 +296,5 @@ def test_a_number_that_is_none_is_damage() -> None:
 
 def test_no_tag_text_reaches_an_error() -> None:
     with pytest.raises(InputError) as caught:
-        decode(dicom(stored_12_bit(), PatientName="CANARY^NAME", BodyPartExamined="CANARYLEG"))
+        decode(dicom(stored_12_bit(), PatientName="CANARY^NAME", BodyPartExamined="CANARY LEG"))
     assert "CANARY" not in str(caught.value)

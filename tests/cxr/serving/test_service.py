@@ -83,6 +83,19 @@ def test_the_reply_has_the_shape_of_the_contract(service: BatchService) -> None:
     assert body["request_id"] == "id-0"
 
 
+@pytest.mark.parametrize("tags", [{"BodyPartExamined": "ABDOMEN"}, {"ViewPosition": "LL"}])
+def test_who_says_it_is_frontal_overrules_the_tags_of_the_file_with_a_flag(
+    service: BatchService, tags: dict[str, str]
+) -> None:
+    data = dicom(film(), bits=8, **tags)
+    assert ask(service, data)[0][0] == 422
+    assert ask(service, data, **{"Cxr-View": "LATERAL"})[0][0] == 422
+    status, _, body = ask(service, data, **{"Cxr-View": "AP"})[0]
+    assert (status, body["image"]["flags"]) == (200, ["tag_overruled"])
+    assert body["probabilities"] == ask(service, dicom(film(), bits=8))[0][2]["probabilities"]
+    assert ask(service, dicom(film(), bits=8, Modality="CT"), **{"Cxr-View": "PA"})[0][0] == 422
+
+
 @pytest.mark.parametrize("target", ["predicted", "NORMAL", "PNEUMONIA", "contrast"])
 def test_mean_of_the_grid_plus_bias_is_the_logit_in_the_reply_itself(service: BatchService, target: str) -> None:
     body = ask(service, encoded(film()), **{"Cxr-Target": target})[0][2]

@@ -7,7 +7,12 @@ const FLAGS = {
   inverted: () => t("Black and white look swapped. The film was scored as it came."),
   clipped: () => t("Much of the film is pure black or pure white: the export may have lost detail."),
   unlike_frontal: () => t("This does not look like a frontal chest film. Read the result with care."),
-  bit_depth_unsure: () => t("A few pixels are far brighter than all others: the film may have been read too dark."),
+  bit_depth_unsure: () => t("Which values are black and white had to be guessed: the film may be too dark or too bright."),
+  window_unreadable: () => t("The window of the file cannot be read. The film was shown without it."),
+  for_processing: () => t("These are raw values of the detector. Send the processed film of the study if you can."),
+  polarity_unsure: () => t("The file contradicts itself on black and white. Look whether the film is a negative."),
+  turned: () => t("The film lay on its side. It was set upright."),
+  tag_overruled: () => t("The file says it is no frontal chest film; it was scored because you said it is."),
 };
 
 const CODES = {
