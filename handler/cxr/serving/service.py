@@ -263,7 +263,7 @@ def _read(incoming: IncomingRequest) -> RequestJob:
     return job
 
 
-def _film(data: bytes, options: Options, least_side: int) -> Film:
+def _film(data: bytes, options: Options, least_side: int | None) -> Film:
     """The film in a file; of one that its tags say is none, where the request says that it is."""
     try:
         return decode(data, least_side)
