@@ -174,7 +174,7 @@ def test_a_worker_says_nothing_of_an_upload(archive: Path, tmp_path: Path) -> No
         dicom(film(), bits=8, SpecificCharacterSet="C" * len(forged)).replace(b"C" * len(forged), forged),
         dicom(film(), bits=8, PatientID="CANARY", AccessionNumber="CANARY" * 10, ViewPosition="CANARY" * 5),
         dicom(film(), bits=8, StudyInstanceUID="1.2.CCCCCC").replace(b"1.2.CCCCCC", b"1.2.CANARY"),
-        dicom(film(), bits=8, BodyPartExamined="CANARY" * 5),
+        dicom(film(), bits=8, BodyPartExamined="KNEE CANARY"),
     ]
     done = as_worker(folder, crafted, **{"Cxr-Cam": "none"})
     assert [reply["status"] for reply in answers(done)["replies"]] == [200, 200, 200, 422]
