@@ -72,8 +72,7 @@ def quantise(predictor: Predictor, records: Sequence[Record], run: Path, keep: S
         import openvino
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-        from cxr.engines.openvino import DIGEST_KEY
-        from cxr.engines.openvino_graph import graph_of_folded, watch
+        from cxr.engines.openvino import DIGEST_KEY, graph_of_folded, watch
     except ImportError as error:
         raise TrainingError(f"int8 needs NNCF and OpenVINO ({error}): pip install 'pneumoscan[quantise]'") from error
     size = predictor.spec.preprocessing.size

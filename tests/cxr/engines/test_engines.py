@@ -19,8 +19,7 @@ from torchvision.models.resnet import ResNet
 
 from cxr.engines.cuda import CudaEngine, _tuned_cudnn
 from cxr.engines.load import Engine, ReferenceEngine, load_engine
-from cxr.engines.openvino import OpenVinoEngine, core
-from cxr.engines.openvino_graph import graph_of
+from cxr.engines.openvino import OpenVinoEngine, core, graph_of
 from cxr.errors import ModelError
 from cxr.model.network import build, features
 from cxr.model.parity import ENGINES

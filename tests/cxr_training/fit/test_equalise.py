@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
 
-from cxr.engines.openvino import core
-from cxr.engines.openvino_graph import graph_of, graph_of_folded
+from cxr.engines.openvino import core, graph_of, graph_of_folded
 from cxr.model.network import build, features, folded
 from cxr_training.fit.equalise import equalise, ranges_of
 from tests.cxr.networks import lively
