@@ -19,15 +19,15 @@ class Problem:
 
     Attributes
     ----------
-    status : int
+    status
         HTTP status of the reply.
-    code : str
+    code
         Stable name for programs, such as ``TOO_SMALL``; ``HTTP_<status>`` when the body gives none.
-    title, detail : str
+    title, detail
         For people. The detail gives the value, the rule and the remedy.
-    request_id : str or None
+    request_id
         The server's name for the request; its logs have it too.
-    retryable : bool
+    retryable
         Whether the same request can succeed later.
 
     References
@@ -114,11 +114,11 @@ def problem_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> 
 
     Parameters
     ----------
-    status : int
+    status
         HTTP status of the reply.
-    body : bytes
+    body
         Anything: problem+json, TorchServe's own ``{"code", "type", "message"}``, a proxy's HTML, nothing.
-    headers : Mapping[str, str]
+    headers
         Headers of the reply.
 
     Returns

@@ -29,15 +29,15 @@ class InferenceClient(HoldsSession):
 
     Parameters
     ----------
-    url : str
+    url
         Where the server's inference API is, ``http://host:port``.
-    timeout_s : float
+    timeout_s
         How long one reply may take. A CPU server with a full queue needs tens of seconds.
-    connections : int
+    connections
         Connections kept open; give the number of threads that share the client.
-    key : str, optional
+    key
         Sent as ``Authorization: Bearer <key>``, for a server behind an edge that asks for one.
-    ca : Path, optional
+    ca
         PEM file of the certificates that are believed, for an edge that signed its own.
 
     Raises
@@ -84,17 +84,17 @@ class InferenceClient(HoldsSession):
 
         Parameters
         ----------
-        film : bytes or Path
+        film
             A JPEG, PNG or DICOM file, or its bytes. The server finds the format from the bytes.
-        cam : {"none", "grid", "heatmap", "overlay"}
+        cam
             What the reply's ``cam`` holds: the 7 x 7 map in logits, and with the last two a base64 PNG as well.
-        target : {"predicted", "NORMAL", "PNEUMONIA", "contrast"}
+        target
             Which logit the map explains.
-        version : str, optional
+        version
             Version of the model; the server's default version without it.
-        view : {"PA", "AP", "LATERAL"}, optional
+        view
             What is known of the view, for a file without a tag that says it.
-        film_picture : bool
+        film_picture
             Also have the film's own picture in the reply: ``image.png``, grey, base64, at most 1024 pixels a side.
 
         Returns

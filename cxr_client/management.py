@@ -73,9 +73,9 @@ class ManagementClient(HoldsSession):
 
     Parameters
     ----------
-    socket_path : Path
+    socket_path
         ``run/management.sock`` of a server that `pneumoscan serve` started.
-    timeout_s : float
+    timeout_s
         How long one reply may take.
     """
 
@@ -96,9 +96,9 @@ class ManagementClient(HoldsSession):
 
         Parameters
         ----------
-        model : str
+        model
             Name of the model, ``pneumonia``.
-        version : str, optional
+        version
             A version, or ``all``.
 
         Raises
@@ -150,13 +150,13 @@ class ManagementClient(HoldsSession):
 
         Parameters
         ----------
-        model : str
+        model
             Name of the model, ``pneumonia``.
-        archive : str
+        archive
             File name of the archive in the server's store.
-        workers : int
+        workers
             Worker processes to start.
-        batch_size, batch_delay_ms : int
+        batch_size, batch_delay_ms
             Requests a worker takes at once, and how long it waits for the second one.
 
         Raises

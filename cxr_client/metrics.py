@@ -35,11 +35,11 @@ class Snapshot:
 
     Attributes
     ----------
-    at : float
+    at
         Seconds since 1970.
-    values : mapping
+    values
         Value by name (``cxr_decode_seconds_bucket``) and labels.
-    kinds : mapping
+    kinds
         ``counter``, ``gauge`` or ``histogram`` by the metric's name.
     """
 
@@ -108,9 +108,9 @@ class Snapshot:
 
         Parameters
         ----------
-        name : str
+        name
             The histogram's, without ``_bucket``.
-        share : float
+        share
             0.95 for the 95th percentile.
 
         Returns
@@ -142,9 +142,9 @@ class MetricsClient(HoldsSession):
 
     Parameters
     ----------
-    url : str
+    url
         Of the metrics port, ``http://127.0.0.1:8082``.
-    timeout_s : float
+    timeout_s
         How long one reply may take.
     """
 

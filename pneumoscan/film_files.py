@@ -21,7 +21,7 @@ def find_films(paths: Sequence[Path]) -> list[Path]:
 
     Parameters
     ----------
-    paths : sequence of Path
+    paths
         Files and folders.
 
     Raises
@@ -43,9 +43,9 @@ def picture_names(films: Sequence[Path], kind: str) -> list[str]:
 
     Parameters
     ----------
-    films : sequence of Path
+    films
         Films, from `find_films`.
-    kind : str
+    kind
         ``overlay`` or ``heatmap``.
 
     Returns

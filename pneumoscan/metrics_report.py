@@ -19,9 +19,9 @@ def report_of(seen: Snapshot, seconds: float | None) -> dict[str, Any]:
 
     Parameters
     ----------
-    seen : Snapshot
+    seen
         The series since the server started, or what happened between two looks.
-    seconds : float or None
+    seconds
         Between the two looks; without it there are no rates.
     """
     versions = seen.by("cxr_requests_total", "model_version", {"ModelName": MODEL_NAME})

@@ -73,7 +73,7 @@ def list_archives(store: Path) -> tuple[list[Archive], list[str]]:
 
     Parameters
     ----------
-    store : Path
+    store
         Folder with ``pneumonia-<version>.mar`` files.
 
     Raises

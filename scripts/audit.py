@@ -29,9 +29,9 @@ class Audit:
 
     Attributes
     ----------
-    unchecked : str or None
+    unchecked
         Why nothing was checked; None where it was.
-    found : tuple of str
+    found
         One line for each vulnerability.
     """
 

@@ -27,10 +27,9 @@ OPTIONS = Options
 
 def run(options: Options) -> int:
     """Compare, and print the page or write it."""
-    from cxr_training.compare import compare, page_of, summary, write_comparison
+    from cxr_training.compare import compare, page_of, read_predictions, summary, write_comparison
     from cxr_training.data.records import load_films
     from cxr_training.measure.intervals import Bootstrap
-    from cxr_training.measure.predictions import read_predictions
 
     bootstrap = Bootstrap(options.bootstrap, options.seed)
     first, second = read_predictions(options.first), read_predictions(options.second)

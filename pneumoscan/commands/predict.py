@@ -104,11 +104,11 @@ def ask(
 
     Parameters
     ----------
-    options : mapping
+    options
         Keyword arguments of `InferenceClient.predict`.
-    picture : Path, optional
+    picture
         Where the reply's PNG is written; it is taken out of the reply, which then names the file.
-    overwrite : bool
+    overwrite
         Whether a file there may be replaced.
     """
     try:

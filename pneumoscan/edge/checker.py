@@ -56,11 +56,11 @@ class AuthServer:
 
     Parameters
     ----------
-    socket : Path
+    socket
         The unix socket; what stands there is replaced.
-    keys : KeyRing
+    keys
         The keys that are valid.
-    readiness : EdgeReadiness
+    readiness
         Asked for ``/readyz``.
     """
 

@@ -33,11 +33,11 @@ class Key:
 
     Attributes
     ----------
-    name : str
+    name
         Who uses it; stands in the access log.
-    sha256 : str
+    sha256
         Of the key's text, hexadecimal.
-    expires : datetime or None
+    expires
         When it stops opening anything, in UTC.
     """
 
@@ -136,9 +136,9 @@ class KeyRing:
 
     Parameters
     ----------
-    path : Path
+    path
         The file.
-    report : callable
+    report
         Told why no key opens anything any more, once for each change of the file.
     """
 

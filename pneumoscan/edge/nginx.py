@@ -42,17 +42,17 @@ class EdgeSettings:
 
     Attributes
     ----------
-    listen : str
+    listen
         ``address:port`` of the only exposed port.
-    upstreams : tuple of str
+    upstreams
         ``host:port`` of each TorchServe.
-    metrics : tuple of str
+    metrics
         ``host:port`` of the metrics ports that are passed on; none by default.
-    metrics_allow : tuple of str
+    metrics_allow
         Networks (CIDR) that may read them.
-    connections : int
+    connections
         Requests that one client address may have on their way.
-    workers : str
+    workers
         nginx's ``worker_processes``.
     """
 
@@ -169,9 +169,9 @@ class Nginx:
 
     Parameters
     ----------
-    program, folder : str, Path
+    program, folder
         nginx, and the folder from which all of its paths count.
-    config : str
+    config
         Name of its configuration there.
     """
 

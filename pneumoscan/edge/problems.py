@@ -13,15 +13,15 @@ class EdgeProblem:
 
     Attributes
     ----------
-    name : str
+    name
         Last part of its internal path, ``/_problem/<name>``.
-    statuses : tuple of int
+    statuses
         Statuses of nginx or of TorchServe that it stands for.
-    status : int
+    status
         The status that a client sees.
     code, title, detail, retryable
         As in the handler's problem documents.
-    headers : tuple of (str, str)
+    headers
         Further headers of the reply.
     """
 

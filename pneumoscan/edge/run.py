@@ -41,9 +41,9 @@ class EdgePlan:
 
     Attributes
     ----------
-    keys : Path
+    keys
         File of the keys' digests.
-    server : tuple of str or None
+    server
         Arguments of a ``pneumoscan serve`` that is started before and stopped after; None for no server.
     """
 

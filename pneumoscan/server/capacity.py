@@ -64,13 +64,13 @@ class Capacity:
 
     Attributes
     ----------
-    workers : int
+    workers
         Worker processes.
-    threads : int
+    threads
         Threads each of them computes with.
-    batch_size, batch_delay_ms : int
+    batch_size, batch_delay_ms
         Films a worker takes at once, and how long it waits for the second one.
-    queue : int
+    queue
         Requests that may wait; more are refused with 503.
     """
 
@@ -114,11 +114,11 @@ def plan(machine: Machine, options: CapacityOptions, versions: int = 1) -> Capac
 
     Parameters
     ----------
-    machine : Machine
+    machine
         Its resources; a card in it means that workers compute there.
-    options : CapacityOptions
+    options
         What is requested instead.
-    versions : int
+    versions
         How many versions are loaded at once. Each has its own workers, and only those of the default one are busy: they
         share the memory, but not the cores.
 
@@ -158,11 +158,11 @@ class Machine:
 
     Attributes
     ----------
-    cores : int
+    cores
         Processors this process may run on at the same time, at least 1.
-    memory_bytes : int or None
+    memory_bytes
         Memory that is not in use; None where the system does not tell.
-    gpus : int
+    gpus
         Graphics cards that torch can compute on.
     """
 

@@ -32,7 +32,7 @@ def canary_film(size: int = 256) -> bytes:
 
     Parameters
     ----------
-    size : int
+    size
         Width and height in pixels.
     """
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
@@ -53,9 +53,9 @@ def why_not_ready(run_dir: RunDir, url: str) -> str | None:
 
     Parameters
     ----------
-    run_dir : RunDir
+    run_dir
         The server's run folder, for its management socket.
-    url : str
+    url
         Its inference address.
 
     Raises
@@ -77,7 +77,7 @@ class StartCheck:
     ----------
     run_dir, url
         As in `why_not_ready`.
-    versions : sequence of str
+    versions
         Versions the server was started with.
     """
 
@@ -114,9 +114,9 @@ def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str |
 
     Parameters
     ----------
-    check : callable
+    check
         Gives None when the server is ready and otherwise what is missing; raises `NeverReady` when waiting is no use.
-    timeout_s : float
+    timeout_s
         How long to wait, in seconds.
 
     Returns

@@ -30,21 +30,21 @@ class ServerState:
 
     Attributes
     ----------
-    pid : int
+    pid
         The supervisor, `pneumoscan serve`: the one to signal.
-    jvm_pid : int
+    jvm_pid
         TorchServe's front end; also the id of the process group that holds its workers. 0 until it is started.
-    url, metrics_url : str
+    url, metrics_url
         Inference and metrics addresses.
-    temp : str
+    temp
         Temporary folder of the server.
-    versions : list of str
+    versions
         Versions it was started with, the default one first.
-    digests : dict of str to str
+    digests
         SHA-256 of the archive of each of them, as it was when the server started.
-    store : str
+    store
         Model store of the server.
-    capacity : Capacity or None
+    capacity
         What each version got; None in a file of an older server.
     """
 
@@ -201,7 +201,7 @@ class RunDir:
 
         Parameters
         ----------
-        version : str, optional
+        version
             Only this version's workers: those of the others go on answering, and write more.
         """
         for name in _TELLING_LOGS:

@@ -120,13 +120,13 @@ def effective_config(
 
     Parameters
     ----------
-    base : str
+    base
         Text of ``config.properties``.
-    archives : sequence of Archive
+    archives
         All from one store, the default version first: TorchServe makes the first one it loads the default.
-    device : {"cpu", "cuda"}
+    device
         As `choose_device` gives it.
-    capacity : Capacity
+    capacity
         Of each version. TorchServe 0.12.0 takes it from here where an archive's own model-config.yaml says nothing.
     """
     ours = {
@@ -182,7 +182,7 @@ def choose_device(requested: str, environment: Mapping[str, str]) -> tuple[str, 
 
     Parameters
     ----------
-    requested : {"auto", "cpu", "cuda"}
+    requested
         What the command line says.
 
     Raises
@@ -228,7 +228,7 @@ def find_java(environment: Mapping[str, str] | None = None) -> Path:
 
     Parameters
     ----------
-    environment : Mapping[str, str], optional
+    environment
         Where JAVA_HOME and PATH are looked up; `os.environ` without it.
 
     Raises

@@ -105,7 +105,7 @@ def promote(live: LiveServer, version: str, *, unverified: bool = False) -> Decl
 
     Parameters
     ----------
-    unverified : bool
+    unverified
         Also one that `pneumoscan models verify` has not found good enough against the present default.
 
     Raises

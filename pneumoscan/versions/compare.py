@@ -72,9 +72,9 @@ class Limits:
 
     Attributes
     ----------
-    flips : float
+    flips
         Share of the films whose label may flip.
-    shift : float
+    shift
         Mean of the shifts without their signs.
     """
 
@@ -165,7 +165,7 @@ def compare(url: str, old: str, new: str, films: Sequence[Path], limits: Limits,
 
     Parameters
     ----------
-    jobs : int
+    jobs
         Films asked about at once; few, because the server has users.
 
     Raises

@@ -61,11 +61,11 @@ class Declared:
 
     Attributes
     ----------
-    default : str
+    default
         The version that a request without a version gets.
-    previous : tuple of str
+    previous
         Earlier defaults that are still registered, the latest last: where a rollback goes to.
-    versions : dict of str to Registered
+    versions
         All of them, the default among them.
     """
 
@@ -207,11 +207,11 @@ class ServingSet:
 
     Attributes
     ----------
-    archives : tuple of Archive
+    archives
         The default version's first.
-    digests : dict of str to str
+    digests
         SHA-256 of each archive by version.
-    remarks : tuple of str
+    remarks
         What else lies in the store, a line for each.
     """
 

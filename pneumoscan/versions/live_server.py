@@ -28,11 +28,11 @@ class LiveServer:
 
     Attributes
     ----------
-    run_dir : RunDir
+    run_dir
         Its run folder.
-    state : ServerState
+    state
         What it was started with.
-    management : ManagementClient
+    management
         Talks to it.
     """
 

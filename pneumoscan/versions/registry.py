@@ -28,7 +28,7 @@ def export_archive(archive: Archive, uri: str) -> str:
 
     Parameters
     ----------
-    uri : str
+    uri
         Of an MLflow tracking server with a registry, ``http://host:5000``.
 
     Raises

@@ -12,13 +12,12 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from cxr.json_records import to_json
-from cxr_training.compare import compare
+from cxr_training.compare import Scored, compare
 from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
 from cxr_training.measure.intervals import Bootstrap
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.paired import delong, delong_covariance, mcnemar, paired_differences
-from cxr_training.measure.predictions import Scored
 from tests.commands import run_command
 from tests.cxr_training.folders import write_manifest
 

@@ -92,7 +92,7 @@ class Supervised:
 
     Attributes
     ----------
-    ends : list of (int, list of int)
+    ends
         Of each end that was not asked for: the exit status, and which processes were still there.
     """
 

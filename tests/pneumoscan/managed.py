@@ -14,9 +14,9 @@ class Managed(Management):
 
     Attributes
     ----------
-    states : dict of str to str
+    states
         What the workers of a version that will be registered say; READY unless it stands here.
-    fail : set of str
+    fail
         Methods that are answered with 500.
     """
 

@@ -87,17 +87,17 @@ class Trouble:
 
     Attributes
     ----------
-    kind : str
+    kind
         ``down`` nobody answers; ``slow`` no answer in time; ``overloaded`` busy, later; ``key`` the key is refused;
         ``refused`` this film cannot be answered; ``failed`` a fault of the server; of the page itself ``size``,
         ``cut`` and ``notice`` (the notice was not acknowledged).
-    status : int
+    status
         HTTP status of the page's own answer.
-    code : str
+    code
         The server's stable code, or one of the page's.
-    detail : str
+    detail
         The server's explanation, where it gave one.
-    retryable : bool
+    retryable
         Whether the same film can be answered later.
     """
 
@@ -129,7 +129,7 @@ def ask(film: bytes, view: str | None = None) -> dict[str, Any] | Trouble:
 
     Parameters
     ----------
-    view : {"PA", "AP"}, optional
+    view
         What the reader knows of the view, for a film that was refused as not frontal.
 
     Returns

@@ -19,8 +19,7 @@ from cxr.films.film import (
     check_size,
     is_clipped,
 )
-from cxr.films.picture_greys import ORIENTATION, to_grey
-from cxr.films.picture_headers import JPEG_START, PNG_START, check_jpeg, check_png
+from cxr.films.pictures import JPEG_START, ORIENTATION, PNG_START, check_jpeg, check_png, to_grey
 
 _TURNED: Final = (5, 6, 7, 8)  # orientations that exchange rows and columns
 

@@ -13,12 +13,12 @@ from PIL import Image
 from pydicom import Dataset
 
 from cxr.errors import InputError
-from cxr.films.colours import MAX_COLOUR, check_grey, colour_of, luminance
 from cxr.films.dicom_codecs import GREY, PALETTE, Frame, Stored, read_stored
 from cxr.films.dicom_greys import greys
 from cxr.films.dicom_header import read_header, word_bytes, words
 from cxr.films.dicom_tags import Claims, TagRefusal, read_claims
 from cxr.films.film import Film, ImageInfo, Pixels, unit_to_uint8
+from cxr.films.greys import MAX_COLOUR, check_grey, colour_of, luminance
 
 
 def read_dicom(data: bytes) -> tuple[Film, TagRefusal | None]:

@@ -20,7 +20,7 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 
 from cxr.errors import InputError
 from cxr.films.dicom_header import plain_text
-from cxr.films.picture_headers import JPEG_START, jpeg_segments
+from cxr.films.pictures import JPEG_START, jpeg_segments
 from cxr.films.sandbox import decode_in_sandbox, is_installed
 
 Stored = npt.NDArray[np.int32]

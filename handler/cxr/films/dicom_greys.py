@@ -19,7 +19,7 @@ from cxr.errors import InputError
 from cxr.films.dicom_codecs import Frame, Stored, padding_limits
 from cxr.films.dicom_header import decimals, plain_text, word_bytes, words
 from cxr.films.film import Pixels, unit_to_uint8
-from cxr.films.grey_range import own_range
+from cxr.films.greys import own_range
 
 UNREADABLE_WINDOW: Final = "window_unreadable"
 UNSURE_DEPTH: Final = "bit_depth_unsure"

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 from cxr.errors import InputError
 from cxr.films.decode import decode
 from cxr.films.film import Film
-from cxr.films.grey_range import own_range
+from cxr.films.greys import own_range
 from tests.films import dicom, film
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)

@@ -22,8 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from cxr_training.data.collections.candidates import Box
-from cxr_training.data.collections.tables import boxes_by, inside, read_table
+from cxr_training.data.collections.candidates import Box, boxes_by, inside, read_table
 from cxr_training.data.records import MANIFEST, Films, Record
 from cxr_training.errors import TrainingError
 

@@ -16,8 +16,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from cxr_training.data.collections.candidates import Candidate, Collected, Dropped, sex_letter, years
-from cxr_training.data.collections.tables import inside, read_table
+from cxr_training.data.collections.candidates import (
+    Candidate,
+    Collected,
+    Dropped,
+    inside,
+    read_table,
+    sex_letter,
+    years,
+)
 
 VIEWS: Final = {"pa": "PA", "ap": "AP", "ap supine": "AP Supine", "aps": "AP Supine", "ap erect": "AP Erect"}
 _CT: Final = frozenset({"ct", "axial", "coronal", "sagittal"})  # views of the form without a column for the modality

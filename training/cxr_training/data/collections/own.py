@@ -7,8 +7,7 @@ from typing import Final
 
 from cxr.model.spec import CLASSES
 from cxr_training.data.boxes import COLUMN, kept_boxes
-from cxr_training.data.collections.candidates import Candidate, Collected, Dropped
-from cxr_training.data.collections.tables import inside, read_table
+from cxr_training.data.collections.candidates import Candidate, Collected, Dropped, inside, read_table
 from cxr_training.data.records import IGNORED_LABEL, MANIFEST, SPLITS
 from cxr_training.errors import TrainingError
 

@@ -15,8 +15,16 @@ from typing import Final, TypeVar
 
 from pydicom import dcmread
 
-from cxr_training.data.collections.candidates import Box, Candidate, Collected, Dropped, sex_letter, years
-from cxr_training.data.collections.tables import boxes_by, read_table
+from cxr_training.data.collections.candidates import (
+    Box,
+    Candidate,
+    Collected,
+    Dropped,
+    boxes_by,
+    read_table,
+    sex_letter,
+    years,
+)
 from cxr_training.data.records import IGNORED_LABEL
 from cxr_training.errors import TrainingError
 

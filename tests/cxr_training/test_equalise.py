@@ -13,7 +13,7 @@ from torchvision.models.resnet import ResNet
 
 from cxr.engines.openvino import core, graph_of, graph_of_folded
 from cxr.model.network import build, features, folded
-from cxr_training.fit.equalise import equalise, ranges_of
+from cxr_training.quantise import equalise, ranges_of
 from tests.cxr.networks import lively
 
 ARCHS = ["resnet10", "resnet50"]
