@@ -86,7 +86,7 @@ bench: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## a short b
 	$(PY) -m pneumoscan bench raw --arch $(ARCH) --device $(DEVICE) --batch 2 --repeats 5 --out $(BENCH)/raw.json --force
 	$(PY) -m pneumoscan bench cam --arch $(ARCH) --device $(DEVICE) --rounds 7 --out $(BENCH)/cam.json --force
 	$(PY) -m pneumoscan bench decode --rounds 15 --out $(BENCH)/decode.json --force
-	$(PY) -m pneumoscan bench serve --archive $(BENCH_ARCHIVE) --device $(DEVICE) --clients 1,4,16 --rate 0.5,0.8,1,3 --seconds 8 \
+	$(PY) -m pneumoscan bench serve --archive $(BENCH_ARCHIVE) --device $(DEVICE) --clients 1 4 16 --rate 0.5 0.8 1 3 --seconds 8 \
 	  --pairs 16 --rounds 2 --out $(BENCH)/serve.json --plot $(BENCH)/load.png --force
 	$(PY) -m pneumoscan bench peers --archive $(BENCH_ARCHIVE) --parts null --rounds 3 --seconds 4 --out $(BENCH)/peers.json --force
 

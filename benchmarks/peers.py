@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +19,8 @@ from benchmarks.load import closed, measure, report_progress
 from benchmarks.peer_servers import MODEL, NO_MODEL, Peer, Place, request_to, start, versions_in
 from benchmarks.result import Column, Figure, Figures, Result, Row, Table, over_rounds, ratio_of
 from benchmarks.servers import BenchmarkError, Running, short_folder
-from pneumoscan.errors import UsageError
+from benchmarks.settings import PeerSettings
 
-_PYTHON: Final = Path(sys.prefix) / "peers" / "bin" / "python"  # where `make bench-peers` puts it
-PARTS: Final = ("null", "model")
 _WARM_ROUNDS: Final = 5  # at most
 _FASTER: Final = 1.05
 _IDLE_S: Final = 2.0
@@ -38,24 +35,8 @@ _COLUMNS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PeerSettings:
-    """The servers that are compared, and for how long; `benchmarks.command` explains each field."""
-
-    archive: Path
-    python: str = str(_PYTHON if _PYTHON.is_file() else sys.executable)
-    parts: tuple[str, ...] = PARTS
-    rounds: int = 5
-    seconds: float = 8.0
-    clients: int = 16
-    films: Path | None = None
-    restart: bool = False
-
-
 def benchmark_peers(settings: PeerSettings) -> Result:
     """All comparisons; a server that cannot be measured is there with why."""
-    if not set(settings.parts) <= set(PARTS):
-        raise UsageError(f"--parts is {','.join(settings.parts)!r}: give null, model or null,model")
     host = Host.here(versions_in(settings.python))
     workers = len(os.sched_getaffinity(0))
     tables = []
@@ -74,7 +55,7 @@ def benchmark_peers(settings: PeerSettings) -> Result:
             tables.append(_compare("model", title, MODEL, field, host.versions))
     each = f"{settings.seconds:g} s in each of {settings.rounds} rounds"
     title = f"{workers} workers x 1 thread each, {each}, in turn; medians"
-    return Result("peers", asdict(settings) | {"workers": workers, "deadline_s": _DEADLINE_S}, host, title, tables)
+    return Result("peers", settings.conditions() | {"workers": workers, "deadline_s": _DEADLINE_S}, host, title, tables)
 
 
 def _compare(part: str, title: str, peers: Sequence[Peer], field: _Field, installed: Mapping[str, str]) -> Table:

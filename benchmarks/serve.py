@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,42 +22,14 @@ from benchmarks.in_process import MODEL, SERVICE, Layout, incoming, load_service
 from benchmarks.load import OCTETS, check, client_cost, closed, measure, poisson, report_progress, requests_of
 from benchmarks.result import Column, Figure, Figures, Result, Row, Table, ratio_of
 from benchmarks.servers import BenchmarkError, Running, served_archive, short_folder
+from benchmarks.settings import ServeSettings
 from pneumoscan.errors import UsageError
 
 Films = Mapping[str, bytes]
 
-STARTING: Final = ("workers", "threads", "batch_size", "batch_delay", "queue")  # options of pneumoscan serve
 _SEED: Final = 11
 _WARM_S: Final = 8.0
 _WARM_CLIENTS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ServeSettings:
-    """The server that is measured, and for how long; `benchmarks.command` explains each field."""
-
-    archive: Path | None = None
-    url: str | None = None
-    films: Path | None = None
-    clients: tuple[int, ...] = (1, 4, 16, 64)
-    rate: tuple[float, ...] = (0.25, 0.5, 0.8, 1.0, 1.5, 3.0)
-    seconds: float = 20.0
-    deadline: float = 60.0
-    pairs: int = 160
-    rounds: int = 5
-    device: str = "auto"
-    workers: int | None = None
-    threads: int | None = None
-    batch_size: int | None = None
-    batch_delay: int | None = None
-    queue: int | None = None
-
-    def options(self) -> list[str]:
-        """What `pneumoscan serve` is started with."""
-        given = [(name.replace("_", "-"), getattr(self, name)) for name in STARTING if getattr(self, name) is not None]
-        if given and self.url:
-            raise UsageError(f"--{given[0][0]} is for a server that is started: leave out --url")
-        return ["--device", self.device, *(word for name, value in given for word in (f"--{name}", str(value)))]
 
 
 LOAD_COLUMNS: Final = (
@@ -75,7 +47,7 @@ _CLIENT: Final = (Column("cpu_ms", "{:.4f} ms of processor time"), Column("body_
 
 def benchmark_serve(settings: ServeSettings) -> Result:
     """All measurements."""
-    options, films, archive = settings.options(), films_of(settings.films), settings.archive
+    options, films, archive = settings.starting_options(), films_of(settings.films), settings.archive
     with ExitStack() as stack:
         folder = Path(stack.enter_context(short_folder()))
         report_progress("starting the server" if archive else f"using {settings.url}")
@@ -101,7 +73,7 @@ def benchmark_serve(settings: ServeSettings) -> Result:
     workers, sending = f"{layout.processes} workers x {layout.threads} threads", f"{len(films)} films in turn"
     title = f"{workers}, {sending}, {settings.seconds:g} s each; ms from when a film was due"
     sizes = {name: len(data) for name, data in films.items()}
-    return Result("serve", asdict(settings) | {"sizes": sizes, "layout": asdict(layout)}, host, title, tables)
+    return Result("serve", settings.conditions() | {"sizes": sizes, "layout": asdict(layout)}, host, title, tables)
 
 
 def running_server(url: str) -> Running:

@@ -6,7 +6,6 @@ import importlib
 import io
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from benchmarks.host import Host
 from benchmarks.peer_handler import tutorial_steps
 from benchmarks.result import Column, Figure, Result, Row, Table, ratio_of
 from benchmarks.servers import BenchmarkError
+from benchmarks.settings import CamSettings, DecodeSettings, RawSettings
 from cxr.engines.load import Engine, load_engine
 from cxr.errors import ModelError
 from cxr.films.decode import decode
@@ -51,17 +51,6 @@ def in_turn(
     return times
 
 
-@dataclass(frozen=True, slots=True)
-class RawSettings:
-    """The network alone: `batch` films in a pass, of an exported `run` or of `arch` with random weights."""
-
-    arch: str = "resnet152"
-    device: str = "auto"
-    batch: int = 8
-    repeats: int = 15
-    run: Path | None = None
-
-
 _ENGINES: Final = (
     Column("forward_ms", "{:10.3f}", "ms"),
     Column("images_per_s", "{:10.2f}", "images/s"),
@@ -75,8 +64,9 @@ def benchmark_raw(settings: RawSettings) -> Result:
     The speedup of an engine is that over the reference, and the maps are those of the reference's feature maps.
     """
     host, device, run = Host.here(), resolve_device(settings.device), settings.run
+    arch: str = settings.arch
     if run is None:
-        arch, network, preprocessing = settings.arch, build(settings.arch, 2).to(device), Preprocessing()
+        network, preprocessing = build(arch, 2).to(device), Preprocessing()
     else:
         model = Predictor.load(run, str(device))
         arch, network, preprocessing = model.spec.arch, model.network, model.spec.preprocessing
@@ -98,7 +88,7 @@ def benchmark_raw(settings: RawSettings) -> Result:
     threads = torch.get_num_threads()
     return Result(
         "raw",
-        asdict(settings) | {"arch": arch, "device": str(device), "threads": threads},
+        settings.conditions() | {"arch": arch, "device": str(device), "threads": threads},
         host,
         f"{arch}, batch {settings.batch}, {threads} threads, median of {settings.repeats} rounds",
         [
@@ -136,15 +126,6 @@ def _engine_figures(times: list[float], reference: list[float], batch: int) -> d
         "images_per_s": Figure.of((1000 * batch / ms for ms in times), "1/s"),
         "speedup": ratio_of(reference, times),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class CamSettings:
-    """What a heat map costs."""
-
-    arch: str = "resnet152"
-    device: str = "auto"
-    rounds: int = 15
 
 
 def benchmark_cam(settings: CamSettings) -> Result:
@@ -192,7 +173,7 @@ def benchmark_cam(settings: CamSettings) -> Result:
     threads = torch.get_num_threads()
     return Result(
         "cam",
-        asdict(settings) | {"device": str(device), "threads": threads, "shapes": shapes},
+        settings.conditions() | {"device": str(device), "threads": threads, "shapes": shapes},
         host,
         f"{settings.arch} by torch in float32 on {device}, {threads} threads, one film, medians of {settings.rounds} "
         "rounds in turn, ms",
@@ -202,13 +183,6 @@ def benchmark_cam(settings: CamSettings) -> Result:
             Table("share", [Column("ratio", "{:10.4%}")], share, width=24),
         ],
     )
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeSettings:
-    """From the bytes of a file to the network's input, on one thread."""
-
-    rounds: int = 30
 
 
 _DECODED: Final = (
@@ -229,7 +203,7 @@ def benchmark_decode(settings: DecodeSettings) -> Result:
     finally:
         torch.set_num_threads(threads)
     title = f"from bytes to tensor on one thread, medians of {settings.rounds} rounds in turn, ms"
-    return Result("decode", asdict(settings), host, title, [Table("films", _DECODED, rows, width=20)])
+    return Result("decode", settings.conditions(), host, title, [Table("films", _DECODED, rows, width=20)])
 
 
 def _decode_row(kind: str, data: bytes, rounds: int) -> Row:

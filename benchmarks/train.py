@@ -12,7 +12,7 @@ import dataclasses
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from torchvision.models.resnet import ResNet
 from benchmarks.host import Host
 from benchmarks.peer_handler import tutorial_steps
 from benchmarks.result import Column, Figure, Result, Row, Table
+from benchmarks.settings import TrainBenchmarkSettings
 from benchmarks.steps import in_turn
 from cxr.model.network import features, folded, pool, use_exact_float32
 from cxr.model.spec import CLASSES, Preprocessing
@@ -53,30 +54,15 @@ FIGURES: Final = ("auroc", "sensitivity", "specificity")  # the table has the fi
 _EXTRACTED: Final = 4  # batches of ours in a round
 
 
-@dataclass(frozen=True, slots=True)
-class TrainBenchmarkSettings:
-    """The films, our training and how much is compared; `benchmarks.command` explains each field."""
+def _training(settings: TrainBenchmarkSettings) -> TrainSettings:
+    """Our training."""
+    names = ("weights", "arch", "normalisation", "size", "views", "seed")
+    return TrainSettings(**{name: getattr(settings, name) for name in names})
 
-    data: Path
-    weights: str = "imagenet"
-    normalisation: str = "imagenet"
-    size: int = 224
-    views: int = 1
-    rounds: int = 5
-    epochs: int = 0
-    films: int = 150
-    seed: int = 0
-    arch: str = "resnet152"
-    device: str = "auto"
 
-    def training(self) -> TrainSettings:
-        """Our training."""
-        names = ("weights", "arch", "normalisation", "size", "views", "seed")
-        return TrainSettings(**{name: getattr(self, name) for name in names})
-
-    def preprocessing(self) -> Preprocessing:
-        """How both trainings prepare films."""
-        return dataclasses.replace(NORMALISATIONS[self.normalisation], size=self.size)
+def _preprocessing(settings: TrainBenchmarkSettings) -> Preprocessing:
+    """How both trainings prepare films."""
+    return dataclasses.replace(NORMALISATIONS[settings.normalisation], size=settings.size)
 
 
 def benchmark_training(settings: TrainBenchmarkSettings) -> Result:
@@ -88,12 +74,12 @@ def benchmark_training(settings: TrainBenchmarkSettings) -> Result:
     title = f"{settings.arch}, medians of {settings.rounds} rounds in turn, ms for a film"
     counts = {split: len(films.of(split)) for split in ("train", "val", "test")}
     conditions = {"device": str(device), "threads": torch.get_num_threads(), "counts": counts}
-    return Result("train", asdict(settings) | conditions, host, title, tables)
+    return Result("train", settings.conditions() | conditions, host, title, tables)
 
 
 def _costs(films: Films, settings: TrainBenchmarkSettings, processes: Processes) -> list[Table]:
     """Milliseconds for a film in each way, and what follows for all films and epochs."""
-    training, preprocessing = settings.training(), settings.preprocessing()
+    training, preprocessing = _training(settings), _preprocessing(settings)
     train, val, test = (films.of(split) for split in ("train", "val", "test"))
     start = starting_point(settings.weights, settings.arch, settings.seed).network
     tutorial = TutorialRecipe(start, preprocessing, processes, settings.seed)
@@ -167,7 +153,7 @@ _RESULT: Final = (
 
 def _results(films: Films, settings: TrainBenchmarkSettings, processes: Processes) -> Table:
     """Figures of both on the same test films, over all and by group, with paired differences over patients."""
-    preprocessing, seed = settings.preprocessing(), settings.seed
+    preprocessing, seed = _preprocessing(settings), settings.seed
     splits = ("train", "val", "test")
     train, val, test = (sample_by_group(films.of(split), settings.films, seed) for split in splits)
     steps = -(-len(films.of("train")) // TUTORIAL_BATCH)
@@ -223,9 +209,9 @@ def _fit_ours(
     processes: Processes,
 ) -> Outcome:
     """The test films by a head trained as `pneumoscan train` does, uncalibrated."""
-    (train, val, test), training = films, settings.training()
+    (train, val, test), training = films, _training(settings)
     with tempfile.TemporaryDirectory(prefix="cxr-") as folder:
-        cache = FeatureCache(Path(folder), start, settings.preprocessing(), processes)
+        cache = FeatureCache(Path(folder), start, _preprocessing(settings), processes)
         views = [View(number, training.augmentation, training.seed) for number in range(settings.views + 1)]
         stored = [np.array(cache.get(train, view)) for view in views]
         val_features, test_features = (np.array(cache.get(records, View())) for records in (val, test))

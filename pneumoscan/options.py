@@ -90,23 +90,6 @@ def between(lowest: float, highest: float) -> Check:
 Port = Annotated[int, between(1, 65535)]
 
 
-def positive(text: str) -> int:
-    """The whole number of 1 or more that a text writes, for a parser made by hand."""
-    return _whole(text, 1)
-
-
-def not_negative(text: str) -> int:
-    """The whole number of 0 or more that a text writes, for a parser made by hand."""
-    return _whole(text, 0)
-
-
-def _whole(text: str, lowest: int) -> int:
-    number = int(text)
-    if (wrong := at_least(lowest)(number)) is not None:
-        raise argparse.ArgumentTypeError(wrong)
-    return number
-
-
 def parse(
     options: type[T] | Mapping[str, type[T]], argv: Sequence[str], prog: str, *, description: str | None = None
 ) -> T:
@@ -136,7 +119,8 @@ def parser_of(
         return parser
     parser = _parser(prog, description)
     common = _common(list(options.values()))
-    _add(parser, common)
+    if common is not None:
+        _add(parser, common)
     commands = parser.add_subparsers(required=True, dest=_COMMAND, metavar="COMMAND", parser_class=_Parser)
     for name, one in options.items():
         text = _text_of(one)
@@ -148,14 +132,14 @@ def parser_of(
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        _add(sub, one, given_before={field.name for field in dataclasses.fields(common)})
+        _add(sub, one, given_before={field.name for field in dataclasses.fields(common)} if common else ())
     return parser
 
 
-def _common(options: Sequence[type[Any]]) -> type[Any]:
-    """The dataclass that all of them extend; its options may stand before the command as well as after it."""
+def _common(options: Sequence[type[Any]]) -> type[Any] | None:
+    """The dataclass that all of them extend, if any; its options may stand before the command as well as after it."""
     shared = [one for one in options[0].__mro__ if all(issubclass(other, one) for other in options)]
-    return next(one for one in shared if dataclasses.is_dataclass(one))
+    return next((one for one in shared if dataclasses.is_dataclass(one)), None)
 
 
 def whole_parser(prog: str, commands: Mapping[str, tuple[Any, str]]) -> argparse.ArgumentParser:
@@ -163,7 +147,7 @@ def whole_parser(prog: str, commands: Mapping[str, tuple[Any, str]]) -> argparse
     parser = argparse.ArgumentParser(prog=prog)
     places = parser.add_subparsers(metavar="COMMAND")
     for name, (options, text) in commands.items():
-        if options is None:  # a command with a parser of its own
+        if options is None:  # the benchmarks, where there is no checkout
             places.add_parser(name, help=text)
             continue
         parents = [parser_of(options, f"{prog} {name}", description=text)]

@@ -40,8 +40,6 @@ def page() -> str:
         parts.append(f"## pneumoscan {name}\n\n{text[:1].upper()}{text[1:]}.\n")
         if isinstance(found, dict):
             parts += [f"### pneumoscan {name} {sub}\n\n{_about(one)}\n{_options(one)}" for sub, one in found.items()]
-        elif found is None:
-            parts.append("Its commands and options: `pneumoscan bench --help`, and docs/performance.md.\n")
         else:
             parts.append(f"{_about(found)}\n{_options(found)}")
     return "\n".join(parts)

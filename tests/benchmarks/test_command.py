@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.command import main
 from benchmarks.result import Result, read_json
 from benchmarks.train import TutorialRecipe, rate_of, sample_by_group
 from cxr_training.data.records import load_films
 from cxr_training.fit.processes import Processes
+from tests.commands import run_command
 from tests.cxr.networks import SMALL, small_network
 from tests.cxr_training.folders import write_manifest
 
@@ -20,7 +20,7 @@ CPU = Processes(torch.device("cpu"))
 
 def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> Result:
     """The result that a command gives as JSON."""
-    assert main([*arguments, "--json"]) == 0
+    assert run_command("bench", [*arguments, "--json"]) == 0
     return read_json(capsys.readouterr().out)
 
 
@@ -34,7 +34,7 @@ def test_the_network_alone_is_measured(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_table_names_the_network_and_the_share(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "1", "--repeats", "1"]) == 0
+    assert run_command("bench", ["raw", "--arch", "resnet10", "--device", "cpu", "--batch", "1", "--repeats", "1"]) == 0
     shown = capsys.readouterr().out
     assert "resnet10, batch 1" in shown
     assert "median of 1 rounds" in shown
@@ -52,9 +52,7 @@ def test_every_engine_that_runs_here_is_timed_in_turn_and_others_say_why(capsys:
 
 
 def test_a_batch_of_none_is_wrong_usage() -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["raw", "--batch", "0"])
-    assert ended.value.code == 2
+    assert run_command("bench", ["raw", "--batch", "0"]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +110,14 @@ def test_without_epochs_only_costs_are_shown(data: Path, capsys: pytest.CaptureF
         "--device",
         "cpu",
     ]
-    assert main([*base, "--rounds", "1"]) == 0
+    assert run_command("bench", [*base, "--rounds", "1"]) == 0
     shown = capsys.readouterr().out
     assert "times as fast" in shown
     assert "AUROC" not in shown
 
 
 def test_a_folder_that_is_missing_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--data", "lost-folder"]) == 2
+    assert run_command("bench", ["train", "--data", "lost-folder"]) == 2
     assert capsys.readouterr().err.startswith("pneumoscan bench: lost-folder is not a folder")
 
 
@@ -156,7 +154,7 @@ def test_a_source_of_normal_films_alone_is_shown_by_its_specificity(
     rows = [line.replace("two", "healthy") if "NORMAL" in line else line.replace("two", "one") for line in text.split()]
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     base = ["train", "--data", str(folder), "--weights", "random", "--arch", "resnet10", "--size", "64"]
-    assert main([*base, "--device", "cpu", "--rounds", "1", "--epochs", "1"]) == 0
+    assert run_command("bench", [*base, "--device", "cpu", "--rounds", "1", "--epochs", "1"]) == 0
     assert "source=healthy (specificity)" in capsys.readouterr().out
 
 

@@ -18,7 +18,6 @@ from PIL import Image
 
 from benchmarks import peer_handler
 from benchmarks.client import Plan, drive
-from benchmarks.command import main
 from benchmarks.films import DECODED, KINDS, colour_films, films_of, made_up_films, small_films
 from benchmarks.host import Host, Tree, Watch, listener_of
 from benchmarks.in_process import MODEL, SERVICE, Layout, load_service, team, unpack
@@ -31,6 +30,7 @@ from benchmarks.steps import our_tensor, tutorial_tensor
 from cxr.films.decode import decode
 from cxr.model.spec import DECODES
 from pneumoscan.errors import UsageError
+from tests.commands import run_command
 from tests.cxr.networks import save_model
 
 
@@ -70,7 +70,7 @@ def test_both_ways_to_read_a_film_give_nearly_the_same_tensor(kind: str) -> None
 
 
 def test_reading_is_timed_for_each_kind_of_film(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["decode", "--rounds", "2", "--json"]) == 0
+    assert run_command("bench", ["decode", "--rounds", "2", "--json"]) == 0
     films = read_json(capsys.readouterr().out).rows("films")
     assert set(films) == set(DECODED)
     for one in films.values():
@@ -81,7 +81,7 @@ def test_reading_is_timed_for_each_kind_of_film(capsys: pytest.CaptureFixture[st
 
 
 def test_the_map_is_timed_beside_another_library(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cam", "--arch", "resnet10", "--device", "cpu", "--rounds", "3", "--json"]) == 0
+    assert run_command("bench", ["cam", "--arch", "resnet10", "--device", "cpu", "--rounds", "3", "--json"]) == 0
     found = read_json(capsys.readouterr().out)
     times = found.rows("times")
     assert list(times) == ["classification", "with our map", "with gradcam", "our map alone"]

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.command import main
 from benchmarks.peer_servers import MODEL, NO_MODEL, versions_in
 from benchmarks.result import read_json, read_result
 from pneumoscan.archive import package
+from tests.commands import run_command
 from tests.cxr.networks import save_model
 from tests.e2e.servers import clean_environment, fresh_server
 from tests.interrupts import hear_interrupts
@@ -43,8 +43,8 @@ def test_our_server_is_measured_and_stopped(archive: Path, tmp_path: Path, capsy
     before = descendants()
     plot, out = tmp_path / "load.png", tmp_path / "serve.json"
     command = ["serve", "--archive", str(archive), "--device", "cpu", "--workers", "1", "--queue", "2"]
-    command += ["--clients", "1,4", "--rate", "0.5,5", "--seconds", "1.5", "--pairs", "8", "--rounds", "1"]
-    assert main([*command, "--plot", str(plot), "--out", str(out), "--json"]) == 0
+    command += ["--clients", "1", "4", "--rate", "0.5", "5", "--seconds", "1.5", "--pairs", "8", "--rounds", "1"]
+    assert run_command("bench", [*command, "--plot", str(plot), "--out", str(out), "--json"]) == 0
     found = read_json(capsys.readouterr().out)
     assert found == read_result(out)
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -67,7 +67,7 @@ def test_a_running_server_is_measured_without_being_touched(archive: Path, capsy
         os.link(archive, server.store / archive.name)
         assert server.call("--detach", "--device", "cpu").returncode == 0
         command = ["serve", "--url", server.url, "--clients", "1", "--rate", "0.5", "--seconds", "1", "--json"]
-        assert main(command) == 0
+        assert run_command("bench", command) == 0
         found = read_json(capsys.readouterr().out)
         assert found.rows("load")["closed, 1 clients"]["cpu_s_per_film"].median > 0  # found by the port it listens on
         assert not found.rows("lone client")
@@ -127,7 +127,7 @@ def test_every_server_that_is_installed_is_compared_and_the_others_are_named(
     python = str(peers) if peers.is_file() else sys.executable
     before = descendants()
     command = ["peers", "--archive", str(archive), "--python", python, "--rounds", "1", "--seconds", "1"]
-    assert main([*command, "--clients", "4", "--json"]) == 0
+    assert run_command("bench", [*command, "--clients", "4", "--json"]) == 0
     null, model = read_json(capsys.readouterr().out).tables
     installed = versions_in(python)
     for table, peers_of in ((null, NO_MODEL), (model, MODEL)):

@@ -104,7 +104,7 @@ scripts.benchmark serve
 scripts.benchmark serve --archive lost.mar
 scripts.benchmark serve --url ftp://x
 scripts.benchmark serve --url http://127.0.0.1:1 --workers 2
-scripts.benchmark serve --archive a.mar --clients 1,0
+scripts.benchmark serve --archive a.mar --clients 1 0
 scripts.benchmark peers --archive lost.mar
 scripts.benchmark peers --archive lost.mar --parts all
 scripts.benchmark page lost.json

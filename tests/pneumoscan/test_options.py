@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 
+from benchmarks.settings import RawSettings, TrainBenchmarkSettings
 from cxr.model.network import ARCHITECTURES
 from cxr.model.parity import ENGINES, REFERENCE
 from cxr.model.spec import DECODES
@@ -119,6 +120,8 @@ def _choices(options: type[Any], name: str) -> tuple[str, ...]:
     ("options", "name", "known"),
     [
         (train.Options, "arch", ARCHITECTURES),
+        (RawSettings, "arch", ARCHITECTURES),
+        (TrainBenchmarkSettings, "normalisation", NORMALISATIONS),
         (train.Options, "normalisation", NORMALISATIONS),
         (train.Options, "decode", DECODES),
         (train.Options, "trainable", ["head", *TUNED]),
