@@ -50,8 +50,8 @@ class Outcome:
         """What is wrong, in one line; empty if nothing is."""
         if self.error is None:
             return ""
-        said = self.error.detail or self.error.title if isinstance(self.error, PredictionFailed) else str(self.error)
-        return " ".join(said.split())
+        text = self.error.detail or self.error.title if isinstance(self.error, PredictionFailed) else str(self.error)
+        return " ".join(text.split())
 
 
 def write_table(outcomes: Sequence[Outcome], to: IO[str]) -> None:
@@ -59,14 +59,14 @@ def write_table(outcomes: Sequence[Outcome], to: IO[str]) -> None:
     width = max((len(str(outcome.film)) for outcome in outcomes), default=0)
     for outcome in outcomes:
         if outcome.reply is None:
-            said = f"{'-':<9}      -  {outcome.error_code}: {outcome.error_text}"
+            text = f"{'-':<9}      -  {outcome.error_code}: {outcome.error_text}"
         else:
             probability = _probability(outcome.reply, "PNEUMONIA")
             shown = "-" if probability is None else f"{probability:.3f}"
-            said = f"{outcome.reply.get('label', '-'):<9}  {shown:>5}"
+            text = f"{outcome.reply.get('label', '-'):<9}  {shown:>5}"
             remarks = ["indeterminate"] if _indeterminate(outcome.reply) else []
-            said += f"  {', '.join(remarks + _flags(outcome.reply))}"
-        print(f"{outcome.film!s:<{width}}  {said}".rstrip(), file=to)
+            text += f"  {', '.join(remarks + _flags(outcome.reply))}"
+        print(f"{outcome.film!s:<{width}}  {text}".rstrip(), file=to)
 
 
 def write_csv(outcomes: Sequence[Outcome], to: IO[str]) -> None:

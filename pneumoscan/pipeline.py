@@ -211,7 +211,7 @@ def largest_difference(replies: Sequence[dict[str, Any]], rows: Sequence[dict[st
 
 
 def draw_sheet(replies: Sequence[dict[str, Any]], rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Overlays side by side, a row for each true class, with what the model said under each."""
+    """Overlays side by side, a row for each true class, with the model's answer under each."""
     font = ImageFont.load_default(size=14)
     lines: list[list[Image.Image]] = []
     for name in CLASSES:
@@ -223,8 +223,8 @@ def draw_sheet(replies: Sequence[dict[str, Any]], rows: Sequence[dict[str, str]]
                 )
             tile = Image.new("RGB", (film.width + 6, _SHEET_HEIGHT + 26), "white")
             tile.paste(film, (3, 3))
-            said = f"true {name}, P(PNEUMONIA) {reply['probabilities']['PNEUMONIA']:.2f}"
-            ImageDraw.Draw(tile).text((6, _SHEET_HEIGHT + 6), said, fill="black", font=font)
+            caption = f"true {name}, P(PNEUMONIA) {reply['probabilities']['PNEUMONIA']:.2f}"
+            ImageDraw.Draw(tile).text((6, _SHEET_HEIGHT + 6), caption, fill="black", font=font)
             tiles.append(tile)
         lines.append(tiles)
     width = max(sum(tile.width for tile in tiles) for tiles in lines)

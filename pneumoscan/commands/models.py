@@ -238,8 +238,8 @@ def _say(options: Common, text: str, **more: str) -> None:
         print(text)
         return
     declared = read_declared(_store(options))
-    said = {} if declared is None else {"default": declared.default, "versions": declared.in_order()}
-    print(json.dumps({"done": text, **said, **more}, indent=2))
+    state = {} if declared is None else {"default": declared.default, "versions": declared.in_order()}
+    print(json.dumps({"done": text, **state, **more}, indent=2))
 
 
 OPTIONS: Final[dict[str, type[Common]]] = {

@@ -227,10 +227,10 @@ def count_gpus(environment: Mapping[str, str]) -> int:
     if listed.returncode != 0 or not listed.stdout.strip():
         return 0
     question = "import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)"
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", question], env=dict(environment), capture_output=True, text=True, check=False
     )
-    last = said.stdout.split()[-1:] or ["0"]
+    last = done.stdout.split()[-1:] or ["0"]
     return int(last[0]) if last[0].isdigit() else 0
 
 

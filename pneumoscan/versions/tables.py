@@ -91,7 +91,7 @@ def overview_table(found: dict[str, Any]) -> str:
 def comparison_table(comparison: Comparison) -> str:
     """Give a comparison for people: the films that differ most, then the figures."""
     old, new = comparison.old, comparison.new
-    said = comparison.to_dict()
+    figures = comparison.to_dict()
     lines: list[str] = []
     remarkable = [*comparison.errors, *sorted(comparison.flipped, key=_size, reverse=True)]
     if remarkable:
@@ -102,16 +102,16 @@ def comparison_table(comparison: Comparison) -> str:
             lines.append(f"... and {len(remarkable) - _SHOWN} more, see --json")
         lines.append("")
     lines.append(
-        f"films              {said['films']}, answered by both {said['compared']}, "
-        f"refused alike {said['refused_by_both']}"
+        f"films              {figures['films']}, answered by both {figures['compared']}, "
+        f"refused alike {figures['refused_by_both']}"
     )
-    lines.append(f"label flips        {said['flips']}")
-    lines.append(f"not answered alike {said['errors']}")
-    if said["compared"]:
+    lines.append(f"label flips        {figures['flips']}")
+    lines.append(f"not answered alike {figures['errors']}")
+    if figures["compared"]:
         lines.append(
-            f"score shift        mean {said['mean_shift']:.4f} (signed {said['mean_signed_shift']:+.4f}), "
-            f"median {said['p50_shift']:.4f}, 90 % {said['p90_shift']:.4f}, 99 % {said['p99_shift']:.4f}, "
-            f"largest {said['max_shift']:.4f}"
+            f"score shift        mean {figures['mean_shift']:.4f} (signed {figures['mean_signed_shift']:+.4f}), "
+            f"median {figures['p50_shift']:.4f}, 90 % {figures['p90_shift']:.4f}, 99 % {figures['p99_shift']:.4f}, "
+            f"largest {figures['max_shift']:.4f}"
         )
     lines += [f"not passed: {failure}" for failure in comparison.failures] or [f"passed: {new} against {old}"]
     return "\n".join(lines)

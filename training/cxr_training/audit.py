@@ -207,10 +207,10 @@ def _by_source(
             found |= {question: None, f"{question}_reason": reason}
         return found
     train, val, split = (FilmFeatures(records, fillings[part].finish().array()) for part, records in parts.items())
-    told = source_from_features(train, val, split, bootstrap)
+    from_features = source_from_features(train, val, split, bootstrap)
     settings = head_settings(predictor.spec)
     left_out = leave_one_out(train, val, split, settings, bootstrap)
-    for question, answer in zip(questions, (told, left_out), strict=True):
+    for question, answer in zip(questions, (from_features, left_out), strict=True):
         found |= {question: answer, f"{question}_reason": None}
     return found
 

@@ -117,10 +117,10 @@ def same_films(first: Scored, second: Scored, records: Sequence[Record]) -> list
     TrainingError
         If the models scored different films, a label differs, or a film is not in the data.
     """
-    apart = sorted(first.labels.keys() ^ second.labels.keys())
-    if apart:
+    unmatched = sorted(first.labels.keys() ^ second.labels.keys())
+    if unmatched:
         raise TrainingError(
-            f"the models scored different films: {len(apart)} are in one of the two alone, {apart[0]} for one. "
+            f"the models scored different films: {len(unmatched)} are in one of the two alone, {unmatched[0]} for one. "
             "Evaluate both on the same data and split."
         )
     known = {record.name: record for record in records}

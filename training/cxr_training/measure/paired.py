@@ -87,8 +87,8 @@ def mcnemar(targets: Targets, first: Calls, second: Calls) -> McNemar:
     """
     one, two = first == targets, second == targets
     only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
-    apart = only_first + only_second
-    return McNemar(only_first, only_second, float(binomtest(only_first, apart).pvalue) if apart else 1.0)
+    disagreeing = only_first + only_second
+    return McNemar(only_first, only_second, float(binomtest(only_first, disagreeing).pvalue) if disagreeing else 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,12 +74,12 @@ def source_alone(train: tuple[Record, ...], split: tuple[Record, ...]) -> Floats
 
     It is how many of that source's training films show PNEUMONIA; of all training films where the source is unknown.
     """
-    known, asked = sources_of(train), sources_of(split)
-    if len(set(asked.tolist()) - {""}) < 2:
+    known, scored = sources_of(train), sources_of(split)
+    if len(set(scored.tolist()) - {""}) < 2:
         return None
     targets = np.array([record.target for record in train])
     shares = {name: float(targets[known == name].mean()) for name in set(known.tolist()) - {""}}
-    return np.array([shares.get(name, float(targets.mean())) for name in asked.tolist()])
+    return np.array([shares.get(name, float(targets.mean())) for name in scored.tolist()])
 
 
 def source_from_features(
@@ -180,11 +180,11 @@ def _lacking(train: FilmFeatures, val: FilmFeatures, source: str) -> str | None:
     return None
 
 
-def _trained(train: FilmFeatures, val: FilmFeatures, asked: FilmFeatures, settings: HeadSettings) -> Floats:
-    """Probabilities of PNEUMONIA, (N,), of the asked films by a head of these training films."""
+def _trained(train: FilmFeatures, val: FilmFeatures, scored: FilmFeatures, settings: HeadSettings) -> Floats:
+    """Probabilities of PNEUMONIA, (N,), of the films scored by a head of these training films."""
     head = train_head([train.features], train.targets, val.features, val.targets, settings)
     weight, bias = head.weight.double().numpy(), head.bias.double().numpy()
-    return softmax(asked.features.astype(np.float64) @ weight.T + bias, 1.0)[:, 1]
+    return softmax(scored.features.astype(np.float64) @ weight.T + bias, 1.0)[:, 1]
 
 
 def _compared(

@@ -31,7 +31,7 @@ _SIDE: Final = 448  # longest side of a shown film
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A picture on a page: its file, relative to the page, and what is said of it."""
+    """A picture on a page: its file, relative to the page, and its caption."""
 
     name: str
     alt: str
@@ -98,9 +98,9 @@ def draw_errors(
             grid = predictions[i].explain("contrast").grid
             _save(side_by_side(films[records[i].name], grid, cam_scale), out / name)
             known = [f"{column} {records[i].extra[column]}" for column in COLUMNS if records[i].extra.get(column)]
-            said = f"{number}. P(PNEUMONIA) {probabilities[i]:.3f}, mean of the map {grid.mean():+.2f}"
+            text = f"{number}. P(PNEUMONIA) {probabilities[i]:.3f}, mean of the map {grid.mean():+.2f}"
             alt = f"{kind} {number}: film and map"
-            pictures.append(Shown(name, alt, ", ".join([said, *known]), records[i].name))
+            pictures.append(Shown(name, alt, ", ".join([text, *known]), records[i].name))
         return tuple(pictures)
 
     missed, alarmed = confident_errors(targets, probabilities, threshold)
@@ -137,8 +137,8 @@ def draw_looks(out: Path, looks: Looks | None, cam_scale: float, films: Mapping[
             name = f"{_LOOKS}/{kind}-{number:02}.jpg"
             _save(with_boxes(film, films[film.record.name], prediction, cam_scale), out / name)
             evidence = f"energy {energy[i]:.3f}" if looks.has_evidence[i] else "no evidence for PNEUMONIA"
-            said = f"{number}. {evidence}, maximum in {'a' if looks.pointing[i, i] else 'no'} box"
-            caption = f"{said}, P(PNEUMONIA) {prediction.probabilities[1]:.3f}"
+            text = f"{number}. {evidence}, maximum in {'a' if looks.pointing[i, i] else 'no'} box"
+            caption = f"{text}, P(PNEUMONIA) {prediction.probabilities[1]:.3f}"
             pictures.append(Shown(name, f"{kind} energy {number}: film and map", caption, film.record.name))
         return tuple(pictures)
 
