@@ -23,7 +23,7 @@ from tests.interrupts import hear_interrupts
 from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.alone, NEEDS_JAVA]
 
 
 @pytest.fixture(scope="module")

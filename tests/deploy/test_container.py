@@ -23,8 +23,9 @@ from pneumoscan.options import parse
 from pneumoscan.server.options import ServeOptions
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import Edge
-from tests.e2e.servers import clean_environment, free_ports
+from tests.e2e.servers import clean_environment
 from tests.e2e.test_server_life import HANDLER, pack
+from tests.ports import free_ports
 from tests.programs import NEEDS_JAVA, NEEDS_NGINX
 
 ROOT = Path(__file__).parents[2]

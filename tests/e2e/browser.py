@@ -21,8 +21,9 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.e2e.servers import clean_environment, free_ports
+from tests.e2e.servers import clean_environment
 from tests.places import REPOSITORY
+from tests.ports import free_port
 from tests.programs import MISSING, find
 
 CHROMIUM, DRIVER = find("chromium"), find("chromedriver")
@@ -125,7 +126,7 @@ def browsing(url: str, width: int = 1280, height: int = 800, phone: bool = False
 @contextmanager
 def served_page(server_url: str, run_dir: Path, **variables: str) -> Iterator[str]:
     """The page as `pneumoscan web` shows it, in front of a server; its address."""
-    (port,) = free_ports(1)
+    port = free_port()
     command = [sys.executable, "-m", "scripts.web", "--port", str(port), "--url", server_url, "--run-dir", str(run_dir)]
     process = subprocess.Popen(
         command, cwd=REPOSITORY, env=clean_environment() | variables, stdout=subprocess.PIPE, text=True

@@ -22,8 +22,9 @@ from cxr_client import InferenceClient
 from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.run import read_state
 from pneumoscan.server.run_folder import RunDir
-from tests.e2e.servers import clean_environment, free_ports
+from tests.e2e.servers import clean_environment
 from tests.places import REPOSITORY
+from tests.ports import free_port
 
 
 @dataclass
@@ -128,7 +129,7 @@ class Edge:
 def fresh_edge(upstreams: Sequence[str], *arguments: str) -> Iterator[Edge]:
     """A running edge before some servers; stopped at the end, and no process left whatever happens."""
     with tempfile.TemporaryDirectory(prefix="cxr-", dir="/tmp") as folder:
-        edge = Edge(Path(folder), tuple(upstreams), free_ports(1)[0])
+        edge = Edge(Path(folder), tuple(upstreams), free_port())
         try:
             edge.start(*arguments)
             yield edge

@@ -21,9 +21,10 @@ from pneumoscan.edge.run import read_state
 from pneumoscan.edge.tls import link_certificate
 from pneumoscan.server.run_folder import RunDir
 from tests.e2e.edges import Edge, fresh_edge
-from tests.e2e.servers import Server, clean_environment, free_ports, fresh_server
+from tests.e2e.servers import Server, clean_environment, fresh_server
 from tests.e2e.test_server_life import HANDLER, pack
 from tests.places import REPOSITORY
+from tests.ports import free_port
 from tests.programs import NEEDS_JAVA, NEEDS_NGINX
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA, NEEDS_NGINX]
@@ -167,7 +168,7 @@ def test_a_renewed_certificate_is_taken_under_load_without_a_failed_request() ->
 def test_both_started_together_stop_in_the_right_order(tmp_path: Path) -> None:
     with fresh_server() as server:
         pack(server.store, "1.0.0", SLOW)
-        edge = Edge(server.folder, (server.url,), free_ports(1)[0])
+        edge = Edge(server.folder, (server.url,), free_port())
         edge.run_dir.create()
         edge.key = key_file.add(edge.keys, "test")
         command = edge.command("--serve", "--", *server.command("--device", "cpu")[3:])
@@ -196,7 +197,7 @@ def test_both_started_together_stop_in_the_right_order(tmp_path: Path) -> None:
 def test_both_started_in_the_background_are_stopped_by_the_edge() -> None:
     with fresh_server() as server:
         pack(server.store, "1.0.0", SLOW)
-        edge = Edge(server.folder, (server.url,), free_ports(1)[0])
+        edge = Edge(server.folder, (server.url,), free_port())
         edge.start("--serve", "--", *server.command("--device", "cpu")[3:])
         assert edge.ask("POST", "/predictions/pneumonia", data=b"film").status_code == 200
         assert edge.call("--stop").returncode == 0
@@ -206,7 +207,7 @@ def test_both_started_in_the_background_are_stopped_by_the_edge() -> None:
 
 def test_a_server_that_ends_takes_the_edge_started_with_it_along() -> None:
     with fresh_server() as server:
-        edge = Edge(server.folder, (server.url,), free_ports(1)[0])
+        edge = Edge(server.folder, (server.url,), free_port())
         started = edge.call("--serve", "--", *server.command("--device", "cpu")[3:])
         assert started.returncode == 1
         assert "pneumoscan serve did not start (exit status 2)" in started.stderr

@@ -28,14 +28,15 @@ from pneumoscan.server.run_folder import SOCKET_PATH_LIMIT, WORKER_SOCKET_NAME
 from tests.cxr.networks import save_model
 from tests.deploy.prometheus import ALERTS, promtool
 from tests.e2e.edges import Edge, fresh_edge
-from tests.e2e.servers import Server, clean_environment, free_ports, fresh_server
+from tests.e2e.servers import Server, clean_environment, fresh_server
 from tests.e2e.supervised import Supervised, load, supervised
 from tests.e2e.test_edge_life import SLOW
 from tests.e2e.test_server_life import leftovers, pack
 from tests.places import REPOSITORY
+from tests.ports import free_port
 from tests.programs import NEEDS_JAVA, NEEDS_NGINX, NEEDS_PROMETHEUS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.alone, NEEDS_JAVA]
 
 VERSION = "1.0.0"
 WORKER_KILLS, JVM_KILLS, UNCLEAN_STOPS = 20, 5, 20
@@ -182,7 +183,7 @@ def test_damaged_weights_are_never_ready_and_raise_an_alert_while_the_server_is_
     save_model(tmp_path / "run")
     with fresh_server() as server:
         damage_weights(package(tmp_path / "run", VERSION, server.store))
-        (port,) = free_ports(1)
+        port = free_port()
         export = [sys.executable, "-m", "scripts.watch_metrics", "--run-dir", str(server.run_dir.path), "--export"]
         with (
             supervised(server, "--workers", "1") as one,

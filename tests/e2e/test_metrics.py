@@ -24,9 +24,10 @@ from pneumoscan.archive import package
 from tests.cxr.networks import save_model
 from tests.cxr.references import reference_for
 from tests.deploy.prometheus import ALERTS, dashboard_queries, promtool
-from tests.e2e.servers import Server, free_ports, fresh_server
+from tests.e2e.servers import Server, fresh_server
 from tests.films import Grey, dicom, encoded, film
 from tests.places import REPOSITORY
+from tests.ports import free_port
 from tests.programs import NEEDS_JAVA, NEEDS_PROMETHEUS
 
 pytestmark = [pytest.mark.e2e, NEEDS_JAVA]
@@ -99,7 +100,7 @@ def prometheus(folder: Path, targets: dict[str, str]) -> Iterator[str]:
         ],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
-    (port,) = free_ports(1)
+    port = free_port()
     where = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with process("prometheus", *where, f"--web.listen-address=127.0.0.1:{port}", log=folder / "prometheus.log"):
         yield f"http://127.0.0.1:{port}"
@@ -122,7 +123,7 @@ def is_up(url: str, count: int) -> bool:
 
 @NEEDS_PROMETHEUS
 def test_prometheus_sees_every_series_and_answers_every_query_of_the_dashboard(server: Server, tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     export = [sys.executable, "-m", "scripts.watch_metrics", "--export", str(port)]
     targets = {"pneumoscan": f"127.0.0.1:{server.ports[1]}", "pneumoscan-workers": f"127.0.0.1:{port}"}
     exporter = process(*export, "--run-dir", str(server.run_dir.path), log=tmp_path / "export.log")

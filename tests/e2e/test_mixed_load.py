@@ -28,7 +28,7 @@ from tests.e2e.small_server import BATCH_SIZE, SmallServer, serving, small_serve
 from tests.films import compressed, dicom, encoded, film
 from tests.programs import NEEDS_JAVA
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.alone, NEEDS_JAVA]
 
 BATCHES = 100
 BAD_SHARE = 0.4

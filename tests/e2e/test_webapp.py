@@ -21,10 +21,10 @@ from cxr.films.decode import decode
 from cxr.model.cam import upsample
 from cxr.serving.render import blend, evidence_map, heat_map, png
 from tests.e2e.browser import Page, axe_core, browsing, served_page
-from tests.e2e.servers import free_ports
 from tests.e2e.small_server import SmallServer, small_server
 from tests.film_server import Answer, Asked, FilmServer, problem, serving
 from tests.films import dicom, encoded, film
+from tests.ports import free_port
 from tests.programs import NEEDS_BROWSER, NEEDS_JAVA
 
 __all__ = ["small_server"]
@@ -331,7 +331,7 @@ def test_a_server_that_goes_down_and_comes_back_loses_no_film(tmp_path: Path) ->
     for path in paths:
         path.write_bytes(encoded(film(0, 96, int(path.stem))))
     server = FilmServer(answering)
-    (port,) = free_ports(1)
+    port = free_port()
     with ExitStack() as stack:
         with serving(server, port):
             url = stack.enter_context(served_page(server.url, tmp_path / "run"))

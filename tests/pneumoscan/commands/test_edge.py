@@ -30,6 +30,7 @@ from pneumoscan.errors import EdgeError, KeyFileError
 from pneumoscan.options import as_argv, parse
 from pneumoscan.server.options import ServeOptions
 from tests.commands import run_command
+from tests.ports import free_port
 from tests.programs import NEEDS_NGINX
 
 ROOT = Path(__file__).parents[3]
@@ -41,11 +42,9 @@ def keys(tmp_path: Path) -> Path:
     return tmp_path / "keys"
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+@pytest.fixture(name="free_port")
+def _free_port() -> int:
+    return free_port()
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from pneumoscan.server.torchserve import Addresses, effective_config, server_com
 from tests.commands import run_command
 from tests.places import REPOSITORY
 from tests.pneumoscan.test_model_store import put_archive
+from tests.ports import free_port
 
 CAPACITY = Capacity(workers=3, threads=2, batch_size=1, batch_delay_ms=1, queue=96)
 
@@ -40,12 +41,9 @@ def store(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@pytest.fixture(name="free_port")
+def _free_port() -> int:
+    return free_port()
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import pytest
 import requests
 
 from pneumoscan.server.management_port import management_port
-from tests.e2e.servers import free_ports
 from tests.film_server import serving_socket
 from tests.pneumoscan.managed import Managed
+from tests.ports import free_port
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Place]:
-    (port,) = free_ports(1)
+    port = free_port()
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         place = Place(f"http://127.0.0.1:{port}", Managed("1.0.0"), Path(folder) / "token", Path(folder) / "m.sock")
         with serving_socket(place.server, place.socket), management_port(port, place.socket, place.token_file):
@@ -92,7 +92,7 @@ def test_a_body_could_say_the_same_and_is_not_passed_on(place: Place) -> None:
 def test_the_token_is_for_one_user_and_one_run(tmp_path: Path) -> None:
     token, tokens = tmp_path / "token", set()
     for _ in range(2):
-        (port,) = free_ports(1)
+        port = free_port()
         with management_port(port, tmp_path / "m.sock", token):
             assert stat.S_IMODE(token.stat().st_mode) == 0o600
             tokens.add(token.read_text())
@@ -103,7 +103,7 @@ def test_the_token_is_for_one_user_and_one_run(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_listen_yet_is_told(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     with management_port(port, tmp_path / "m.sock", tmp_path / "token"):
         headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
         assert requests.get(f"http://127.0.0.1:{port}/models", headers=headers, timeout=10).status_code == 502
