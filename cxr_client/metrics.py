@@ -90,7 +90,7 @@ class Snapshot:
     def since(self, earlier: Snapshot) -> Snapshot:
         """Give what happened since an earlier look: increases of counters and histograms, gauges as they are now.
 
-        Where a value is lower than before the server was started anew, and all of it happened since.
+        A value lower than before means that the server was restarted; all of it then counts as new.
         """
         rising = {
             f"{name}{suffix}"

@@ -168,7 +168,7 @@ def _completion(words: Sequence[str]) -> int:
     import shtab
 
     found = {name: (import_module(f"pneumoscan.commands.{name}").OPTIONS, text) for name, text in COMMANDS.items()}
-    print(shtab.complete(options.whole_parser("pneumoscan", found), shell=words[0]))
+    print(shtab.complete(options.completion_parser("pneumoscan", found), shell=words[0]))
     return 0
 
 

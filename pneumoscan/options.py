@@ -142,7 +142,7 @@ def _common(options: Sequence[type[Any]]) -> type[Any] | None:
     return next((one for one in shared if dataclasses.is_dataclass(one)), None)
 
 
-def whole_parser(prog: str, commands: Mapping[str, tuple[Any, str]]) -> argparse.ArgumentParser:
+def completion_parser(prog: str, commands: Mapping[str, tuple[Any, str]]) -> argparse.ArgumentParser:
     """One parser of all commands, for what a shell completes: options and a line of help, by name of the command."""
     parser = argparse.ArgumentParser(prog=prog)
     places = parser.add_subparsers(metavar="COMMAND")

@@ -181,7 +181,7 @@ def parts_of(jar: Path) -> list[JarPart]:
 
     A build that packs all libraries into one jar overwrites the files that name them, and drops most; what is left is
     ``pom.properties``, Netty's and Groovy's own lists and Apache's dependency notes. Libraries that are recognised by a
-    class alone have no version, which is less than a guessed one and more than silence.
+    class alone have no version, which is better no version than a guessed one.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from pneumoscan import errors
 from pneumoscan.cli import COMMANDS
 from pneumoscan.resources import code_version
 from tests.command_pages import page
-from tests.cxr_training.test_model_card import SECTIONS
+from tests.cxr_training.pages.test_card import SECTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -128,3 +128,26 @@ def test_help_of_a_command_needs_no_torch() -> None:
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (name, done.stderr)
+
+
+def test_every_path_in_the_documents_exists() -> None:
+    """Patterns in backticks too, such as ``docs/*.md``; what a reader's own commands make is not meant."""
+    folders = "handler|pneumoscan|training|webapp|cxr_client|benchmarks|scripts|tests|deploy|docs"
+    named = re.compile(rf"(?<![\w./-])(?:{folders})/[\w./*-]*\w")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "metrics.yaml", ROOT / "config.properties"]
+    lost = {
+        f"{page.name}: {path}"
+        for page in pages
+        if page.name != "CHANGELOG.md"  # it tells of files that were
+        for path in named.findall(page.read_text(encoding="utf-8"))
+        if not any(ROOT.glob(path))
+    }
+    assert not lost
+
+
+def test_the_alert_on_faults_names_every_code_of_a_fault() -> None:
+    """A server that is overloaded or short of memory has alerts of its own."""
+    text = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
+    (named,) = re.findall(r'code=~"([A-Z_|]+)"', text)
+    faults = {name for name, code in CODES.items() if code.status >= 500}
+    assert faults - {"OVERLOADED", "OUT_OF_MEMORY"} == set(named.split("|"))

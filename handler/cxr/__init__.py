@@ -2,8 +2,8 @@
 
 Films come in as bytes (`cxr.films.decode`), become tensors (`cxr.model.preprocess`), pass through one network
 (`cxr.model.network`) whose last feature map gives both the logits and the map that explains them (`cxr.model.cam`).
-`cxr.predict.Predictor` is the one path through all of it: the handler, the evaluation and the benchmark call it,
-nothing else does.
+`cxr.predict.Predictor` is the one path through all of it: whatever scores films calls it, and
+nothing else scores films.
 """
 
 from typing import Final

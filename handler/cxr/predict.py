@@ -1,4 +1,4 @@
-"""The one path from films to predictions. Handler, evaluation and benchmark all call it."""
+"""The one path from films to predictions: whatever scores films calls it."""
 
 from __future__ import annotations
 

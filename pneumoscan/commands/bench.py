@@ -15,7 +15,7 @@ _CHECKOUT: Final = Path(__file__).parents[2]  # of an installed wheel: site-pack
 
 
 def _measurements() -> dict[str, type[Any]] | None:
-    if not (_CHECKOUT / "pyproject.toml").is_file():
+    if not all((_CHECKOUT / name).is_file() for name in ("pyproject.toml", "benchmarks/settings.py")):
         return None
     if str(_CHECKOUT) not in sys.path:  # the console command's path is that of the environment alone
         sys.path.append(str(_CHECKOUT))

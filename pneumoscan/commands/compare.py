@@ -12,7 +12,7 @@ from pneumoscan.options import Option
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Compare two models on the same test films: is one better, and by how much?"""
+    """Compare two models on the same test films."""
 
     first: Annotated[Path, Option("an evaluated run folder, or a predictions.csv", "PATH")]
     second: Annotated[Path, Option("the other", "PATH")]

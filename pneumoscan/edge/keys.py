@@ -24,7 +24,7 @@ MOST_KEYS: Final = 64
 LONGEST_KEY: Final = 256
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LINE: Final = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,32}) (?P<sha256>[0-9a-f]{64}) (?P<expires>never|\S+)")
-_HEAD: Final = "# Keys of the edge: name, SHA-256 of the key, when it ends. Written by scripts.edge_keys.\n"
+_HEAD: Final = "# Keys of the edge: name, SHA-256 of the key, when it ends. Written by pneumoscan keys.\n"
 
 
 @dataclass(frozen=True)

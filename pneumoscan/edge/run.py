@@ -1,4 +1,4 @@
-"""One edge from its start to its end: what starts before what, who is stopped last; how it is asked from outside."""
+"""One edge from its start to its end: the order of its start and stop, and its readiness as seen from outside."""
 
 from __future__ import annotations
 

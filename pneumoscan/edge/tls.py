@@ -61,11 +61,8 @@ def _is_usable(certificate: Path, key: Path) -> bool:
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
     except (OSError, ValueError):
         return False
-    return made.not_valid_after_utc > datetime.now(UTC) + timedelta(days=7) and _same(made, private.public_key())
-
-
-def _same(made: x509.Certificate, public: object) -> bool:
-    return bool(made.public_key() == public)
+    lasts = made.not_valid_after_utc > datetime.now(UTC) + timedelta(days=7)
+    return lasts and made.public_key() == private.public_key()
 
 
 def _make(certificate: Path, key: Path) -> None:

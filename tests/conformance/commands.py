@@ -12,7 +12,7 @@ from tests.conformance.masks import Masks, run
 from tests.films import encoded, film
 
 SCRIPTS: Final = (
-    *("audit", "benchmark", "demo", "edge", "edge_keys", "example_films", "make_toy_data", "models", "package_mar"),
+    *("audit", "benchmark", "demo", "edge", "edge_keys", "make_toy_data", "models", "package_mar"),
     *("predict", "prepare_data", "sbom", "serve", "watch_metrics", "web"),
 )
 TRAINING: Final = ("audit", "calibrate", "compare", "drift", "evaluate", "export", "model_card", "quantise", "train")

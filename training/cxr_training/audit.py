@@ -1,4 +1,4 @@
-"""Does a model look at the lungs at all? What can be had without them, and what becomes of its figures elsewhere.
+"""What a model owes to anything but the lungs, and what becomes of its figures on other sources.
 
 Reads each film as 32 x 32 grey values, by its border alone, and through the model with the centre or the border blanked
 out; asks whether the model's features tell which source a film is from, and how a head does on a source it was not

@@ -1,4 +1,4 @@
-"""Compare two models on the same test films: is one better, and by how much?
+"""The difference between two models on the same test films, with its interval.
 
 Takes the predictions.csv that pneumoscan evaluate leaves, and the data folder for the patients. Differences are the
 second model's figure minus the first's. Prints the comparison, or writes comparison.md and comparison.json to --out.

@@ -15,6 +15,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from cxr_client import ClientError, ManagementClient
+from cxr_webapp.inference import is_number
 
 MODEL = "pneumonia"
 _PATIENCE_S = 5.0  # describing a model asks its worker, which may be busy with films
@@ -120,7 +121,7 @@ def figures_of(found: Mapping[str, Any]) -> list[Figure]:
     return [
         Figure(name, meaning, f"{overall[key]:.3f}", _interval(overall.get(f"{key}_ci")))
         for key, name, meaning in _FIGURES
-        if _is_number(overall.get(key))
+        if is_number(overall.get(key))
     ]
 
 
@@ -132,10 +133,6 @@ def is_synthetic(found: Mapping[str, Any]) -> bool:
 
 
 def _interval(pair: object) -> str:
-    if isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair)):
+    if isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)):
         return f"{pair[0]:.3f} – {pair[1]:.3f}"  # noqa: RUF001 - a range takes an en dash
     return ""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -183,9 +183,10 @@ def is_reply(answer: object) -> bool:
         }:
             cells = [*first, *(cell for row in rows if isinstance(row, list) for cell in row)]
             even = all(isinstance(row, list) and len(row) == len(first) for row in rows)
-            return even and all(map(_is_number, (normal, pneumonia, one, other, threshold, bias, *cells)))
+            return even and all(map(is_number, (normal, pneumonia, one, other, threshold, bias, *cells)))
     return False
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value of a reply or of a card is a number that can be shown: finite, and no truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -27,7 +27,7 @@ NOTICE = _("Research use only. Not a diagnosis.")
 
 @dataclass(frozen=True)
 class Example:
-    """A synthetic film to click on when there is no film at hand; `scripts.example_films` draws it.
+    """A synthetic film to click on when there is no film at hand; `pneumoscan.drawn_films.write_examples` draws it.
 
     The title says what was drawn, not what the model will say.
     """

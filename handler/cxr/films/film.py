@@ -39,7 +39,7 @@ class ImageInfo:
     format
         ``JPEG``, ``PNG`` or ``DICOM``.
     width, height
-        Pixels of the film as stored.
+        Pixels of the film as it stands upright, before any reduced decoding.
     bits
         Significant bits of a stored grey value.
     photometric_interpretation, view_position

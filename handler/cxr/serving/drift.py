@@ -1,4 +1,4 @@
-"""Drift: the distance of the films of late from the films that the model was validated on.
+"""Drift: the distance of recent films from those that the model was validated on.
 
 For the score and for a few properties of the film itself, the population stability index (PSI) compares the last films
 a worker answered with a reference histogram that came with the model. It needs no labels, so it cannot say that the
@@ -42,7 +42,7 @@ def film_signals(tensor_film: Pixels, width: int, height: int) -> dict[str, floa
     tensor_film
         The film at the size of the network's input, (size, size) uint8.
     width, height
-        Of the film as stored, pixels.
+        Of the film as it stands upright, pixels.
 
     Returns
     -------

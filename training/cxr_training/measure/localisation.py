@@ -1,4 +1,4 @@
-"""Does the model look at the right place? Its map of PNEUMONIA minus NORMAL against boxes that readers drew.
+"""The map of PNEUMONIA minus NORMAL against boxes that readers drew.
 
 Two figures, for films of PNEUMONIA that have a box:
 

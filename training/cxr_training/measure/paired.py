@@ -79,7 +79,7 @@ def paired_differences(
 
 
 def mcnemar(targets: Targets, first: Calls, second: Calls) -> McNemar:
-    """McNemar's exact test: are the films that one model alone gets right split evenly?
+    """McNemar's exact test of whether the films that one model alone gets right are split evenly.
 
     References
     ----------

@@ -37,7 +37,7 @@ class ReadFilm:
     Parameters
     ----------
     info
-        What the file said.
+        The file's facts, as `cxr.films.film.ImageInfo` has them.
     pixels
         (H, W) uint8: every pixel, or those the model reads where that was enough.
     inputs

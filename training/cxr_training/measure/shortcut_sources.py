@@ -1,4 +1,4 @@
-"""Do a model's features know which source a film is from, and do its figures hold on a source it has not seen?
+"""How well a model's features tell the source of a film, and how a head does on a source it was not trained on.
 
 A head is a linear layer on pooled features. If a linear model can tell the sources apart in those features, and the
 sources differ in how many of their films show PNEUMONIA, a head can go by the source.

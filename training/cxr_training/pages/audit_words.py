@@ -1,8 +1,8 @@
 """The figures of an audit as sentences, by rules that are written down here.
 
 - Better or worse than chance is stated where the 95 % interval lies wholly on that side
-(`cxr_training.measure.shortcuts`);
-  else that the figure "cannot be told from chance", which is never taken for a proof that nothing is there.
+  (`cxr_training.measure.shortcuts`); else that the figure "cannot be told from chance", which is never taken for a
+  proof that nothing is there.
 - One reading does better or worse than another, or a figure falls, where the interval of their difference, both in the
   same resamples, lies wholly on one side of 0; without such an interval nothing is stated.
 - What lies behind a figure over all films is looked for within each source that has films of both classes. Where it is
@@ -152,7 +152,7 @@ def _within(reading: Reading, sources: Sequence[str]) -> str:
 
 def _from_features(found: Mapping[str, SourceFigures | NoFigures] | None, reason: str | None) -> list[str]:
     if found is None:
-        return [f"Whether the model's features tell the source was not asked: {reason}."]
+        return [f"Whether the model's features tell the source was not measured: {reason}."]
     clauses: list[str] = []
     for name, one in found.items():
         if isinstance(one, NoFigures):

@@ -23,7 +23,7 @@ REASONS: Final[dict[str, str]] = {
     "labels_disagree": "the tables contradict each other on this film",
     "duplicate_file": "the same file as one that is kept",
     "duplicate_pixels": "the same pixels as one that is kept",
-    "near_duplicate": "the same exposure, resized or compressed anew, as one that is kept",
+    "near_duplicate": "the same exposure, resized or compressed again, as one that is kept",
     "duplicates_disagree": "the same exposure is there with another label; neither is kept",
 }
 
