@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pneumoscan.errors import NeverReady
 from pneumoscan.files import is_locked, locked
-from pneumoscan.processes import kill_group
+from pneumoscan.processes import STDERR, STDOUT, Console, kill_group, write_out
 
 
 @dataclass(frozen=True)
@@ -167,16 +168,24 @@ class Notifier:
     def __init__(self, pipe: int | None) -> None:
         self._pipe = pipe
         self.is_detached = pipe is not None
+        self._errors = Console(partial(write_out, STDERR))
+        self._answers = self._errors if self.is_detached else Console(partial(write_out, STDOUT))
 
     def ready(self, text: str) -> None:
         """Say once that it answers."""
-        print(text, file=sys.stderr if self.is_detached else sys.stdout, flush=True)
+        self._answers.write(f"{text}\n")
+        self._answers.finish()
         self._send(f"ready\n{text}")
 
     def failed(self, text: str) -> None:
         """Say why it failed; after it was ready, only the log of a detached one gets it."""
-        print(text, file=sys.stderr, flush=True)
+        self.remark(text)
         self._send(f"failed\n{text}")
+
+    def remark(self, text: str) -> None:
+        """Say something on stderr that is no verdict."""
+        self._errors.write(f"{text}\n")
+        self._errors.finish()
 
     def _send(self, message: str) -> None:
         if self._pipe is not None:

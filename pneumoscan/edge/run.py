@@ -26,7 +26,7 @@ from pneumoscan.edge.keys import KeyRing
 from pneumoscan.edge.nginx import EdgeSettings, ErrorLog, Nginx, render_adapter, render_edge, rotate
 from pneumoscan.errors import EdgeError
 from pneumoscan.files import clear_drafts, write_text
-from pneumoscan.processes import Child, StopRequest
+from pneumoscan.processes import STDERR, Child, StopRequest, write_out
 from pneumoscan.server.run_folder import RunDir
 
 _POLL_S: Final = 0.2
@@ -123,7 +123,8 @@ def run(plan: EdgePlan, notifier: Notifier) -> int:
             if stop.requested.is_set():
                 return 0
             if server is not None and server.exit_status is not None:
-                return _fail(f"pneumoscan serve did not start (exit status {server.exit_status})")
+                notifier.remark(f"pneumoscan edge: pneumoscan serve did not start (exit status {server.exit_status})")
+                return 1
             return _run(plan, server, stop, reload, notifier)
 
 
@@ -150,11 +151,13 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
                 if reload.is_set():
                     reload.clear()
                     edge.signal(signal.SIGHUP)
-        return 0 if why is None else _fail(why)
+        if why is not None:
+            notifier.remark(f"pneumoscan edge: {why}")
+        return 0 if why is None else 1
     finally:
         # First nobody new, then what is on its way, then those who answer it.
         if not edge.drain(plan.drain_s, stop.hurry.is_set):
-            print(f"pneumoscan edge: requests were still on their way after {plan.drain_s:g} s", file=sys.stderr)
+            notifier.remark(f"pneumoscan edge: requests were still on their way after {plan.drain_s:g} s")
         adapter.drain(5.0, stop.hurry.is_set)
         checker.stop()
         errors.stop()
@@ -196,8 +199,8 @@ def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[Child | None]:
     reported = threading.Event()
 
     def show(line: str) -> None:
-        print(line, end="", file=sys.stderr, flush=True)
         reported.set()
+        write_out(STDERR, line)
 
     command = [sys.executable, "-m", "pneumoscan", "serve", *plan.server]
     server = Child(command, folder=plan.run_dir.path, show=show, errors_too=False)
@@ -298,8 +301,3 @@ def _here(listen: str) -> tuple[str, int]:
     """The address at which this machine reaches what listens there."""
     host, _, port = listen.rpartition(":")
     return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]")), int(port)
-
-
-def _fail(why: str) -> int:
-    print(f"pneumoscan edge: {why}", file=sys.stderr)
-    return 1

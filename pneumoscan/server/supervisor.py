@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pneumoscan.daemon import Notifier
 from pneumoscan.model_store import MODEL_NAME, Archive
-from pneumoscan.processes import Child, StopRequest, adopt_orphans
+from pneumoscan.processes import STDERR, Child, StopRequest, adopt_orphans, write_out
 from pneumoscan.resources import resource
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.management_port import management_port
@@ -54,11 +54,6 @@ def serve(plan: Plan, notifier: Notifier) -> int:
             run_dir.clean(temp)
 
 
-def _show(line: str) -> None:
-    sys.stderr.write(line)
-    sys.stderr.flush()
-
-
 def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notifier) -> int:
     run_dir, url = plan.run_dir, plan.addresses.url
     archives = plan.archives
@@ -84,7 +79,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
         server_command(plan.java, run_dir, temp, store),
         environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
         folder=run_dir.path,
-        show=_show,
+        show=partial(write_out, STDERR),
         keep_open=(lock,),  # shows a JVM whose supervisor was killed
     )
     ports = contextlib.ExitStack()

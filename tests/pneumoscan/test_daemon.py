@@ -154,9 +154,9 @@ def test_waiting_that_is_no_use_is_a_reason_too(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err == "not ready: the canary film is refused\n"
 
 
-def test_without_a_pipe_a_person_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_pipe_a_person_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     notifier = Notifier(None)
     assert not notifier.is_detached
     notifier.ready("ready: http://here")
     notifier.failed("it ended")
-    assert capsys.readouterr() == ("ready: http://here\n", "it ended\n")
+    assert capfd.readouterr() == ("ready: http://here\n", "it ended\n")
