@@ -224,6 +224,32 @@ def kill_group(group: int, patience_s: float = 5.0) -> None:
             time.sleep(0.02)
 
 
+def birth(pid: int) -> str | None:
+    """When a process was started, in the kernel's ticks since the machine was; None where it has ended.
+
+    With it a process id names one process for good, since the kernel gives an id again. Empty where the system does not
+    tell.
+
+    References
+    ----------
+    proc(5), ``/proc/pid/stat``: fields 3 (state; Z has ended and waits for its parent to look) and 22 (starttime).
+    """
+    try:
+        # The second field is the command in parentheses, and may hold spaces and parentheses itself.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return ""
+    return None if fields[0] in "ZX" else fields[19]
+
+
 def adopt_orphans() -> None:
     """Become the parent of processes whose own parent died (Linux), so that they are gone when they have been killed.
 

@@ -33,6 +33,7 @@ _POLL_S: Final = 0.2
 _START_S: Final = 10.0
 _SERVER_STOP_S: Final = 60.0
 _STOP_S: Final = 240.0
+_UNKNOWN: Final = "the command that started it has ended, so nobody would know of this edge"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def check_listen(text: str) -> str:
 
 
 def run(plan: EdgePlan, notifier: Notifier) -> int:
-    """Run an edge until a signal comes; give the exit code.
+    """Run an edge until a signal comes; give the exit code. Its run folder is locked.
 
     Raises
     ------
@@ -116,16 +117,15 @@ def run(plan: EdgePlan, notifier: Notifier) -> int:
         reload.set()
 
     signal.signal(signal.SIGUSR1, ask_reload)
-    with plan.run_dir.locked():
-        # Before a server loads for a minute: a state file of an edge that was killed names another's process by now.
-        clean(plan.run_dir.path)
-        with _server(plan, stop) as server:
-            if stop.requested.is_set():
-                return 0
-            if server is not None and server.exit_status is not None:
-                notifier.remark(f"pneumoscan edge: pneumoscan serve did not start (exit status {server.exit_status})")
-                return 1
-            return _run(plan, server, stop, reload, notifier)
+    # Before a server loads for a minute: a state file of an edge that was killed names another's process by now.
+    clean(plan.run_dir.path)
+    with _server(plan, stop, notifier) as server:
+        if stop.requested.is_set():
+            return 0
+        if server is not None and server.exit_status is not None:
+            notifier.remark(f"pneumoscan edge: pneumoscan serve did not start (exit status {server.exit_status})")
+            return 1
+        return _run(plan, server, stop, reload, notifier)
 
 
 def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: threading.Event, notifier: Notifier) -> int:
@@ -143,7 +143,8 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
         if why is None and not stop.requested.is_set():
             state = EdgeState(os.getpid(), edge.pid, plan.settings.listen)
             write_text(state_file(plan.run_dir), json.dumps(asdict(state)) + "\n")
-            notifier.ready(f"ready: {state.url}")
+            if not notifier.ready(f"ready: {state.url}"):
+                why = _UNKNOWN
             while why is None and not stop.requested.wait(_POLL_S):
                 why = _what_ended(edge, adapter, checker, server)
                 if rotate(folder / "logs" / "access.log"):
@@ -191,7 +192,7 @@ def _what_ended(edge: Nginx, adapter: Nginx, checker: AuthServer, server: Child 
 
 
 @contextmanager
-def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[Child | None]:
+def _server(plan: EdgePlan, stop: StopRequest, notifier: Notifier) -> Iterator[Child | None]:
     """A server that is there before the edge and until after it; None where none was asked for."""
     if plan.server is None:
         yield None
@@ -206,7 +207,8 @@ def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[Child | None]:
     server = Child(command, folder=plan.run_dir.path, show=show, errors_too=False)
     try:
         while not reported.wait(_POLL_S) and server.exit_status is None and not stop.requested.is_set():
-            pass
+            if notifier.starter_has_gone:  # nobody would know of the two
+                stop.requested.set()
         yield server
     finally:
         server.end(_SERVER_STOP_S)

@@ -7,8 +7,10 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from pneumoscan.daemon import Notifier
+from pneumoscan.errors import NeverReady
 from pneumoscan.model_store import MODEL_NAME, Archive
 from pneumoscan.processes import STDERR, Child, StopRequest, adopt_orphans, write_out
 from pneumoscan.resources import resource
@@ -22,6 +24,8 @@ from pneumoscan.server.torchserve import (
     server_command,
     server_environment,
 )
+
+_UNKNOWN: Final = "the command that started it has ended, so nobody would know of this server"
 
 
 @dataclass(frozen=True)
@@ -39,19 +43,24 @@ class Plan:
     quiet: bool
 
 
-def serve(plan: Plan, notifier: Notifier) -> int:
-    """Serve until a signal comes; give the exit code."""
+def serve(plan: Plan, notifier: Notifier, lock: int) -> int:
+    """Serve until a signal comes; give the exit code.
+
+    Parameters
+    ----------
+    lock
+        That of the run folder, held.
+    """
     stop = StopRequest()
     stop.listen()
     adopt_orphans()
     run_dir = plan.run_dir
-    with run_dir.locked() as lock:
-        run_dir.clean_leftovers()
-        temp = run_dir.create_temp()
-        try:
-            return _serve(plan, temp, lock, stop, notifier)
-        finally:
-            run_dir.clean(temp)
+    run_dir.clean_leftovers()
+    temp = run_dir.create_temp()
+    try:
+        return _serve(plan, temp, lock, stop, notifier)
+    finally:
+        run_dir.clean(temp)
 
 
 def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notifier) -> int:
@@ -87,13 +96,22 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
         if plan.addresses.management_port is not None:
             ports.enter_context(management_port(plan.addresses.management_port, run_dir.socket, run_dir.token))
         run_dir.write_state(state.with_jvm(server.pid))
-        why = wait_until_ready(server, stop, StartCheck(run_dir, url, versions).why_not_ready, plan.timeout_s)
+        start = StartCheck(run_dir, url, versions)
+
+        def why_not_ready() -> str | None:
+            if notifier.starter_has_gone:
+                raise NeverReady(_UNKNOWN)
+            return start.why_not_ready()
+
+        why = wait_until_ready(server, stop, why_not_ready, plan.timeout_s)
         if why is None and not stop.requested.is_set():
             run_dir.socket.chmod(0o600)  # until then its folder alone keeps others out
-            notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})")
-            if notifier.is_detached or plan.quiet:
-                server.quiet()
-            why = wait_until_stopped(server, stop)
+            if notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})"):
+                if notifier.is_detached or plan.quiet:
+                    server.quiet()
+                why = wait_until_stopped(server, stop)
+            else:
+                why = _UNKNOWN
     finally:
         ports.close()
         server.end(GRACE_S, stop.hurry.is_set)
