@@ -4,17 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pneumoscan.errors import NeverReady
 from pneumoscan.files import is_locked, locked
-from pneumoscan.processes import kill_group
+from pneumoscan.processes import STDERR, STDOUT, Console, birth, kill_group, write_out
+
+
+@contextlib.contextmanager
+def holding(lock: Path, *, handed_down: int | None = None, busy: Exception | None = None) -> Iterator[int]:
+    """Hold the lock of a run folder under this process's name; give its file descriptor.
+
+    Parameters
+    ----------
+    handed_down
+        File descriptor under which the process that started this one holds it already.
+    busy
+        As in `pneumoscan.files.locked`.
+    """
+    if handed_down is None:
+        with locked(lock, busy=busy) as held:
+            _name_holder(held, os.getpid())
+            yield held
+    else:
+        with os.fdopen(handed_down, "a"):
+            _name_holder(handed_down, os.getpid())
+            yield handed_down
+
+
+def _name_holder(held: int, pid: int) -> None:
+    """Write into a lock file who is to be signalled, from the first moment that it is held."""
+    with contextlib.suppress(OSError):  # a full disk: there is the state file as well
+        os.ftruncate(held, 0)
+        os.write(held, f"{pid} {birth(pid)}\n".encode())
+
+
+def _holder(lock: Path) -> int | None:
+    """The process that a lock file names, if it lives."""
+    try:
+        pid, _, born = lock.read_text().rstrip("\n").partition(" ")
+        return int(pid) if birth(int(pid)) == born else None
+    except (OSError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -67,14 +106,17 @@ class Daemon:
     stop_s: float
     killed_then: bool = False
 
-    def detach(self, command: Sequence[str], remark: str = "") -> int:
+    def detach(self, command: Sequence[str], lock: int, remark: str = "") -> int:
         """Start it in the background and wait until it answers; give the exit status.
 
         Parameters
         ----------
         command
-            A whole command line, all paths in it absolute; ``--notify-fd N`` is added, which `Notifier` takes. What
-            stands behind a ``--`` is for another program.
+            A whole command line, all paths in it absolute; ``--notify-fd N``, which `Notifier` takes, and
+            ``--lock-fd N``, which `holding` takes, are added. What stands behind a ``--`` is for another program.
+        lock
+            The lock as `holding` gives it. It is handed down: from the first moment on nobody else can start, and a
+            stop finds whom to end.
         remark
             Printed to stderr once it answers.
         """
@@ -82,15 +124,16 @@ class Daemon:
         end = command.index("--") if "--" in command else len(command)
         with self.log.open("w") as log:
             child = subprocess.Popen(
-                [*command[:end], "--notify-fd", str(notify), *command[end:]],
+                [*command[:end], "--notify-fd", str(notify), "--lock-fd", str(lock), *command[end:]],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(notify,),
+                pass_fds=(notify, lock),
                 start_new_session=True,
             )
         os.close(notify)
+        _name_holder(lock, child.pid)
         try:
             # The end of the pipe is also how a child that died without a word is noticed.
             with os.fdopen(hear, encoding="utf-8", errors="replace") as pipe:
@@ -133,31 +176,49 @@ class Daemon:
                 self._clean()
             print(f"no {self.noun} runs from {self.folder}")
             return 0
+        found = self._found()
         if found is None:
             print(f"{self.program}: {self.state_file} cannot be read; end the {self.noun} by hand", file=sys.stderr)
             return 1
         _signal(found, signal.SIGTERM)
-        if not self._ends_within(self.stop_s):
+        if not self._ends_within(self.stop_s, found.pid):
             if self.killed_then:
-                _signal(found, signal.SIGKILL)
-            if not self.killed_then or not self._ends_within(5.0):
+                _signal(self._found() or found, signal.SIGKILL)
+            if not self.killed_then or not self._ends_within(5.0, found.pid):
                 print(f"{self.program}: process {found.pid} does not end", file=sys.stderr)
                 return 1
         self._clean()
         print(f"stopped: {found.url}")
         return 0
 
+    def _found(self, patience_s: float = 2.0) -> Running | None:
+        """Who is to be signalled: the name in the lock, written just after it is taken, before that in the state."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            found, holder = self.running(), _holder(self.lock)
+            if holder is not None:
+                return Running(holder, str(self.folder)) if found is None else replace(found, pid=holder)
+            if found is not None or time.monotonic() > deadline:
+                return found
+            time.sleep(0.02)
+
     def _clean(self) -> None:
         # One that starts just now cleans up itself.
         with contextlib.suppress(BlockingIOError), locked(self.lock):
             self.clean()
 
-    def _ends_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while is_locked(self.lock):
+    def _ends_within(self, seconds: float, signalled: int) -> bool:
+        """Wait for its last process, and for the one that was signalled even where it has let go of the lock."""
+        deadline, born = time.monotonic() + seconds, birth(signalled)
+        while is_locked(self.lock) or (born is not None and birth(signalled) == born):
+            if (holder := _holder(self.lock)) not in (None, signalled):
+                # The lock was just being handed down from a starter to its server.
+                assert holder is not None
+                signalled, born = holder, birth(holder)
+                _signal(Running(signalled, ""), signal.SIGTERM)
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.1)
+            time.sleep(0.05)
         return True
 
 
@@ -167,23 +228,45 @@ class Notifier:
     def __init__(self, pipe: int | None) -> None:
         self._pipe = pipe
         self.is_detached = pipe is not None
+        self._errors = Console(partial(write_out, STDERR))
+        self._answers = self._errors if self.is_detached else Console(partial(write_out, STDOUT))
 
-    def ready(self, text: str) -> None:
-        """Say once that it answers."""
-        print(text, file=sys.stderr if self.is_detached else sys.stdout, flush=True)
-        self._send(f"ready\n{text}")
+    @property
+    def starter_has_gone(self) -> bool:
+        """Whether the `Daemon.detach` that waited has ended: nobody would know of the server."""
+        if self._pipe is None:
+            return False
+        poll = select.poll()
+        poll.register(self._pipe, 0)  # an error is reported whatever is asked for
+        return bool(poll.poll(0))
+
+    def ready(self, text: str) -> bool:
+        """Say once that it answers; give whether who waits for it, if anybody does, was there to hear it."""
+        self._answers.write(f"{text}\n")
+        self._answers.finish()
+        return self._send(f"ready\n{text}")
 
     def failed(self, text: str) -> None:
         """Say why it failed; after it was ready, only the log of a detached one gets it."""
-        print(text, file=sys.stderr, flush=True)
+        self.remark(text)
         self._send(f"failed\n{text}")
 
-    def _send(self, message: str) -> None:
-        if self._pipe is not None:
-            with contextlib.suppress(OSError):  # the starter has gone: nobody listens
-                os.write(self._pipe, message.encode())
-            os.close(self._pipe)
-            self._pipe = None
+    def remark(self, text: str) -> None:
+        """Say something on stderr that is no verdict."""
+        self._errors.write(f"{text}\n")
+        self._errors.finish()
+
+    def _send(self, message: str) -> bool:
+        pipe, self._pipe = self._pipe, None
+        if pipe is None:
+            return True
+        try:
+            os.write(pipe, message.encode())
+        except OSError:
+            return False
+        finally:
+            os.close(pipe)
+        return True
 
 
 def _signal(found: Running, number: signal.Signals) -> None:

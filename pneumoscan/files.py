@@ -6,9 +6,12 @@ file system (POSIX, rename). A draft is removed when the writing fails; `clear_d
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +88,7 @@ def locked(path: Path, *, wait: bool = False, busy: Exception | None = None) -> 
     """
     with path.open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(lock.fileno(), wait=wait)
         except BlockingIOError:
             if busy is not None:
                 raise busy from None
@@ -94,14 +97,42 @@ def locked(path: Path, *, wait: bool = False, busy: Exception | None = None) -> 
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock file."""
-    if not path.parent.is_dir():
+    """Whether a process holds a lock file. Looking does not take it, so that nobody who wants it is refused."""
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except OSError:
         return False
     try:
-        with locked(path):
-            return False
-    except BlockingIOError:
-        return True
+        if not hasattr(fcntl, "F_OFD_GETLK"):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return False
+            return True
+        found = fcntl.fcntl(lock, fcntl.F_OFD_GETLK, _WHOLE_FILE)
+        return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
+    finally:
+        os.close(lock)
+
+
+# <fcntl.h>, struct flock: type, whence, start, length (0 for all), process id, padded to eight bytes.
+_FLOCK: Final = "hhqqi4x"
+_WHOLE_FILE: Final = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
+def _lock(descriptor: int, *, wait: bool) -> None:
+    """Take a lock that belongs to the open file (fcntl(2), open file description locks), as flock's does.
+
+    Unlike flock's it can be looked at. Where there is none, as on macOS, flock's stands in.
+    """
+    if hasattr(fcntl, "F_OFD_SETLK"):
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK, _WHOLE_FILE)
+        except OSError as error:  # POSIX leaves open which of the two it is
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise BlockingIOError(error.errno, error.strerror) from None
+            raise
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def _sync(path: Path) -> None:

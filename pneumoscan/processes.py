@@ -16,10 +16,78 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+STDOUT: Final = 1
+STDERR: Final = 2
 _LAST_LINES: Final = 30
+_MOST_WAITING: Final = 1000
+_PATIENCE_S: Final = 2.0
 # <sys/prctl.h>
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+class Console:
+    """Shows lines in a thread of its own, to whoever may have gone, halted the terminal or filled the disk.
+
+    Its caller never waits and never fails. Lines for which there is no room, or that cannot be written, are dropped,
+    and how many is said before the next one that can.
+
+    Parameters
+    ----------
+    show
+        Writes a text; may raise OSError and may take for ever.
+    """
+
+    def __init__(self, show: Callable[[str], object]) -> None:
+        self._show = show
+        self._waiting: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._dropped = 0
+        self._is_busy = False
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def write(self, text: str) -> None:
+        """Show a text when there is time."""
+        with self._changed:
+            if len(self._waiting) < _MOST_WAITING:
+                self._waiting.append(text)
+                self._changed.notify_all()
+            else:
+                self._dropped += 1
+
+    def finish(self, patience_s: float = _PATIENCE_S) -> bool:
+        """Wait, for a while, until what was written has been shown; give whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._is_busy, patience_s)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._is_busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: bool(self._waiting))
+                self._is_busy = True
+                text, dropped = self._waiting.popleft(), self._dropped
+            try:
+                if dropped:
+                    self._show(f"({dropped} lines were not shown)\n")
+                    with self._changed:
+                        self._dropped -= dropped
+                self._show(text)
+            except (OSError, ValueError):  # who read it has gone, the disk is full, the stream is closed
+                with self._changed:
+                    self._dropped += 1
+
+
+def write_out(descriptor: int, text: str) -> None:
+    """Write a whole text to a file descriptor.
+
+    Not through ``sys.stderr``: its lock, held by a thread that a halted terminal keeps, would stop all others and the
+    end of the process.
+    """
+    data = text.encode("utf-8", "replace")
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 class StopRequest:
@@ -49,7 +117,7 @@ class Child:
     command, environment, folder
         What is run, with which variables, in which working folder; by default the parent's.
     show
-        Gets each line that it writes; without it, it writes where its parent does.
+        Gets each line that it writes, through a `Console`; without it, it writes where its parent does.
     errors_too
         Whether `show` gets what it writes to stderr as well.
     keep_open
@@ -69,7 +137,8 @@ class Child:
         keep_open: Sequence[int] = (),
         umask: int = -1,
     ) -> None:
-        self._show = show
+        self._console = None if show is None else Console(show)
+        self._is_quiet = False
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._process = subprocess.Popen(
             command,
@@ -100,7 +169,7 @@ class Child:
 
     def quiet(self) -> None:
         """Show no more of what it writes."""
-        self._show = None
+        self._is_quiet = True
 
     def last_output(self) -> str:
         """Give the last lines that it wrote, shown or not."""
@@ -131,13 +200,15 @@ class Child:
         self._process.wait()
         kill_group(self.pid)
         self._reader.join(timeout=5.0)
+        if self._console is not None:
+            self._console.finish()
 
     def _read(self) -> None:
-        # Somebody has to read the pipe, or a child that writes much stops.
+        # Somebody has to read the pipe, always, or a child that writes much stops.
         for line in self._process.stdout or ():
             self._last.append(line)
-            if (show := self._show) is not None:
-                show(line)
+            if self._console is not None and not self._is_quiet:
+                self._console.write(line)
 
 
 def kill_group(group: int, patience_s: float = 5.0) -> None:
@@ -151,6 +222,32 @@ def kill_group(group: int, patience_s: float = 5.0) -> None:
                 while os.waitpid(-group, os.WNOHANG) != (0, 0):
                     pass
             time.sleep(0.02)
+
+
+def birth(pid: int) -> str | None:
+    """When a process was started, in the kernel's ticks since the machine was; None where it has ended.
+
+    With it a process id names one process for good, since the kernel gives an id again. Empty where the system does not
+    tell.
+
+    References
+    ----------
+    proc(5), ``/proc/pid/stat``: fields 3 (state; Z has ended and waits for its parent to look) and 22 (starttime).
+    """
+    try:
+        # The second field is the command in parentheses, and may hold spaces and parentheses itself.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        except PermissionError:
+            pass
+        return ""
+    return None if fields[0] in "ZX" else fields[19]
 
 
 def adopt_orphans() -> None:

@@ -14,7 +14,7 @@ from pneumoscan.edge.nginx import DEFAULT_UPSTREAM, EdgeSettings, find_nginx, ho
 from pneumoscan.edge.run import EdgePlan, check_listen, daemon, reload, why_not_ready
 from pneumoscan.edge.run import run as run_edge
 from pneumoscan.edge.tls import link_certificate
-from pneumoscan.errors import AlreadyRunning, EdgeError
+from pneumoscan.errors import EdgeError
 from pneumoscan.options import Option, as_argv, between, parse
 from pneumoscan.server.capacity import cores
 from pneumoscan.server.options import ServeOptions
@@ -70,6 +70,7 @@ class Options:
         False
     )
     notify_fd: Annotated[int | None, Option(None)] = None  # how --detach hears from its child
+    lock_fd: Annotated[int | None, Option(None)] = None  # the run folder's lock, which --detach hands down
     server: Annotated[tuple[str, ...], Option(None, "SERVE-ARGUMENT", positional=True)] = ()
 
 
@@ -85,24 +86,26 @@ def run(options: Options) -> int:
         return reload(run_dir)
     if options.ready:
         return daemon(run_dir).ready(why_not_ready)
-    plan = make_plan(options)
-    if options.check:
-        plan.write_configuration()
-        print(f"nginx takes it: {plan.run_dir.path / 'nginx.conf'}")
-        return 0
-    show_first_key(plan)
-    if options.detach:
-        words = as_argv(in_background(options, plan))
-        return daemon(run_dir).detach([sys.executable, "-m", "pneumoscan", "edge", *words])
-    return run_edge(plan, Notifier(options.notify_fd))
+    run_dir.create()
+    with run_dir.locked(options.lock_fd, "an edge") as lock:
+        plan = make_plan(options, run_dir)
+        if options.check:
+            plan.write_configuration()
+            print(f"nginx takes it: {plan.run_dir.path / 'nginx.conf'}")
+            return 0
+        show_first_key(plan)
+        if options.detach:
+            words = as_argv(in_background(options, plan))
+            return daemon(run_dir).detach([sys.executable, "-m", "pneumoscan", "edge", *words], lock)
+        return run_edge(plan, Notifier(options.notify_fd))
 
 
-def make_plan(options: Options) -> EdgePlan:
+def make_plan(options: Options, run_dir: RunDir) -> EdgePlan:
     """Check everything that can be checked before a process is started.
 
     Raises
     ------
-    EdgeError, RunFolderError, KeyFileError
+    EdgeError, KeyFileError
         Something is wrong; the message is one line with the remedy.
     """
     if options.server and not options.serve:
@@ -124,12 +127,6 @@ def make_plan(options: Options) -> EdgePlan:
         # A container's share and not the machine's cores, as "auto" would; what an edge does is little.
         workers=str(min(cores(), _MOST_WORKERS)),
     )
-    run_dir = RunDir(options.run_dir.absolute())
-    run_dir.create()
-    if run_dir.is_locked():
-        raise AlreadyRunning(
-            f"an edge already runs from {options.run_dir}: stop it with --stop, or give another --run-dir"
-        )
     keys = options.keys.absolute() if options.keys else run_dir.path / "keys"
     if options.keys and not keys.exists():
         raise EdgeError(f"--keys {options.keys} is not there: pneumoscan keys --keys {options.keys} add NAME")

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pneumoscan.daemon import Notifier
-from pneumoscan.errors import AlreadyRunning
 from pneumoscan.options import as_argv
 from pneumoscan.server.capacity import machine, plan, workers_in_memory
 from pneumoscan.server.options import ServeOptions
@@ -33,36 +32,33 @@ def run(options: ServeOptions) -> int:
         return daemon(run_dir).stop()
     if options.ready:
         return daemon(run_dir).ready(lambda server: why_not_ready(run_dir, server.url))
-    checked = make_plan(options)
-    if options.notify_fd is None:
-        print(f"{checked.device}: {checked.capacity.summary}", file=sys.stderr)
-    if options.detach:
-        command = [sys.executable, "-m", "pneumoscan", "serve", *as_argv(replace(options, detach=False))]
-        stop_it = f"pneumoscan serve --run-dir {shlex.quote(str(run_dir.path))} --stop"
-        return daemon(run_dir).detach(command, f"logs: {run_dir.logs}; stop: {stop_it}")
-    return serve(checked, Notifier(options.notify_fd))
+    check_caller(os.environ)
+    run_dir.create()
+    # Before anything that takes its time: from here on a stop finds this process.
+    with run_dir.locked(options.lock_fd) as lock:
+        checked = make_plan(options, run_dir)
+        if options.notify_fd is None:
+            print(f"{checked.device}: {checked.capacity.summary}", file=sys.stderr)
+        if options.detach:
+            command = [sys.executable, "-m", "pneumoscan", "serve", *as_argv(replace(options, detach=False))]
+            stop_it = f"pneumoscan serve --run-dir {shlex.quote(str(run_dir.path))} --stop"
+            return daemon(run_dir).detach(command, lock, f"logs: {run_dir.logs}; stop: {stop_it}")
+        return serve(checked, Notifier(options.notify_fd), lock)
 
 
-def make_plan(options: ServeOptions) -> Plan:
+def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
     """Check everything that can be checked before a process is started.
 
     Raises
     ------
-    ConfigError, StoreError, RunFolderError, NoJavaError
+    ConfigError, StoreError, NoJavaError
         Something is wrong; the message is one line with the remedy.
     """
     from pneumoscan.server.supervisor import Plan
 
-    check_caller(os.environ)
     serving = serving_set(options.store.absolute())
     for remark in serving.remarks:
         print(f"ignored: {remark}", file=sys.stderr)
-    run_dir = RunDir(options.run_dir.absolute())
-    run_dir.create()
-    if run_dir.is_locked():
-        raise AlreadyRunning(
-            f"a server already runs from {options.run_dir}: stop it with --stop, or give another --run-dir"
-        )
     addresses = Addresses(options.port, options.metrics_port, options.management_port)
     addresses.check_free()
     device, gpus = choose_device(options.device, os.environ)

@@ -26,13 +26,14 @@ from pneumoscan.edge.keys import KeyRing
 from pneumoscan.edge.nginx import EdgeSettings, ErrorLog, Nginx, render_adapter, render_edge, rotate
 from pneumoscan.errors import EdgeError
 from pneumoscan.files import clear_drafts, write_text
-from pneumoscan.processes import Child, StopRequest
+from pneumoscan.processes import STDERR, Child, StopRequest, write_out
 from pneumoscan.server.run_folder import RunDir
 
 _POLL_S: Final = 0.2
 _START_S: Final = 10.0
 _SERVER_STOP_S: Final = 60.0
 _STOP_S: Final = 240.0
+_UNKNOWN: Final = "the command that started it has ended, so nobody would know of this edge"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def check_listen(text: str) -> str:
 
 
 def run(plan: EdgePlan, notifier: Notifier) -> int:
-    """Run an edge until a signal comes; give the exit code.
+    """Run an edge until a signal comes; give the exit code. Its run folder is locked.
 
     Raises
     ------
@@ -116,15 +117,15 @@ def run(plan: EdgePlan, notifier: Notifier) -> int:
         reload.set()
 
     signal.signal(signal.SIGUSR1, ask_reload)
-    with plan.run_dir.locked():
-        # Before a server loads for a minute: a state file of an edge that was killed names another's process by now.
-        clean(plan.run_dir.path)
-        with _server(plan, stop) as server:
-            if stop.requested.is_set():
-                return 0
-            if server is not None and server.exit_status is not None:
-                return _fail(f"pneumoscan serve did not start (exit status {server.exit_status})")
-            return _run(plan, server, stop, reload, notifier)
+    # Before a server loads for a minute: a state file of an edge that was killed names another's process by now.
+    clean(plan.run_dir.path)
+    with _server(plan, stop, notifier) as server:
+        if stop.requested.is_set():
+            return 0
+        if server is not None and server.exit_status is not None:
+            notifier.remark(f"pneumoscan edge: pneumoscan serve did not start (exit status {server.exit_status})")
+            return 1
+        return _run(plan, server, stop, reload, notifier)
 
 
 def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: threading.Event, notifier: Notifier) -> int:
@@ -142,7 +143,8 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
         if why is None and not stop.requested.is_set():
             state = EdgeState(os.getpid(), edge.pid, plan.settings.listen)
             write_text(state_file(plan.run_dir), json.dumps(asdict(state)) + "\n")
-            notifier.ready(f"ready: {state.url}")
+            if not notifier.ready(f"ready: {state.url}"):
+                why = _UNKNOWN
             while why is None and not stop.requested.wait(_POLL_S):
                 why = _what_ended(edge, adapter, checker, server)
                 if rotate(folder / "logs" / "access.log"):
@@ -150,11 +152,13 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
                 if reload.is_set():
                     reload.clear()
                     edge.signal(signal.SIGHUP)
-        return 0 if why is None else _fail(why)
+        if why is not None:
+            notifier.remark(f"pneumoscan edge: {why}")
+        return 0 if why is None else 1
     finally:
         # First nobody new, then what is on its way, then those who answer it.
         if not edge.drain(plan.drain_s, stop.hurry.is_set):
-            print(f"pneumoscan edge: requests were still on their way after {plan.drain_s:g} s", file=sys.stderr)
+            notifier.remark(f"pneumoscan edge: requests were still on their way after {plan.drain_s:g} s")
         adapter.drain(5.0, stop.hurry.is_set)
         checker.stop()
         errors.stop()
@@ -188,7 +192,7 @@ def _what_ended(edge: Nginx, adapter: Nginx, checker: AuthServer, server: Child 
 
 
 @contextmanager
-def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[Child | None]:
+def _server(plan: EdgePlan, stop: StopRequest, notifier: Notifier) -> Iterator[Child | None]:
     """A server that is there before the edge and until after it; None where none was asked for."""
     if plan.server is None:
         yield None
@@ -196,14 +200,15 @@ def _server(plan: EdgePlan, stop: StopRequest) -> Iterator[Child | None]:
     reported = threading.Event()
 
     def show(line: str) -> None:
-        print(line, end="", file=sys.stderr, flush=True)
         reported.set()
+        write_out(STDERR, line)
 
     command = [sys.executable, "-m", "pneumoscan", "serve", *plan.server]
     server = Child(command, folder=plan.run_dir.path, show=show, errors_too=False)
     try:
         while not reported.wait(_POLL_S) and server.exit_status is None and not stop.requested.is_set():
-            pass
+            if notifier.starter_has_gone:  # nobody would know of the two
+                stop.requested.set()
         yield server
     finally:
         server.end(_SERVER_STOP_S)
@@ -298,8 +303,3 @@ def _here(listen: str) -> tuple[str, int]:
     """The address at which this machine reaches what listens there."""
     host, _, port = listen.rpartition(":")
     return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]")), int(port)
-
-
-def _fail(why: str) -> int:
-    print(f"pneumoscan edge: {why}", file=sys.stderr)
-    return 1

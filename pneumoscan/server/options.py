@@ -68,3 +68,4 @@ class ServeOptions:
         Option("exit 0 only if the server of --run-dir has READY workers and answers a made-up film", exclusive="mode"),
     ] = False
     notify_fd: Annotated[int | None, Option(None)] = None  # how --detach hears from its child
+    lock_fd: Annotated[int | None, Option(None)] = None  # the run folder's lock, which --detach hands down

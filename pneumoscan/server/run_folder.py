@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from pneumoscan.daemon import Daemon, Running
+from pneumoscan.daemon import Daemon, Running, holding
 from pneumoscan.errors import AlreadyRunning, RunFolderError
-from pneumoscan.files import clear_drafts, is_locked, locked, write_text
+from pneumoscan.files import clear_drafts, is_locked, write_text
 from pneumoscan.server.capacity import Capacity
 
 # sockaddr_un.sun_path: 108 bytes on Linux with the closing zero.
@@ -129,16 +129,21 @@ class RunDir:
         except OSError as error:
             raise RunFolderError(f"cannot use {self.path} as run folder: {error}") from error
 
-    def locked(self) -> AbstractContextManager[int]:
+    def locked(self, handed_down: int | None = None, noun: str = "a server") -> AbstractContextManager[int]:
         """Hold the folder; give the lock's file descriptor. The kernel lets go when its last holder ends, in any way.
+
+        Parameters
+        ----------
+        handed_down
+            File descriptor under which the process that started this one holds it already.
 
         Raises
         ------
         AlreadyRunning
             Another process holds it.
         """
-        why = f"a server already runs from {self.path}: stop it with --stop, or give another --run-dir"
-        return locked(self.lock, busy=AlreadyRunning(why))
+        why = f"{noun} already runs from {self.path}: stop it with --stop, or give another --run-dir"
+        return holding(self.lock, handed_down=handed_down, busy=AlreadyRunning(why))
 
     def is_locked(self) -> bool:
         """Whether a server holds the folder."""

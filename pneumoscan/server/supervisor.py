@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from pneumoscan.daemon import Notifier
+from pneumoscan.errors import NeverReady
 from pneumoscan.model_store import MODEL_NAME, Archive
-from pneumoscan.processes import Child, StopRequest, adopt_orphans
+from pneumoscan.processes import STDERR, Child, StopRequest, adopt_orphans, write_out
 from pneumoscan.resources import resource
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.management_port import management_port
@@ -22,6 +24,8 @@ from pneumoscan.server.torchserve import (
     server_command,
     server_environment,
 )
+
+_UNKNOWN: Final = "the command that started it has ended, so nobody would know of this server"
 
 
 @dataclass(frozen=True)
@@ -39,24 +43,24 @@ class Plan:
     quiet: bool
 
 
-def serve(plan: Plan, notifier: Notifier) -> int:
-    """Serve until a signal comes; give the exit code."""
+def serve(plan: Plan, notifier: Notifier, lock: int) -> int:
+    """Serve until a signal comes; give the exit code.
+
+    Parameters
+    ----------
+    lock
+        That of the run folder, held.
+    """
     stop = StopRequest()
     stop.listen()
     adopt_orphans()
     run_dir = plan.run_dir
-    with run_dir.locked() as lock:
-        run_dir.clean_leftovers()
-        temp = run_dir.create_temp()
-        try:
-            return _serve(plan, temp, lock, stop, notifier)
-        finally:
-            run_dir.clean(temp)
-
-
-def _show(line: str) -> None:
-    sys.stderr.write(line)
-    sys.stderr.flush()
+    run_dir.clean_leftovers()
+    temp = run_dir.create_temp()
+    try:
+        return _serve(plan, temp, lock, stop, notifier)
+    finally:
+        run_dir.clean(temp)
 
 
 def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notifier) -> int:
@@ -84,7 +88,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
         server_command(plan.java, run_dir, temp, store),
         environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
         folder=run_dir.path,
-        show=_show,
+        show=partial(write_out, STDERR),
         keep_open=(lock,),  # shows a JVM whose supervisor was killed
     )
     ports = contextlib.ExitStack()
@@ -92,13 +96,22 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
         if plan.addresses.management_port is not None:
             ports.enter_context(management_port(plan.addresses.management_port, run_dir.socket, run_dir.token))
         run_dir.write_state(state.with_jvm(server.pid))
-        why = wait_until_ready(server, stop, StartCheck(run_dir, url, versions).why_not_ready, plan.timeout_s)
+        start = StartCheck(run_dir, url, versions)
+
+        def why_not_ready() -> str | None:
+            if notifier.starter_has_gone:
+                raise NeverReady(_UNKNOWN)
+            return start.why_not_ready()
+
+        why = wait_until_ready(server, stop, why_not_ready, plan.timeout_s)
         if why is None and not stop.requested.is_set():
             run_dir.socket.chmod(0o600)  # until then its folder alone keeps others out
-            notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})")
-            if notifier.is_detached or plan.quiet:
-                server.quiet()
-            why = wait_until_stopped(server, stop)
+            if notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})"):
+                if notifier.is_detached or plan.quiet:
+                    server.quiet()
+                why = wait_until_stopped(server, stop)
+            else:
+                why = _UNKNOWN
     finally:
         ports.close()
         server.end(GRACE_S, stop.hurry.is_set)

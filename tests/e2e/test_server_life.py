@@ -187,6 +187,30 @@ def test_a_signal_ends_a_foreground_server_and_its_workers(server: Server) -> No
     assert leftovers(server.run_dir) == set()
 
 
+def test_a_start_is_stopped_at_once_and_ends_with_its_starter(server: Server) -> None:
+    """At any moment of a start one command ends it, and one that is killed leaves no server that nobody knows of."""
+    pack(server.store, "1.0.0", HANDLER)
+    for is_stopped in (True, False):
+        with subprocess.Popen(
+            server.command("--detach", "--device", "cpu"),
+            cwd=REPOSITORY,
+            env=clean_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as starter:
+            deadline = time.monotonic() + 30
+            while server.run_dir.read_state() is None and not (is_stopped and server.run_dir.is_locked()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            if is_stopped:
+                assert server.call("--stop").stdout == f"stopped: {server.run_dir.path}\n"
+            else:
+                starter.kill()
+            assert starter.wait(30) != 0
+        server.wait_until_gone()
+        assert leftovers(server.run_dir) == set()
+
+
 def test_a_damaged_archive_fails_within_the_time_limit_and_says_why(server: Server) -> None:
     pack(server.store, "1.0.0", DAMAGED)
     before = time.monotonic()

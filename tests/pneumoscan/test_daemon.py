@@ -11,30 +11,39 @@ from pathlib import Path
 
 import pytest
 
-from pneumoscan.daemon import Daemon, Notifier, Running
+from pneumoscan.daemon import Daemon, Notifier, Running, holding
 from pneumoscan.errors import NeverReady
 from pneumoscan.files import is_locked, locked
+from pneumoscan.processes import birth
 
 # Stands in for a server: holds the lock, writes its state, says "ready" and ends on SIGTERM, or what `how` says.
 SERVER = """
 import json, os, signal, sys, time
 from pathlib import Path
-from pneumoscan.daemon import Notifier
-from pneumoscan.files import locked
+from pneumoscan.daemon import Notifier, holding
 
-folder, how, notify = Path(sys.argv[1]), sys.argv[2], int(sys.argv[4])
+folder, how, notify, lock = Path(sys.argv[1]), sys.argv[2], int(sys.argv[4]), int(sys.argv[6])
 print("starts", flush=True)
-with locked(folder / "lock"):
+with holding(folder / "lock", handed_down=lock):
     if how == "silent":
         sys.exit(3)
     if how == "fails":
         Notifier(notify).failed("no memory\\nfor it")
         sys.exit(1)
+    if how == "mute":
+        signal.pause()
+    if how == "lingers":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        import atexit
+        atexit.register(time.sleep, 1.0)
     if how == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (folder / "state.json").write_text(json.dumps({"pid": os.getpid(), "url": "http://here"}))
     if how == "slow":
-        signal.pause()
+        notifier = Notifier(notify)
+        while not notifier.starter_has_gone:
+            time.sleep(0.05)
+        sys.exit(1)
     Notifier(notify).ready("ready: http://here")
     signal.pause()
 """
@@ -61,6 +70,12 @@ def command(folder: Path, how: str = "") -> list[str]:
     return [sys.executable, "-c", SERVER, str(folder), how]
 
 
+def detach(server: Daemon, how: str = "", *arguments: str, remark: str = "") -> int:
+    """Start a server as a command does: with the lock in hand."""
+    with holding(server.lock) as lock:
+        return server.detach([*command(server.folder, how), *arguments], lock, remark)
+
+
 def until(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not happened():
@@ -70,7 +85,7 @@ def until(happened: Callable[[], bool]) -> None:
 
 def test_a_server_is_started_asked_and_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server = daemon(tmp_path)
-    assert server.detach(command(tmp_path), "stop it so") == 0
+    assert detach(server, remark="stop it so") == 0
     assert capsys.readouterr() == ("ready: http://here\n", "stop it so\n")
     assert server.log.read_text() == "starts\nready: http://here\n"
     assert server.ready(lambda _: None) == 0
@@ -85,7 +100,7 @@ def test_a_server_is_started_asked_and_stopped(tmp_path: Path, capsys: pytest.Ca
 
 def test_what_is_for_another_program_stays_at_the_end(tmp_path: Path) -> None:
     server = daemon(tmp_path)
-    assert server.detach([*command(tmp_path), "--", "--notify-fd", "99"]) == 0
+    assert detach(server, "", "--", "--notify-fd", "99") == 0
     assert server.stop() == 0
 
 
@@ -93,16 +108,19 @@ def test_what_is_for_another_program_stays_at_the_end(tmp_path: Path) -> None:
 def test_a_server_that_does_not_come_up_says_why_or_its_log_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, status: int, told: str
 ) -> None:
-    assert daemon(tmp_path).detach(command(tmp_path, how)) == status
+    assert detach(daemon(tmp_path), how) == status
     assert capsys.readouterr() == ("", told)
 
 
+STARTER = (
+    "import sys; from pathlib import Path; from tests.pneumoscan.test_daemon import daemon, detach\n"
+    "sys.exit(detach(daemon(Path(sys.argv[1])), sys.argv[2]))"
+)
+
+
 def test_an_interrupted_start_is_ended(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from tests.pneumoscan.test_daemon import command, daemon\n"
-        "folder = Path(sys.argv[1]); sys.exit(daemon(folder).detach(command(folder, 'slow')))"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE, text=True) as starter:
+    started = [sys.executable, "-c", STARTER, str(tmp_path), "slow"]
+    with subprocess.Popen(started, stderr=subprocess.PIPE, text=True) as starter:
         until(lambda: daemon(tmp_path).running() is not None)
         starter.send_signal(signal.SIGINT)
         assert starter.wait(20) == 1
@@ -111,10 +129,43 @@ def test_an_interrupted_start_is_ended(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "lock")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_start_whose_starter_is_ended_leaves_no_server_that_nobody_knows_of(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path), "slow"]) as starter:
+        until(lambda: daemon(tmp_path).running() is not None)
+        starter.send_signal(number)
+        assert starter.wait(20) == -number
+    until(lambda: not is_locked(tmp_path / "lock"))
+
+
+def test_a_server_that_is_still_starting_is_found_and_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the moment that its starter has the lock: it has told nothing of itself yet."""
+    started = [sys.executable, "-c", STARTER, str(tmp_path), "mute"]
+    with subprocess.Popen(started, stderr=subprocess.DEVNULL) as starter:
+        until(lambda: is_locked(tmp_path / "lock"))
+        stopped = daemon(tmp_path).stop()
+        starter.kill()  # should it not have ended
+        assert stopped == 0
+        assert capsys.readouterr().out == f"stopped: {tmp_path}\n"
+        assert not is_locked(tmp_path / "lock")
+
+
+def test_a_stop_waits_for_the_process_and_not_only_for_the_lock(tmp_path: Path) -> None:
+    assert detach(daemon(tmp_path), "lingers") == 0
+    found = daemon(tmp_path).running()
+    assert found is not None
+    assert daemon(tmp_path).stop() == 0
+    assert birth(found.pid) is None
+
+
 def test_a_server_that_does_not_end_is_killed_only_where_that_is_meant(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert daemon(tmp_path).detach(command(tmp_path, "stubborn")) == 0
+    assert detach(daemon(tmp_path), "stubborn") == 0
     found = daemon(tmp_path).running()
     assert found is not None
     assert daemon(tmp_path, stop_s=0.2).stop() == 1
@@ -138,9 +189,19 @@ def test_a_server_whose_state_cannot_be_read_is_left_to_a_person(
 ) -> None:
     server = daemon(tmp_path)
     server.state_file.write_text("damaged")
-    with locked(server.lock):
+    with locked(server.lock):  # by an older server, which did not write its name into it
         assert server.stop() == 1
     assert capsys.readouterr().err == f"scripts.x: {server.state_file} cannot be read; end the server by hand\n"
+
+
+def test_a_server_whose_state_cannot_be_read_is_stopped_by_the_name_in_its_lock(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = daemon(tmp_path)
+    assert detach(server) == 0
+    server.state_file.write_text("damaged")
+    assert server.stop() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"stopped: {tmp_path}"
 
 
 def test_waiting_that_is_no_use_is_a_reason_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,9 +215,9 @@ def test_waiting_that_is_no_use_is_a_reason_too(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err == "not ready: the canary film is refused\n"
 
 
-def test_without_a_pipe_a_person_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_pipe_a_person_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     notifier = Notifier(None)
     assert not notifier.is_detached
     notifier.ready("ready: http://here")
     notifier.failed("it ended")
-    assert capsys.readouterr() == ("ready: http://here\n", "it ended\n")
+    assert capfd.readouterr() == ("ready: http://here\n", "it ended\n")

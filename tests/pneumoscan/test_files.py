@@ -5,11 +5,12 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from pneumoscan.files import clear_drafts, locked, write_bytes, write_text, write_whole
+from pneumoscan.files import clear_drafts, is_locked, locked, write_bytes, write_text, write_whole
 
 
 def mode(path: Path) -> int:
@@ -106,3 +107,32 @@ def test_a_second_holder_is_refused_until_the_first_was_killed(tmp_path: Path) -
 def test_an_error_under_a_lock_is_not_mistaken_for_a_second_holder(tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError), locked(tmp_path / "lock", busy=ValueError("taken")):
         raise BlockingIOError
+
+
+def test_looking_at_a_lock_takes_it_from_nobody(tmp_path: Path) -> None:
+    """A probe that asks again and again must not make a start beside it fail."""
+    lock = tmp_path / "lock"
+    assert not is_locked(lock)
+    assert not lock.exists()
+    with locked(lock):
+        assert is_locked(lock)
+    looked = threading.Event()
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            is_locked(lock)
+            looked.set()
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert looked.wait(10)
+        for _ in range(3000):
+            with locked(lock):
+                pass
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()

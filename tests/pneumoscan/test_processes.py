@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -8,12 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pneumoscan.errors import NeverReady
-from pneumoscan.processes import Child, StopRequest, adopt_orphans
+from pneumoscan.processes import Child, Console, StopRequest, adopt_orphans, write_out
 from pneumoscan.server.readiness import wait_until_ready, wait_until_stopped
 from tests.places import REPOSITORY
 
@@ -158,6 +160,77 @@ def test_what_a_child_shows_can_be_its_answers_alone(capfd: pytest.CaptureFixtur
     child.end(0.0)
     assert lines == ["answer\n"]
     assert capfd.readouterr().err == "error\n"
+
+
+CHATTER = """
+import sys
+for number in range(20_000):
+    print("line", number, "x" * 80)
+print("last", flush=True)
+"""
+
+
+def test_a_child_is_read_to_its_end_while_nobody_reads_what_is_shown() -> None:
+    """A terminal that Ctrl-S halted, or a pager: its pipe is full after 64 KiB."""
+    reading, writing = os.pipe()
+    child = Child([sys.executable, "-c", CHATTER], show=partial(write_out, writing))
+    try:
+        assert child.ends_within(20)
+        assert child.last_output().endswith("last\n")
+        before = time.monotonic()
+        child.end(0.0)
+        assert time.monotonic() - before < 10
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_child_is_read_to_its_end_after_its_reader_has_gone() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as "2>&1 | head -3" does
+    child = Child([sys.executable, "-c", CHATTER], show=partial(write_out, writing))
+    assert child.ends_within(20)
+    assert child.last_output().endswith("last\n")
+    child.end(0.0)
+    os.close(writing)
+
+
+def test_a_full_disk_costs_lines_which_are_counted_and_room_on_it_helps() -> None:
+    shown: list[str] = []
+    disk = {"is_full": True}
+
+    def show(text: str) -> None:
+        if disk["is_full"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        shown.append(text)
+
+    console = Console(show)
+    for number in range(3):
+        console.write(f"line {number}\n")
+    assert console.finish(10)
+    disk["is_full"] = False
+    console.write("room again\n")
+    assert console.finish(10)
+    assert shown == ["(3 lines were not shown)\n", "room again\n"]
+
+
+def test_what_waits_to_be_shown_is_bounded() -> None:
+    go_on, shown = threading.Event(), Lines()
+
+    def show(text: str) -> None:
+        shown.write(text)
+        go_on.wait(20)
+
+    console = Console(show)
+    console.write("first\n")
+    assert shown.written.wait(10)
+    for number in range(5000):
+        console.write(f"{number}\n")
+    go_on.set()
+    assert console.finish(10)
+    lines = shown.getvalue().splitlines()
+    assert lines[:3] == ["first", "(4000 lines were not shown)", "0"]
+    assert len(lines) == 1002
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -29,6 +29,7 @@ from pneumoscan.edge.tls import link_certificate
 from pneumoscan.errors import EdgeError, KeyFileError
 from pneumoscan.options import as_argv, parse
 from pneumoscan.server.options import ServeOptions
+from pneumoscan.server.run_folder import RunDir
 from tests.commands import run_command
 from tests.ports import free_port
 from tests.programs import NEEDS_NGINX
@@ -204,7 +205,9 @@ def test_a_server_that_is_started_as_well_is_the_one_that_is_asked_wherever_it_i
     given = ["--listen", f"127.0.0.1:{free_port}", "--run-dir", "e", "--detach"]
     given += ["--serve", "--", "--store", "store", "--run-dir", "run", "--port", "9999"]
     options = parse(edge.Options, given, "edge")
-    plan = edge.make_plan(options)
+    run_dir = RunDir(options.run_dir.absolute())
+    run_dir.create()
+    plan = edge.make_plan(options, run_dir)
     assert plan.settings.upstreams == ("127.0.0.1:9999",)
     assert 1 <= int(plan.settings.workers) <= 8
     child = parse(edge.Options, as_argv(edge.in_background(options, plan)), "edge")
