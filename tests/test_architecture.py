@@ -40,6 +40,7 @@ WINGS: Final = {
             "film_files",
             "drawn_films",
             "outcomes",
+            "tracking",
         ),
         "metrics_report",
         *("server", "versions", "edge", "archive", "cli", "pipeline", "commands"),
@@ -105,7 +106,7 @@ def test_training_knows_the_ground_floor_of_the_commands_alone() -> None:
     """Errors, files and options stand below everything and import nothing heavy; a server is no matter of training."""
     found = {other for path in modules("cxr_training").values() for other in imports(path)}
     wings = {name.split(".")[1] for name in found if name.startswith("pneumoscan.")}
-    assert wings <= {"errors", "files", "options", "resources"}
+    assert wings <= {"errors", "files", "options", "resources", "tracking"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

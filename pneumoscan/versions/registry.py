@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pneumoscan.errors import RegistryError, StoreError
 from pneumoscan.files import write_whole
 from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, archive_name, check_archive
+from pneumoscan.tracking import import_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,13 +100,13 @@ def _client(uri: str) -> tuple[MlflowClient, type[Exception]]:
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     try:
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+        mlflow = import_mlflow()
     except ImportError as error:
         raise RegistryError("mlflow is not installed: pip install 'pneumoscan[tracking]'") from error
+    failure: type[Exception] = mlflow.MlflowException
     try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri), MlflowException
-    except MlflowException as error:
+        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri), failure
+    except failure as error:
         raise RegistryError(f"{uri}: {_first_line(error)}") from error
 
 

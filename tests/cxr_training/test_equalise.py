@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
 
-from cxr.engines.openvino import core, graph_of, graph_of_folded
+from cxr.engines.openvino import core, graph_of, graph_of_folded, openvino
 from cxr.model.network import build, features, folded
 from cxr_training.quantise import equalise, ranges_of
 from tests.cxr.networks import lively

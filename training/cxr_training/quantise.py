@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -162,10 +161,8 @@ def quantise(predictor: Predictor, records: Sequence[Record], run: Path, keep: S
     unknown = [name for name in keep if not hasattr(predictor.network, name)]
     if unknown:
         raise ModelError(f"--keep names {', '.join(unknown)}: parts of a ResNet are conv1, layer1 to layer4")
-    # Its makers count uses of NNCF and OpenVINO over the network; as in their own tests, nothing is sent.
-    os.environ["NNCF_CI"] = "1"
     try:
-        import nncf
+        import nncf  # after `cxr.engines`, which `cxr.predict` imports: it has nobody to tell
         import openvino
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 import torch
-from openvino import opset13 as ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import ResNet
 
 from cxr.engines.cuda import CudaEngine, _tuned_cudnn
 from cxr.engines.load import Engine, ReferenceEngine, load_engine
-from cxr.engines.openvino import OpenVinoEngine, core, graph_of
+from cxr.engines.openvino import OpenVinoEngine, core, graph_of, openvino, ops
 from cxr.errors import ModelError
 from cxr.model.network import build, features
 from cxr.model.parity import ENGINES

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch
 from cxr_training.fit.tracking import flat, tracked
+from pneumoscan.tracking import import_mlflow
 
 EPOCHS = (Epoch(0, 0.0, 0.7, 0.5, 0.8, 0.4), Epoch(1, 0.1, 0.5, 0.75, 0.6, 0.5))
 SETTINGS = {"arch": "resnet10", "head": {"epochs": 3}}
@@ -38,8 +39,7 @@ def test_tensorboard_shows_every_figure_of_every_epoch(tmp_path: Path) -> None:
 
 
 def test_mlflow_holds_settings_and_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
+    mlflow = import_mlflow()
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "store").as_uri())
     try:
@@ -57,8 +57,7 @@ def test_mlflow_holds_settings_and_epochs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_mlflow_without_a_place_to_write_to_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
+    mlflow = import_mlflow()
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     mlflow.set_tracking_uri((tmp_path / "store").as_uri())
     try:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch
+from pneumoscan.tracking import import_mlflow
 
 TRACKERS: Final = ("none", "tensorboard", "mlflow")
 TENSORBOARD: Final = "tensorboard"  # folder in the run
@@ -46,9 +47,11 @@ def tracked(tracker: str, run: Path, settings: Mapping[str, Any]) -> Iterator[On
     if tracker == "none":
         yield _ignore
         return
-    package = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow"}[tracker]
     try:
-        import_module(package)
+        if tracker == "mlflow":
+            import_mlflow()
+        else:
+            import_module("torch.utils.tensorboard")
     except ModuleNotFoundError as error:
         raise TrainingError(
             f"--log {tracker} needs a package that is not installed ({error.name}): "
@@ -75,12 +78,11 @@ def _tensorboard(run: Path, settings: Mapping[str, Any]) -> Iterator[OnEpoch]:
 
 @contextmanager
 def _mlflow(run: Path, settings: Mapping[str, Any]) -> Iterator[OnEpoch]:
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
+    mlflow = import_mlflow()
+    failure: type[Exception] = mlflow.MlflowException
     try:
         mlflow.set_experiment(_EXPERIMENT)
-    except MlflowException as error:
+    except failure as error:
         reason = str(error).strip().splitlines()[0]
         raise TrainingError(
             f"MLflow has no place to write to ({reason}): set MLFLOW_TRACKING_URI to a tracking server, or install the "
@@ -92,7 +94,7 @@ def _mlflow(run: Path, settings: Mapping[str, Any]) -> Iterator[OnEpoch]:
         def on_epoch(epoch: Epoch) -> None:
             try:
                 mlflow.log_metrics(measured(epoch), step=epoch.epoch)
-            except MlflowException as error:  # a server that is away ends no training
+            except failure as error:  # a server that is away ends no training
                 print(f"WARNING: MLflow did not take epoch {epoch.epoch} ({error})", file=sys.stderr)
 
         yield on_epoch
