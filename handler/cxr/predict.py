@@ -15,7 +15,7 @@ from torchvision.models.resnet import ResNet
 from cxr.engines.load import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
-from cxr.model.cam import Cam, class_maps, logits_of
+from cxr.model.cam import Cam, about_decision, class_maps, logits_of
 from cxr.model.network import build, load_strictly, read_state_dict
 from cxr.model.parity import Vector, check_files, kind_of, left_open, log_odds
 from cxr.model.preprocess import resize
@@ -44,13 +44,15 @@ class Prediction:
     maps
         (K, h, w) class activation maps, in logits.
     bias
-        (K,), the bias of the head.
+        (K,), what lies beside the maps: the mean of a map plus its bias is the logit.
     label
         PNEUMONIA where its probability reaches the threshold.
     indeterminate
         Whether the probability lies in the spec's indeterminate band.
     rescored
         Whether the engine left the film open and its second answered.
+    about_decision
+        Whether zero in the contrast map is the decision's neutral point.
     """
 
     logits: Vector
@@ -60,6 +62,7 @@ class Prediction:
     label: str
     indeterminate: bool
     rescored: bool = False
+    about_decision: bool = False
 
     @property
     def is_finite(self) -> bool:
@@ -74,6 +77,15 @@ class Prediction:
         name = self.label if target == "predicted" else target
         index = CLASSES.index(name)
         return Explanation(name, self.maps[index], float(self.bias[index]))
+
+    @property
+    def evidence(self) -> Cam:
+        """The evidence of each cell, (h, w) in logits: for PNEUMONIA above 0.
+
+        It is the contrast map where that is about the decision, else what a cell would say alone.
+        """
+        contrast = self.explain("contrast")
+        return contrast.grid if self.about_decision else contrast.grid + np.float32(contrast.bias)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -215,6 +227,9 @@ class Predictor:
         probabilities = softmax(logits, self.spec.temperature)
         pneumonia = float(probabilities[1])
         band = self.spec.indeterminate
+        about = self.spec.cam_zero == "decision"
+        if about:
+            maps, bias = about_decision(maps, bias, self.spec.neutral)
         return Prediction(
             logits=logits,
             probabilities=probabilities,
@@ -223,4 +238,5 @@ class Predictor:
             label=CLASSES[int(pneumonia >= self.spec.threshold)],
             indeterminate=band is not None and math.isfinite(pneumonia) and band[0] <= pneumonia <= band[1],
             rescored=rescored,
+            about_decision=about,
         )

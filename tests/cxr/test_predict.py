@@ -42,6 +42,21 @@ def test_mean_of_the_grid_plus_bias_is_the_logit_of_its_target(model: Predictor,
     assert explanation.grid.mean(dtype=np.float64) + explanation.bias == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.97])
+def test_about_the_decision_a_map_is_red_on_the_whole_where_the_label_is_pneumonia(
+    tmp_path: Path, threshold: float
+) -> None:
+    fields = {"operating_points": {"youden": threshold}, "indeterminate": (0.01, 0.99), "temperature": 1.7}
+    save_model(tmp_path / "before", **fields)
+    save_model(tmp_path / "now", cam_zero="decision", **fields)
+    before, now = (predictor(tmp_path / name).predict(FILMS) for name in ("before", "now"))
+    for old, new in zip(before, now, strict=True):
+        assert (old.label, old.probabilities.tolist()) == (new.label, new.probabilities.tolist())
+        np.testing.assert_allclose(new.maps.mean((1, 2), dtype=np.float64) + new.bias, new.logits, atol=1e-4)
+        assert (new.evidence.mean(dtype=np.float64) >= 0) == (new.label == "PNEUMONIA")
+        assert np.ptp(new.evidence - old.evidence) < 1e-5  # a constant apart
+
+
 def test_a_film_gets_the_same_answer_alone_and_anywhere_in_any_batch(model: Predictor) -> None:
     alone = model.predict([FILMS[5]])[0]
     for batch in (FILMS[:8], [FILMS[5], *FILMS[:3]], FILMS):

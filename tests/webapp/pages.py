@@ -31,7 +31,12 @@ CARD = {
     "model": {"name": "pneumonia", "version": "1.0.0", "arch": "resnet10", "weights_sha256": WEIGHTS},
     "intended_use": "Ranking films.",
     "limits": ["Not tested as a medical device."],
-    "calibration": {"cam_scale": SCALE, "indeterminate": [0.4, 0.6], "operating_point": "youden"},
+    "calibration": {
+        "cam_scale": SCALE,
+        "cam_cells": "centres",
+        "indeterminate": [0.4, 0.6],
+        "operating_point": "youden",
+    },
     "views": "films are believed",
     "evaluation": {"synthetic": True, "overall": {"films": 9, "patients": 4, "auroc": 0.9, "auroc_ci": [0.8, 0.95]}},
 }

@@ -24,7 +24,7 @@ def test_a_film_is_answered_with_the_servers_reply_and_what_its_map_is_drawn_by(
     with page_before(server, tmp_path):
         answer = post_film(reader(), b"\xccfilm").json()
     assert answer["reply"]["label"] == "PNEUMONIA"
-    assert answer["scale"] == {"cam_scale": 2.0, "indeterminate": [0.4, 0.6]}
+    assert answer["scale"] == {"cam_scale": 2.0, "cam_cells": "centres", "indeterminate": [0.4, 0.6]}
     (asked,) = server.asked
     assert asked.body == b"\xccfilm"
     assert asked.headers["cxr-cam"] == "heatmap"

@@ -50,6 +50,7 @@ class Calibration:
     operating_point: str
     indeterminate: tuple[float, float]
     cam_scale: float
+    cam_zero: str = "head"
     screen: Screen | None = None
     parity: dict[str, Parity] = field(default_factory=dict)
 

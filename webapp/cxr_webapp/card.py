@@ -43,11 +43,14 @@ def card(model: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
 
 
 def scale_and_band(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The scale and the band that the page draws by: logits of full colour, probabilities called indeterminate."""
+    """The scale and the band that the page draws by: logits of full colour, where a map's cells lie, the band.
+
+    Cards of models before there was a choice tell of no cells: their maps go from corner to corner.
+    """
     calibration = (found or {}).get("calibration") or {}
     if not calibration.get("cam_scale"):
         return None
-    return {"cam_scale": calibration["cam_scale"], "indeterminate": calibration.get("indeterminate")}
+    return {name: calibration.get(name) for name in ("cam_scale", "cam_cells", "indeterminate")}
 
 
 def forget() -> None:

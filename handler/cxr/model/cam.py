@@ -3,6 +3,10 @@
 The head is linear and the pooling is a mean, so they can be swapped: applying the head to every cell first gives one
 map for each class, whose mean plus the bias *is* the logit. Nothing is approximated and no second pass is made.
 
+Where the bias stays beside the map, the map's zero is arbitrary: a head with a bias of +20 calls films PNEUMONIA whose
+map is below zero all over. So the bias is spread over the cells, but for what the decision needs: then a map has a mean
+above zero where the film is called PNEUMONIA and nowhere else.
+
 References
 ----------
 Zhou, Khosla, Lapedriza, Oliva, Torralba (2016): Learning Deep Features for Discriminative Localization. CVPR,
@@ -11,12 +15,17 @@ equations 1 and 2.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 Cam = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]
+
+CAM_CELLS: Final = "centres"  # where a grid's values lie on the film: on the centres of its cells, not corner to corner
 
 
 def class_maps(feature_map: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -41,10 +50,30 @@ def logits_of(maps: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     return maps.mean(dim=(2, 3)) + bias
 
 
-def upsample(grid: Cam, height: int, width: int) -> Cam:
-    """The grid at image size, bilinearly, the corner cells on the corner pixels.
+def about_decision(maps: Cam, bias: Vector, neutral: float) -> tuple[Cam, Vector]:
+    """The same maps with the decision's neutral point at zero, and the bias that is left beside them.
 
-    Equal to ``scipy.ndimage.zoom(grid, (height / h, width / w), order=1)``.
+    Parameters
+    ----------
+    maps
+        (2, h, w), in logits.
+    bias
+        (2,), of the head.
+    neutral
+        PNEUMONIA's logit minus NORMAL's from which on a film is called PNEUMONIA.
+
+    Returns
+    -------
+    (2, h, w) and (2,): the mean of each map plus its bias is the logit as before.
+    """
+    left = np.array([-neutral / 2.0, neutral / 2.0])
+    return maps + np.asarray(bias - left, dtype=np.float32)[:, None, None], left
+
+
+def upsample(grid: Cam, height: int, width: int) -> Cam:
+    """The grid at image size, bilinearly between the centres of the cells; beyond the outer centres it stays level.
+
+    A cell is an equal share of the network's input: of seven cells on 448 pixels the first covers 0 to 64.
 
     Parameters
     ----------
@@ -58,4 +87,4 @@ def upsample(grid: Cam, height: int, width: int) -> Cam:
     (height, width) float32.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(grid, dtype=np.float32))[None, None]
-    return F.interpolate(tensor, size=(height, width), mode="bilinear", align_corners=True)[0, 0].numpy()
+    return F.interpolate(tensor, size=(height, width), mode="bilinear", align_corners=False)[0, 0].numpy()

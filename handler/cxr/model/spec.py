@@ -23,7 +23,9 @@ SPEC_FILE: Final = "model.json"
 CLASSES: Final = ("NORMAL", "PNEUMONIA")
 RESIZE_RULES: Final = ("squash",)
 DECODES: Final = ("exact", "reduced")
+CAM_ZEROS: Final = ("head", "decision")
 _REDUCED_TO: Final = 2  # times the size
+_LEAST_THRESHOLD: Final = 1e-6
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
@@ -93,6 +95,9 @@ class ModelSpec:
         Probabilities of PNEUMONIA inside this closed band are reported as indeterminate; None for no band.
     cam_scale
         Logits at which the contrast map is at full colour, the same for every film of this model.
+    cam_zero
+        What zero means in a map. ``decision``: the point from which a film is called PNEUMONIA, the bias being spread
+        over the cells. ``head``: nothing, the bias lies beside the map, as of models before there was a choice.
     screen
         What tells frontal films from others where no tag does; None where it was not fitted.
     engines
@@ -114,6 +119,7 @@ class ModelSpec:
     operating_point: str = "default"
     indeterminate: tuple[float, float] | None = None
     cam_scale: float = 1.0
+    cam_zero: str = "head"
     screen: Screen | None = None
     engines: dict[str, str] = field(default_factory=lambda: dict.fromkeys(DEVICES, REFERENCE))
     parity: dict[str, Parity] = field(default_factory=dict)
@@ -128,6 +134,8 @@ class ModelSpec:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ModelError(f"{name} is {value}: a finite number above 0 is needed")
+        if self.cam_zero not in CAM_ZEROS:
+            raise ModelError(f"cam_zero is {self.cam_zero!r}: known are {', '.join(CAM_ZEROS)}")
         if self.operating_point not in self.operating_points:
             raise ModelError(f"operating_point {self.operating_point!r} is not in {sorted(self.operating_points)}")
         for name, threshold in self.operating_points.items():
@@ -143,6 +151,11 @@ class ModelSpec:
     def threshold(self) -> float:
         """The probability of PNEUMONIA at and above which a film is called PNEUMONIA."""
         return self.operating_points[self.operating_point]
+
+    @property
+    def neutral(self) -> float:
+        """PNEUMONIA's logit minus NORMAL's at the threshold."""
+        return neutral_logit(self.threshold, self.temperature)
 
     @property
     def decisions(self) -> tuple[float, ...]:
@@ -177,6 +190,12 @@ class ModelSpec:
         if not path.is_file():
             raise ModelError(f"{path} is missing: run pneumoscan export, which writes it beside the weights")
         return cls.from_json(path.read_text(encoding="utf-8"))
+
+
+def neutral_logit(threshold: float, temperature: float) -> float:
+    """PNEUMONIA's logit minus NORMAL's at a threshold on the probability; finite for thresholds of 0 and 1 too."""
+    inside = min(max(threshold, _LEAST_THRESHOLD), 1.0 - _LEAST_THRESHOLD)
+    return temperature * math.log(inside / (1.0 - inside))
 
 
 def sha256_of(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 from cxr import NOTICE
 from cxr.films.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
 from cxr.json_records import read_file
+from cxr.model.cam import CAM_CELLS
 from cxr.model.spec import ModelSpec
 
 METRICS_FILE: Final = "metrics.json"
@@ -118,6 +119,8 @@ def model_card(
             "operating_points": dict(spec.operating_points),
             "indeterminate": spec.indeterminate and list(spec.indeterminate),
             "cam_scale": spec.cam_scale,
+            "cam_zero": spec.cam_zero,
+            "cam_cells": CAM_CELLS,
         },
         "views": views(spec),
         "flags": dict(FLAGS),

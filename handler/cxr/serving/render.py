@@ -2,7 +2,9 @@
 
 Colour means the same on every film of a model: red is evidence for PNEUMONIA, blue evidence for NORMAL, in logits, and
 full colour is reached at the spec's `cam_scale`. No film is stretched to its own maximum, so a NORMAL film stays cold
-beside a PNEUMONIA film, and where there is no evidence either way the film is left as it is.
+beside a PNEUMONIA film, and where there is no evidence either way the film is left as it is. Where the spec says so
+(`cam_zero`), zero is the decision's neutral point: the evidence of a film called PNEUMONIA is above it on the whole,
+that of a NORMAL film below.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr.predict import Prediction, softmax
-from cxr_training.measure.calibration import fit_cam_scale, fit_operating_points, fit_temperature
+from cxr_training.measure.calibration import fit_band, fit_cam_scale, fit_operating_points, fit_temperature
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
@@ -58,5 +58,30 @@ def test_the_scale_is_the_99th_percentile_of_the_contrast() -> None:
     maps = rng.normal(size=(50, 2, 7, 7)).astype(np.float32)
     zero = np.zeros(2)
     predictions = [Prediction(zero, zero, one, zero, "NORMAL", False) for one in maps]
-    expected = np.percentile(np.abs(maps[:, 1] - maps[:, 0]), 99)
-    assert fit_cam_scale(predictions) == pytest.approx(expected)
+    expected = np.percentile(np.abs(maps[:, 1] - maps[:, 0] - 0.7), 99)
+    assert fit_cam_scale(predictions, 0.7) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0, 3.0, 6.0])
+def test_the_band_holds_the_threshold_and_a_further_film_is_beyond_its_far_end_at_most_once_in_twenty(
+    distance: float,
+) -> None:
+    rng = np.random.default_rng(4)
+    below, above = [], []
+    for _ in range(300):
+        targets = np.repeat([0, 1], [45, 60])
+        probabilities = 1 / (1 + np.exp(-rng.normal(loc=distance * (targets - 0.5))))
+        low, high = fit_band(probabilities, targets, points := fit_operating_points(probabilities, targets))
+        assert 0 <= low <= points["youden"] <= high <= 1
+        assert (probabilities[targets == 1] < low).sum() <= 2  # floor(0.05 * 61) - 1
+        assert (probabilities[targets == 0] > high).sum() <= 1  # floor(0.05 * 46) - 1
+        normal, pneumonia = 1 / (1 + np.exp(-rng.normal(loc=distance * np.array([[-0.5], [0.5]]), size=(2, 100))))
+        below.append((pneumonia < low).mean())
+        above.append((normal > high).mean())
+    assert np.mean(below) < 0.055
+    assert np.mean(above) < 0.055
+
+
+def test_too_few_films_of_a_class_give_no_end_to_the_band() -> None:
+    probabilities, targets = np.linspace(0.1, 0.9, 30), np.repeat([0, 1], [12, 18])
+    assert fit_band(probabilities, targets, {"youden": 0.4}) == (0.0, 1.0)

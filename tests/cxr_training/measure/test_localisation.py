@@ -42,7 +42,7 @@ from tests.cxr_training.pages.test_page import Reader
 from tests.films import film
 
 FEW = Bootstrap(200)
-CELL = Box(256, 86, 170, 170)  # all pixels of a square of 512 that cell r2c4 of 7x7 reaches
+CELL = Box(256, 109, 147, 147)  # all pixels of a square of 512 that cell r2c4 of 7x7 reaches
 LEFT, RIGHT = Box(0, 0, 256, 512), Box(256, 0, 256, 512)
 
 Grid = npt.NDArray[np.float32]
@@ -128,7 +128,7 @@ def test_evidence_that_lies_in_the_box_alone_is_an_energy_of_one_and_beside_it_o
     assert energy(grid, CELL) == pytest.approx(1.0, abs=1e-12)
     assert energy(grid, LEFT) == 0.0
     assert energy(grid, LEFT, CELL) == pytest.approx(1.0, abs=1e-12)
-    assert energy(grid, Box(256, 86, 170, 169)) < 1.0
+    assert energy(grid, Box(256, 109, 147, 146)) < 1.0
 
 
 def test_half_the_evidence_in_the_box_is_an_energy_of_half() -> None:
@@ -155,8 +155,8 @@ def test_the_bias_decides_what_counts_as_evidence() -> None:
     assert looks.has_evidence.tolist() == [True, True, False]
 
 
-def test_the_maximum_lies_where_its_cell_does_the_corner_cells_on_the_corner_pixels() -> None:
-    np.testing.assert_allclose(places(7, 61), [0.5, 10.5, 20.5, 30.5, 40.5, 50.5, 60.5])
+def test_the_maximum_lies_on_the_centre_of_its_cell() -> None:
+    np.testing.assert_allclose(places(7, 70), [5, 15, 25, 35, 45, 55, 65])
     assert places(1, 61).tolist() == [30.5]
     assert peak(grid_of(r2c4=1.0, r4c2=0.5)) == (2, 4)
 
@@ -164,10 +164,10 @@ def test_the_maximum_lies_where_its_cell_does_the_corner_cells_on_the_corner_pix
 @pytest.mark.parametrize(
     ("box", "hit"),
     [
-        (Box(341, 170, 1, 1), True),  # cell r2c4 is at 341.2, 170.8
-        (Box(341.5, 100, 100, 100), False),  # a third of a pixel away; there is no tolerance
+        (Box(329, 182, 1, 1), True),  # cell r2c4 is at 329.1, 182.9
+        (Box(329.5, 100, 100, 100), False),  # a third of a pixel away; there is no tolerance
         (Box(0, 0, 512, 512), True),
-        (Box(170, 341, 1, 1), False),  # rows and columns are not mixed up
+        (Box(182, 329, 1, 1), False),  # rows and columns are not mixed up
     ],
 )
 def test_the_map_hits_where_its_maximum_lies_in_a_box(box: Box, hit: bool) -> None:
@@ -198,15 +198,13 @@ def test_both_figures_agree_with_scipys_zoom_and_a_mask_pixel_by_pixel(seed: int
         for row in range(*y):
             for column in range(*x):
                 mask[row, column] = True
-    large = zoom(grid.astype(np.float64) + bias, 512 / 7, order=1)
+    large = zoom(grid.astype(np.float64) + bias, 512 / 7, order=1, grid_mode=True, mode="nearest")
     looks = looks_of([marked(*boxes, height=height, width=width)], [says(grid, bias)])
     assert looks.area[0] == pytest.approx(mask.mean())
     expected = large[mask & (large > 0)].sum() / large[large > 0].sum()
     assert looks.energy[0, 0] == pytest.approx(expected, rel=1e-5)
-    row, column = np.unravel_index(large.argmax(), large.shape)
-    cell = peak(grid)
-    assert abs(places(7)[cell[0]] - 0.5 - row) < 1
-    assert abs(places(7)[cell[1]] - 0.5 - column) < 1
+    row, column = (int(place) for place in np.unravel_index(large.argmax(), large.shape))
+    assert (row * 7 // 512, column * 7 // 512) == peak(grid)
 
 
 def test_the_same_film_at_another_size_gives_the_same_figures() -> None:
@@ -226,7 +224,7 @@ def test_figures_are_means_over_films_and_a_film_without_evidence_counts_as_zero
     assert everything.without_evidence == 1
     assert everything.energy == pytest.approx(0.5)
     assert everything.pointing == 0.5  # of the cold map the first of the least cold cells counts; it is in no box
-    assert everything.area == pytest.approx(170**2 / 512**2)
+    assert everything.area == pytest.approx(147**2 / 512**2)
     assert (called.films, called.pointing, called.energy) == (2, 0.5, pytest.approx(0.5))
     assert everything.exact_ci == ("pointing", "pointing_mean_map")  # four patients
     assert everything.pointing_ci == pytest.approx([0.0676, 0.9324], abs=1e-4)  # Clopper-Pearson of 2 in 4
@@ -352,7 +350,7 @@ def test_boxes_are_drawn_on_the_film_and_on_the_map(tmp_path: Path) -> None:
         assert white[120:320, start + 80].all()
         assert white[120:320, start + 239].all()
         assert not white[125:315, start + 85 : start + 235].any()
-    assert white[447, 448 + 8 + 442]  # the cross, in the corner of the map alone
+    assert white[416, 448 + 8 + 416 - 5]  # the cross, in the corner cell of the map alone
     assert not white[447, 442]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
+from cxr.model.cam import about_decision
+from cxr.model.spec import neutral_logit
 from cxr.predict import Prediction, softmax
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.runs import Calibration
@@ -19,6 +21,7 @@ POINTS: Final = {  # what `fit_operating_points` fits, in words
     "sensitivity_95": f"highest threshold that still finds {100 * _LEVEL:g} % of the PNEUMONIA films",
     "specificity_95": f"lowest threshold that still clears {100 * _LEVEL:g} % of the NORMAL films",
 }
+_DECIDES: Final = "youden"
 _CAM_PERCENTILE: Final = 99.0
 
 
@@ -60,9 +63,45 @@ def fit_operating_points(probabilities: Floats, targets: Targets) -> dict[str, f
     }
 
 
-def fit_cam_scale(predictions: Sequence[Prediction]) -> float:
-    """Logits at which the heat map is at full colour: the 99th percentile of the map cells' size."""
-    cells = np.abs([prediction.explain("contrast").grid for prediction in predictions])
+def fit_band(probabilities: Floats, targets: Targets, points: Mapping[str, float]) -> tuple[float, float]:
+    """The indeterminate band: it holds the threshold, and few films of either class lie beyond its far end.
+
+    Below the band lie at most 5 % of the PNEUMONIA films, above it at most 5 % of the NORMAL ones. Each end is the one
+    that a further film of the class passes with a chance of at most 5 %, were it drawn as the validation films were:
+    of n films of a class, at most floor(0.05 (n + 1)) - 1 may lie beyond. Classes of under 19 films give no such end;
+    then the band reaches to 0 or 1.
+
+    References
+    ----------
+    Vovk, Gammerman, Shafer (2005): Algorithmic Learning in a Random World, section 2.2 (conformal prediction).
+    """
+    positive, negative = np.sort(probabilities[targets == 1]), np.sort(-probabilities[targets == 0])
+    low = min(_conformal_end(positive, 0.0), points[_DECIDES])
+    high = max(-_conformal_end(negative, -1.0), points[_DECIDES])
+    return float(low), float(high)
+
+
+def _conformal_end(rising: Floats, without: float) -> float:
+    """The value below which a further one lies with a chance of at most 5 %; `without` where there are too few."""
+    rank = int((1.0 - _LEVEL) * (len(rising) + 1) + 1e-9)
+    if rank < 1:
+        return without
+    before = rising[rank - 2] if rank > 1 else without
+    return float((before + rising[rank - 1]) / 2.0)
+
+
+def fit_cam_scale(predictions: Sequence[Prediction], neutral: float) -> float:
+    """Logits at which the heat map is at full colour: the 99th percentile of the map cells' size, about the decision.
+
+    Parameters
+    ----------
+    predictions
+        With the head's own bias beside the maps.
+    neutral
+        PNEUMONIA's logit minus NORMAL's at the threshold.
+    """
+    moved = (about_decision(one.maps, one.bias, neutral)[0] for one in predictions)
+    cells = np.abs([pneumonia - normal for normal, pneumonia in moved])
     return max(float(np.percentile(cells, _CAM_PERCENTILE)), 1e-3)
 
 
@@ -80,6 +119,14 @@ def calibrate(predictions: Sequence[Prediction], targets: Targets, weights_sha25
     """
     logits = np.stack([prediction.logits for prediction in predictions])
     temperature = fit_temperature(logits, targets)
-    points = fit_operating_points(softmax(logits, temperature)[:, 1], targets)
-    low, high = sorted((points["sensitivity_95"], points["specificity_95"]))
-    return Calibration(weights_sha256, temperature, points, "youden", (low, high), fit_cam_scale(predictions))
+    probabilities = softmax(logits, temperature)[:, 1]
+    points = fit_operating_points(probabilities, targets)
+    return Calibration(
+        weights_sha256,
+        temperature,
+        points,
+        _DECIDES,
+        fit_band(probabilities, targets, points),
+        fit_cam_scale(predictions, neutral_logit(points[_DECIDES], temperature)),
+        cam_zero="decision",
+    )

@@ -4,15 +4,14 @@ Two figures, for films of PNEUMONIA that have a box:
 
 - pointing: whether the map has its maximum in a box. No tolerance around the boxes is given; Zhang et al. allow 15
   pixels, which counts near misses as hits.
-- energy: the share of the evidence for PNEUMONIA that lies in boxes. A cell of the map plus the bias is the logit that
-  cell alone would give, for the logit is the mean of these; what is above 0 is evidence for PNEUMONIA.
+- energy: the share of the evidence for PNEUMONIA that lies in boxes (`cxr.predict.Prediction.evidence`): of what the
+  map shows in red, where its zero is the decision's neutral point, else of the cells that would be PNEUMONIA alone.
 
 Both are worked out for the map of every film on the boxes of every film: how a map does on boxes of other patients is
 what it owes to chance and to knowing where lungs are, and only what it does better on its own film was seen there.
 
-The map is the served one, bilinear with the corner cells on the corner pixels (`cxr.model.cam.upsample`), laid out on
-512x512 pixels with the boxes scaled to it: the network sees every film as a square too, and shares of the film stay the
-same.
+The map is the served one, bilinear between the centres of its cells (`cxr.model.cam.upsample`), laid out on 512x512
+pixels with the boxes scaled to it: the network sees every film as a square too, and shares of the film stay the same.
 
 References
 ----------
@@ -84,14 +83,11 @@ def look(marked: Iterable[Marked | None], predictions: Iterable[Prediction]) -> 
     if not chosen:
         return None
     films, said = zip(*chosen, strict=True)
-    explanations = [prediction.explain("contrast") for prediction in said]
-    grids = np.stack([one.grid for one in explanations])
-    biases = np.array([one.bias for one in explanations], dtype=np.float32)
+    grids = np.stack([prediction.evidence for prediction in said])
     mean: Cam = grids.mean(axis=0, dtype=np.float64).astype(np.float32)
     rectangles = [disjoint(_on_square(film)) for film in films]
     hits = np.stack([cells_inside(mean.shape, own) for own in rectangles])
-    local = grids + biases[:, None, None]
-    energy = np.stack([energy_inside(one, rectangles) for one in local], axis=1)
+    energy = np.stack([energy_inside(grid, rectangles) for grid in grids], axis=1)
     return Looks(
         films,
         said,
@@ -99,16 +95,14 @@ def look(marked: Iterable[Marked | None], predictions: Iterable[Prediction]) -> 
         energy=np.nan_to_num(energy),
         has_evidence=~np.isnan(energy[0]),
         mean_map_pointing=hits[:, *peak(mean)].astype(np.float64),
-        mean_map_energy=energy_inside(mean + biases[0], rectangles),
+        mean_map_energy=energy_inside(mean, rectangles),
         area=np.array([_areas(own).sum() for own in rectangles]) / SIDE**2,
     )
 
 
 def evidence_in_boxes(film: Marked, prediction: Prediction) -> float:
     """The share of the evidence for PNEUMONIA of a film's map that lies in the film's boxes; 0 without evidence."""
-    explanation = prediction.explain("contrast")
-    local = explanation.grid + np.float32(explanation.bias)
-    return float(np.nan_to_num(energy_inside(local, [disjoint(_on_square(film))])[0]))
+    return float(np.nan_to_num(energy_inside(prediction.evidence, [disjoint(_on_square(film))])[0]))
 
 
 def _on_square(film: Marked) -> list[Box]:
@@ -146,10 +140,8 @@ def peak(grid: Cam) -> tuple[int, int]:
 
 
 def places(cells: int, pixels: float = SIDE) -> Floats:
-    """Where a row of cells lies on a row of pixels, the outer cells on the centres of the outer pixels."""
-    if cells == 1:
-        return np.array([pixels / 2.0])
-    return np.linspace(0.5, pixels - 0.5, cells)
+    """Where the centres of a row of cells lie on a row of pixels."""
+    return (np.arange(cells) + 0.5) * pixels / cells
 
 
 def cells_inside(shape: tuple[int, ...], rectangles: Rectangles) -> npt.NDArray[np.bool_]:
@@ -169,7 +161,7 @@ def energy_inside(local: Cam, films: Sequence[Rectangles]) -> Floats:
     Parameters
     ----------
     local
-        (h, w), the logit each cell alone would give: the map plus the bias.
+        (h, w), `cxr.predict.Prediction.evidence`.
     films
         The rectangles of each film, as `disjoint` gives them.
 

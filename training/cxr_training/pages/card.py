@@ -142,7 +142,6 @@ def card_values(facts: Facts) -> dict[str, Any]:
         "mean": ", ".join(f"{value:g}" for value in preprocessing.mean),
         "std": ", ".join(f"{value:g}" for value in preprocessing.std),
         "points": _points_table(spec),
-        "band_ends": _band_ends(spec),
         "collections": _collections_table(facts.training.data),
         "not_commercial": [one for one in facts.training.data if _NON_COMMERCIAL.search(one.licence)],
         "fitted_on": _fitted_on,
@@ -161,13 +160,6 @@ def _points_table(spec: ModelSpec) -> Table:
         for name, value in spec.operating_points.items()
     ]
     return Table(("operating point", "threshold", "how it was fitted"), tuple(rows))
-
-
-def _band_ends(spec: ModelSpec) -> tuple[str, ...]:
-    """The operating points the indeterminate band lies between; empty where they are not its ends."""
-    ends = ("sensitivity_95", "specificity_95")
-    known = sorted(spec.operating_points[name] for name in ends if name in spec.operating_points)
-    return ends if tuple(known) == spec.indeterminate else ()
 
 
 def _collections_table(data: Sequence[Collection]) -> Table:

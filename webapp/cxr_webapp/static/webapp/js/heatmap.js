@@ -12,20 +12,29 @@ const LINES_AT = [0.25, 0.5, 0.75]; // shares of full colour
 const LINE_PNEUMONIA = [255, 190, 60];
 const LINE_NORMAL = [140, 205, 255];
 
-/** Signed evidence of each pixel, -1 to 1: the grid in logits, bilinear with corner cells on corner pixels. */
-export function evidenceMap(grid, scale, width, height) {
+/**
+ * Where pixel `i` of `length` lies between `cells` values: on the centres of the cells, level beyond the outer ones; or, for
+ * models whose card tells of no cells, the outer values on the outer pixels.
+ */
+function placeOf(i, length, cells, onCentres) {
+  if (!onCentres) return length > 1 ? (i * (cells - 1)) / (length - 1) : 0;
+  return Math.min(Math.max(((i + 0.5) * cells) / length - 0.5, 0), cells - 1);
+}
+
+/** Signed evidence of each pixel, -1 to 1: the grid in logits, bilinear. */
+export function evidenceMap(grid, scale, width, height, onCentres = true) {
   const rows = grid.length;
   const columns = grid[0].length;
   const evidence = new Float32Array(width * height);
   const left = new Uint8Array(width);
   const share = new Float32Array(width);
   for (let x = 0; x < width; x++) {
-    const at = width > 1 ? (x * (columns - 1)) / (width - 1) : 0;
+    const at = placeOf(x, width, columns, onCentres);
     left[x] = Math.min(Math.floor(at), Math.max(columns - 2, 0));
     share[x] = at - left[x];
   }
   for (let y = 0, i = 0; y < height; y++) {
-    const at = height > 1 ? (y * (rows - 1)) / (height - 1) : 0;
+    const at = placeOf(y, height, rows, onCentres);
     const top = Math.min(Math.floor(at), Math.max(rows - 2, 0));
     const down = at - top;
     const above = grid[top];

@@ -44,7 +44,7 @@ export async function pictureOf({ pictures, reply, scale }, side = Infinity) {
   const [width, height] = [Math.round(bitmap.width * zoom), Math.round(bitmap.height * zoom)];
   const film = greyOf(bitmap, width, height);
   const evidence = scale
-    ? evidenceMap(reply.cam.grid, scale.cam_scale, width, height)
+    ? evidenceMap(reply.cam.grid, scale.cam_scale, width, height, scale.cam_cells === "centres")
     : evidenceOf(greyOf(await bitmapOf(pictures.heatMap), width, height));
   return { width, height, film, evidence };
 }
