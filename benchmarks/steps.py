@@ -28,7 +28,7 @@ from cxr.model.cam import class_maps, logits_of
 from cxr.model.network import build, features, pool, use_exact_float32
 from cxr.model.parity import ENGINES, REFERENCE
 from cxr.model.preprocess import to_tensor
-from cxr.model.spec import DECODES, Preprocessing
+from cxr.model.spec import DECODES, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from cxr.predict import Predictor, resolve_device
 from cxr_training.data.progress import progress_bar
 
@@ -227,7 +227,7 @@ def tutorial_tensor(data: bytes) -> torch.Tensor:
         picture = Image.fromarray(((stored - low) / max(high - low, 1) * 255).astype(np.uint8))
     else:
         picture = Image.open(io.BytesIO(data))
-    steps = tutorial_steps(224, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    steps = tutorial_steps(224, list(IMAGENET_MEAN), list(IMAGENET_STD))
     tensor: torch.Tensor = steps(picture.convert("RGB"))
     return tensor
 

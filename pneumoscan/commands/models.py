@@ -242,26 +242,18 @@ def _say(options: Common, text: str, **more: str) -> None:
     print(json.dumps({"done": text, **state, **more}, indent=2))
 
 
-OPTIONS: Final[dict[str, type[Common]]] = {
-    "list": List,
-    "register": Register,
-    "verify": Verify,
-    "promote": Promote,
-    "rollback": Rollback,
-    "retire": Retire,
-    "export": Export,
-    "import": Import,
+_COMMANDS: Final[dict[str, tuple[type[Common], Callable[[Any], int]]]] = {
+    "list": (List, list_versions),
+    "register": (Register, register),
+    "verify": (Verify, verify),
+    "promote": (Promote, promote),
+    "rollback": (Rollback, rollback),
+    "retire": (Retire, retire),
+    "export": (Export, export),
+    "import": (Import, import_),
 }
-_RUN: Final[dict[type[Common], Callable[[Any], int]]] = {
-    List: list_versions,
-    Register: register,
-    Verify: verify,
-    Promote: promote,
-    Rollback: rollback,
-    Retire: retire,
-    Export: export,
-    Import: import_,
-}
+OPTIONS: Final = {name: options for name, (options, _) in _COMMANDS.items()}
+_RUN: Final = dict(_COMMANDS.values())
 
 
 def run(options: Common) -> int:
