@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from cxr.films.sandbox import SANDBOX
 from tests.programs import MISSING
 
 # In the environment of every process that a test starts, so that those a killed test left are found.
@@ -56,6 +57,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     run = session.config.stash.get(_RUN, None)
     if run is None:  # a process of xdist: the one that started it looks
         return
+    SANDBOX.close()  # the helper of this process, which ends with it
     terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     for command in _end_all(run):
         terminal.write_line(f"left behind by a test and ended now: {command}")

@@ -22,6 +22,7 @@ from cxr.errors import InputError
 from cxr.films.dicom_header import plain_text
 from cxr.films.pictures import JPEG_START, jpeg_segments
 from cxr.films.sandbox import decode_in_sandbox, is_installed
+from cxr.films.stream_codecs import Coded
 
 Stored = npt.NDArray[np.int32]
 
@@ -290,11 +291,13 @@ def _decode(frame: bytes, syntax: uid.UID, stream: Layout) -> npt.NDArray[Any]:
     if syntax == uid.JPEGBaseline8Bit:
         with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
             return np.asarray(picture)
-    layout = (stream.width, stream.height, stream.bits, stream.components)
+    coded = Coded(_SANDBOXED[syntax], stream.width, stream.height, stream.bits, stream.components)
     try:
-        pixels = decode_in_sandbox(_SANDBOXED[syntax], frame, *layout)
+        pixels = decode_in_sandbox(coded, frame)
     except TimeoutError as error:
         raise InputError("OVERLOADED", "no processor was free to decode the film; send it again later.") from error
+    except ConnectionError as error:
+        raise InputError("OVERLOADED", "the film's decoder was stopped from outside; send it again.") from error
     kind = f"<{'i' if stream.signed else 'u'}{1 if stream.bits <= 8 else 2}"
     shape = (stream.height, stream.width) if stream.components == 1 else (stream.height, stream.width, 3)
     return np.frombuffer(pixels, kind).reshape(shape)

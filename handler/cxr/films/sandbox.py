@@ -1,47 +1,55 @@
-"""Decoders that a damaged stream can bring down, in a process of their own.
+"""Decoders that a damaged stream can bring down, in a process of their own with limits on time and memory.
 
-GDCM 3.2 ends its process where one of its assertions fails, prints, and goes on after damage; the CharLS of pyjpegls
-1.5 can take many seconds over 3 kB; OpenJPEG 2.5 takes gigabytes for a film that 1 kB cuts into precincts of one pixel.
-The other process costs about 0.1 s. This file is its program too, so it imports nothing of ours.
+A process for each stream would cost 0.1 s of imports. So every worker has one helper (`cxr.films.sandbox_helper`) that
+has imported the libraries and forks for each stream; it is started when first needed, again where it has died, and it
+ends with the worker.
 """
 
 from __future__ import annotations
 
-import importlib
+import atexit
 import importlib.util
-import io
 import os
 import signal
+import socket
 import subprocess
 import sys
-from array import array
+import threading
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from cxr.films.sandbox_helper import ENDED, IS_UNPREPARED, LATE, OUTCOME, Order
+from cxr.films.stream_codecs import LIBRARIES, Coded
 
 _SECONDS: Final = 3  # of processor time, and more for large films
 _PIXELS_A_SECOND: Final = 3_000_000  # the libraries decode several times as many
 _WALL_FACTOR: Final = 2.0  # other processes want the processors too
 _MEMORY: Final = 1 << 30  # of address space, which libraries take too
 _MEMORY_A_PIXEL: Final = 40
-# What libjpeg says where a stream ends early or holds what is no code; it then makes up the rest of the film.
-_DAMAGE: Final = (b"remature end", b"bad Huffman code")
-_KEPT: Final[list[Any]] = []  # GDCM 3.2 aborts where Python frees its objects in the order of the names
+_ATTEMPTS: Final = 2  # where the process is ended from outside
+_START_S: Final = 30.0  # the longest that a helper takes to import the libraries on a machine that is busy
+_ANSWER_S: Final = 5.0  # the longest that one that has imported them takes to say that a time limit has passed
+_STOP_S: Final = 1.0
+# What a stream does to its decoder: errors of its program, and the limit on its time. Others come from outside.
+_OWN_FAULTS: Final = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGXCPU}
+)
+_PROGRAM: Final = """
+import sys
+sys.path[:0] = [sys.argv[2]]
+sys.path += sys.argv[3:]
+from cxr.films.sandbox_helper import main
+main(int(sys.argv[1]))
+"""
 
 
 def is_installed(library: str) -> bool:
-    """Whether a library, ``gdcm``, ``_CharLS`` or ``_openjpeg``, is installed."""
+    """Whether a library, one of `cxr.films.stream_codecs.LIBRARIES`, is installed."""
     return importlib.util.find_spec(library) is not None
 
 
-def decode_in_sandbox(library: str, stream: bytes, width: int, height: int, bits: int, components: int = 1) -> bytes:
-    """The values of a stream, each in one byte where `bits` is at most 8, or else in two, low byte first.
-
-    Parameters
-    ----------
-    library
-        ``gdcm`` for JPEG; ``_CharLS``, of pyjpegls, for JPEG-LS; ``_openjpeg``, of pylibjpeg-openjpeg, for JPEG 2000.
-    stream
-        A stream that announces `width`, `height`, `bits` and `components`; those of a pixel come one after another.
+def decode_in_sandbox(coded: Coded, stream: bytes) -> bytes:
+    """The values of a stream that is what `coded` says: `Coded.size` bytes.
 
     Raises
     ------
@@ -49,111 +57,160 @@ def decode_in_sandbox(library: str, stream: bytes, width: int, height: int, bits
         The library fails on the stream, or says it is damaged.
     TimeoutError
         The machine is so busy that the process did not get its time.
+    ConnectionError
+        The process was ended from outside, and again.
     MemoryError
         The system cannot start a process, or killed it.
     """
-    found = importlib.util.find_spec(library)
-    if found is None or found.origin is None:
-        raise ValueError(f"{library} is not installed")
-    folder = str(Path(found.origin).parent)
-    seconds = _SECONDS + width * height * components // _PIXELS_A_SECOND
-    memory = _MEMORY + width * height * components * _MEMORY_A_PIXEL
-    numbers = [str(number) for number in (width, height, bits, components, seconds, memory)]
-    command = [sys.executable, "-I", __file__, library, folder, *numbers]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads reserve memory of the limit
+    seconds = _SECONDS + coded.values // _PIXELS_A_SECOND
+    order = Order(coded, seconds, seconds * _WALL_FACTOR, _MEMORY + coded.values * _MEMORY_A_PIXEL)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return _values(order, stream)
+        except ConnectionError:
+            if attempt == _ATTEMPTS:
+                raise
+    raise AssertionError
+
+
+def _values(order: Order, stream: bytes) -> bytes:
+    film = os.memfd_create("film")
     try:
-        done = subprocess.run(
-            command, input=stream, capture_output=True, timeout=seconds * _WALL_FACTOR, check=False, env=environment
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"no answer within {error.timeout:.0f} s") from error
-    except OSError as error:
-        raise MemoryError("no process could be started") from error
-    if done.returncode == -signal.SIGKILL:
-        raise MemoryError("the process was killed")
-    if done.returncode or any(message in done.stderr for message in _DAMAGE):
-        raise ValueError(f"{library} ended with {done.returncode}")
-    return done.stdout
+        with memoryview(stream) as rest:
+            written = 0
+            while written < len(rest):
+                written += os.write(film, rest[written:])
+        kind, number = SANDBOX.outcome(order, film)
+        if kind == LATE:
+            raise TimeoutError(f"no answer within {order.wall_s:.0f} s")
+        if kind != ENDED:
+            raise MemoryError(f"no process could be started: {os.strerror(number)}")
+        _check_ended(number, order.coded.library)
+        return os.pread(film, order.coded.size, 0)
+    finally:
+        os.close(film)
 
 
-def _through_charls(stream: bytes, width: int, height: int, components: int) -> bytes:
-    charls = importlib.import_module("_CharLS")
-    header = charls.read_header(stream)
-    if (header["width"], header["height"], header["components"]) != (width, height, components):
-        raise ValueError("another size than announced")  # an LSE segment can change it: ITU-T T.870 C.2.4.1.4
-    pixels = bytes(charls._decode(stream))
-    if components == 1 or header["interleave_mode"] != 0:
-        return pixels
-    planes = array("B" if header["bits_per_sample"] <= 8 else "H", pixels)
-    mixed, size = array(planes.typecode, bytes(len(pixels))), len(planes) // components
-    for place in range(components):
-        mixed[place::components] = planes[place * size : (place + 1) * size]
-    return mixed.tobytes()
-
-
-def _through_openjpeg(stream: bytes) -> bytes:
-    code, pixels = importlib.import_module("_openjpeg").decode(io.BytesIO(stream), 0, as_array=False)
-    if code:
-        raise ValueError(f"error {code}")
-    return bytes(pixels)
-
-
-def _through_gdcm(stream: bytes, width: int, height: int, bits: int, components: int) -> bytes:
-    gdcm: Any = importlib.import_module("gdcm")
-    fragment = gdcm.Fragment()
-    fragment.SetByteStringValue(stream)
-    fragments = gdcm.SequenceOfFragments.New()
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((width, height, 1))
-    image.SetDataElement(element)
-    interpretation = gdcm.PhotometricInterpretation
-    kind = interpretation.MONOCHROME2 if components == 1 else interpretation.RGB
-    image.SetPhotometricInterpretation(interpretation(kind))
-    # The process, lossless or not, is read from the stream. It aborts where bits stored and allocated differ.
-    container = 8 if bits <= 8 else 16
-    image.SetPixelFormat(gdcm.PixelFormat(components, container, container, container - 1, 0))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14))
-    change = gdcm.ImageChangeTransferSyntax()  # Image.GetBuffer would not tell of a failure
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.ExplicitVRLittleEndian))
-    change.SetInput(image)
-    if not change.Change():
-        raise ValueError("not decoded")
-    _KEPT.extend((fragments, image, change))
-    pixels: str = change.GetOutput().GetDataElement().GetByteValue().GetBuffer()
-    return pixels.encode("utf-8", "surrogateescape")
-
-
-def _set_limits(seconds: int, memory: int) -> None:
-    try:
-        resource: Any = importlib.import_module("resource")
-    except ImportError:  # Windows has none; the time limit outside holds
+def _check_ended(status: int, library: str) -> None:
+    if status == 0:
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the film
+    if os.WIFSIGNALED(status):
+        by = os.WTERMSIG(status)
+        if by == signal.SIGKILL:
+            raise MemoryError("the process was killed")
+        if by not in _OWN_FAULTS:
+            raise ConnectionAbortedError(f"the process was ended by signal {by}")
+    elif os.WEXITSTATUS(status) == IS_UNPREPARED:
+        raise MemoryError("the process had no room to begin")
+    raise ValueError(f"{library} ended with {os.waitstatus_to_exitcode(status)}")
 
 
-def _main() -> None:
-    library, folder = sys.argv[1:3]
-    width, height, bits, components, seconds, memory = (int(number) for number in sys.argv[3:])
-    answer = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no pixel
-    _set_limits(seconds, memory)
-    sys.path.append(folder)
-    stream = sys.stdin.buffer.read()
-    with os.fdopen(answer, "wb") as pixels:
-        if library == "gdcm":
-            pixels.write(_through_gdcm(stream, width, height, bits, components))
-        elif library == "_openjpeg":
-            pixels.write(_through_openjpeg(stream))
-        else:
-            pixels.write(_through_charls(stream, width, height, components))
-    os._exit(0)
+class _Helper:
+    """A helper that runs, and the socket for its orders."""
+
+    def __init__(self) -> None:
+        found = [importlib.util.find_spec(library) for library in LIBRARIES]
+        folders = {str(Path(spec.origin).parent) for spec in found if spec is not None and spec.origin is not None}
+        # In whole messages, so that threads can send at the same time
+        self.orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        root = str(Path(__file__).parents[2])
+        with theirs:
+            command = [sys.executable, "-I", "-c", _PROGRAM, str(theirs.fileno()), root, *sorted(folders)]
+            # numpy's threads reserve memory of the limit, and a process with threads is not safely forked
+            environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                )
+            except OSError as error:
+                self.orders.close()
+                raise MemoryError("no process could be started") from error
+        self.orders.settimeout(_START_S)
+        self.has_answered = False
+
+    def outcome(self, order: Order, film: int) -> tuple[int, int]:
+        """As `_Sandbox.outcome`."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                socket.send_fds(self.orders, [order.to_bytes()], [film, theirs.fileno()])
+            ours.settimeout(order.wall_s + (_ANSWER_S if self.has_answered else _START_S))
+            data = ours.recv(OUTCOME.size)
+        if len(data) < OUTCOME.size:
+            raise ConnectionResetError("the decoders' process has ended")
+        self.has_answered = True
+        kind, number = OUTCOME.unpack(data)
+        return kind, number
+
+    def stop(self) -> None:
+        """End it, and what it has at work."""
+        self.orders.close()
+        try:
+            self.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
-if __name__ == "__main__":
-    _main()
+class _Sandbox:
+    """The helper of this process, which threads share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._helper: _Helper | None = None
+        self._is_registered = False
+
+    def outcome(self, order: Order, film: int) -> tuple[int, int]:
+        """What became of an order; `film` holds the stream and then its values.
+
+        Raises
+        ------
+        ConnectionError
+            The helper died.
+        TimeoutError
+            It does not answer; it is replaced.
+        MemoryError
+            None can be started.
+        """
+        with self._lock:
+            helper = self._running()
+        try:
+            outcome = helper.outcome(order, film)
+        except (ConnectionError, TimeoutError):
+            with self._lock:
+                if self._helper is helper:
+                    self._helper = None
+            helper.stop()
+            raise
+        return outcome
+
+    def _running(self) -> _Helper:
+        if self._helper is None:
+            self._helper = _Helper()
+            if not self._is_registered:
+                self._is_registered = True
+                atexit.register(self.close)
+                os.register_at_fork(after_in_child=self._forget)
+        return self._helper
+
+    def close(self) -> None:
+        """Stop the helper; the next order starts another."""
+        with self._lock:
+            if self._helper is not None:
+                self._helper.stop()
+                self._helper = None
+
+    def _forget(self) -> None:
+        """In a fork of this process: the helper is its parent's, and must not wait for the fork to end as well."""
+        self._lock = threading.Lock()
+        if self._helper is not None:
+            self._helper.orders.close()
+            self._helper.process.returncode = 0  # not this process's child: nothing to wait for
+            self._helper = None
+
+
+SANDBOX: Final = _Sandbox()

@@ -308,6 +308,7 @@ def test_a_decoder_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_system_without_room_for_a_process_is_out_of_memory_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart.SANDBOX.close()
     monkeypatch.setattr(apart.sys, "executable", "/nowhere/python")
     with pytest.raises(MemoryError):
         decode(ramp_in(JPEGExtended12Bit, RAMP_12_BIT))
