@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
@@ -33,9 +33,25 @@ def find_films(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        for film in _walk(path) if path.is_dir() else [path]:
+        for film in _walk(path, _is_film) if path.is_dir() else [path]:
             films.setdefault(film.resolve(), film)
     return list(films.values())
+
+
+def find_dicom(path: Path) -> list[Path]:
+    """Give the DICOM files of a folder and the folders in it by their first bytes, in the order of their names.
+
+    A file that is named is taken as it is; hidden files and ``DICOMDIR`` are left out as in `find_films`. One without
+    the mark of DICOM is found by its suffix alone.
+
+    Raises
+    ------
+    FileNotFoundError
+        The path does not exist.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    return list(_walk(path, _is_dicom)) if path.is_dir() else [path]
 
 
 def picture_names(films: Sequence[Path], kind: str) -> list[str]:
@@ -70,14 +86,22 @@ def picture_names(films: Sequence[Path], kind: str) -> list[str]:
     return names
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, is_wanted: Callable[[Path], bool]) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(entry)
-        elif entry.suffix.lower() in SUFFIXES or (not _has_suffix(entry) and _looks_like_film(entry)):
+            yield from _walk(entry, is_wanted)
+        elif is_wanted(entry):
             yield entry
+
+
+def _is_film(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or (not _has_suffix(path) and any(_starts_as(path)))
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in (".dcm", ".dicom") or _starts_as(path)[-1]
 
 
 def _has_suffix(path: Path) -> bool:
@@ -85,9 +109,10 @@ def _has_suffix(path: Path) -> bool:
     return path.suffix != "" and not path.suffix[1:].isdigit()
 
 
-def _looks_like_film(path: Path) -> bool:
+def _starts_as(path: Path) -> list[bool]:
+    """Whether the first bytes of a file are those of each format."""
     if path.name.upper() == "DICOMDIR" or not path.is_file():
-        return False
+        return [False] * len(_MAGIC)
     with path.open("rb") as file:
         head = file.read(132)
-    return any(head[start : start + len(magic)] == magic for start, magic in _MAGIC)
+    return [head[start : start + len(magic)] == magic for start, magic in _MAGIC]

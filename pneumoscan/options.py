@@ -138,6 +138,8 @@ def parser_of(
 
 def _common(options: Sequence[type[Any]]) -> type[Any] | None:
     """The dataclass that all of them extend, if any; its options may stand before the command as well as after it."""
+    if len(options) == 1:  # which would extend itself
+        return None
     shared = [one for one in options[0].__mro__ if all(issubclass(other, one) for other in options)]
     return next((one for one in shared if dataclasses.is_dataclass(one)), None)
 

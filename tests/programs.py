@@ -23,6 +23,8 @@ PACKAGES: Final = {
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "npm": "npm",
+    "dciodvfy": "dicom3tools",
+    "dsrdump": "dcmtk",
 }
 
 
@@ -50,6 +52,7 @@ NEEDS_NGINX: Final = needs("nginx")
 NEEDS_PROMETHEUS: Final = needs("prometheus", "promtool")
 NEEDS_BROWSER: Final = needs("chromium", "chromedriver")
 NEEDS_NPM: Final = needs("npm")
+NEEDS_DICOM_TOOLS: Final = needs("dciodvfy", "dsrdump")
 NEEDS_JAVA: Final = _needs_java()
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ WINGS: Final = {
             "tracking",
         ),
         "metrics_report",
-        *("server", "versions", "edge", "archive", "cli", "pipeline", "commands"),
+        *("server", "versions", "edge", "dicom", "archive", "cli", "pipeline", "commands"),
     ],
 }
 # What stands beside the wings: thin commands and what only they use. They import any wing and no wing imports them.

@@ -82,7 +82,8 @@ def run(options: Options) -> int:
         films, pictures = _plan(options)
     except OSError as error:
         raise UsageError(str(error)) from error
-    outcomes = _ask_all(options, _client(options), films, pictures)
+    client = connect(options.url, options.ca, timeout_s=options.timeout, connections=options.jobs)
+    outcomes = _ask_all(options, client, films, pictures)
     write = write_json if options.json else write_csv if options.csv else write_table
     write(outcomes, sys.stdout)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -143,13 +144,20 @@ def _plan(options: Options) -> tuple[list[Path], list[Path | None]]:
     return films, pictures
 
 
-def _client(options: Options) -> InferenceClient:
-    if options.ca is not None and not options.ca.is_file():
-        raise UsageError(f"--ca {options.ca} is no file: give the edge's certificate, PEM")
+def connect(url: str, ca: Path | None, *, timeout_s: float, connections: int) -> InferenceClient:
+    """The client of a server; the key of an edge is taken from the environment.
+
+    Raises
+    ------
+    UsageError
+        Certificate or key cannot be used.
+    """
+    if ca is not None and not ca.is_file():
+        raise UsageError(f"--ca {ca} is no file: give the edge's certificate, PEM")
     # From the environment: an argument would be seen by every user of the machine.
     key = os.environ.get("PNEUMOSCAN_KEY")
     try:
-        return InferenceClient(options.url, timeout_s=options.timeout, connections=options.jobs, key=key, ca=options.ca)
+        return InferenceClient(url, timeout_s=timeout_s, connections=connections, key=key, ca=ca)
     except ValueError as error:
         raise UsageError(f"PNEUMOSCAN_KEY: {error}") from error
 
