@@ -32,8 +32,9 @@ def decode(data: bytes, least_side: int | None = None) -> Film:
     data
         The whole file.
     least_side
-        Pixels that the caller needs each side to have: a JPEG with more may come at a half, a quarter or an eighth of
-        its size, which its coding in blocks of 8 x 8 gives several times as fast. None for every pixel.
+        Pixels that the caller needs each side to have: a JPEG with more, or a DICOM film in JPEG or JPEG 2000, may come
+        at a half, a quarter or an eighth of its size, which the coding gives several times as fast. None for every
+        pixel.
 
     Raises
     ------
@@ -48,7 +49,7 @@ def decode(data: bytes, least_side: int | None = None) -> Film:
     if data.startswith((JPEG_START, PNG_START)):
         film = _read_picture(data, least_side)
     elif is_dicom(data):
-        film, refusal = read_dicom(data)
+        film, refusal = read_dicom(data, least_side)
     else:
         raise InputError(
             "UNKNOWN_FORMAT", "the first bytes are of no JPEG, PNG or DICOM file; send the file itself, unchanged."

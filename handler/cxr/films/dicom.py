@@ -13,16 +13,22 @@ from PIL import Image
 from pydicom import Dataset
 
 from cxr.errors import InputError
-from cxr.films.dicom_codecs import GREY, PALETTE, Frame, Stored, read_stored
+from cxr.films.dicom_codecs import GREY, PALETTE, read_stored
 from cxr.films.dicom_greys import greys
 from cxr.films.dicom_header import read_header, word_bytes, words
 from cxr.films.dicom_tags import Claims, TagRefusal, read_claims
 from cxr.films.film import Film, ImageInfo, Pixels, unit_to_uint8
 from cxr.films.greys import MAX_COLOUR, check_grey, colour_of, luminance
+from cxr.films.stored_values import Frame, Stored
 
 
-def read_dicom(data: bytes) -> tuple[Film, TagRefusal | None]:
+def read_dicom(data: bytes, least_side: int | None = None) -> tuple[Film, TagRefusal | None]:
     """The film in a DICOM file, and what its tags have against it, which whoever sent it may overrule.
+
+    Parameters
+    ----------
+    data, least_side
+        As in `cxr.films.decode.decode`.
 
     Raises
     ------
@@ -30,26 +36,28 @@ def read_dicom(data: bytes) -> tuple[Film, TagRefusal | None]:
         With the code that says what is wrong with it.
     """
     try:
-        return _read(data)
+        return _read(data, least_side)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom 3.0 and its decoders raise whatever the damage leads to
         raise InputError("DAMAGED_IMAGE", "the DICOM file cannot be read. Export it again.") from error
 
 
-def _read(data: bytes) -> tuple[Film, TagRefusal | None]:
+def _read(data: bytes, least_side: int | None) -> tuple[Film, TagRefusal | None]:
     dataset = read_header(data)
     claims = read_claims(dataset)
-    frame = read_stored(dataset)
+    frame = read_stored(dataset, least_side)
     pixels, flags = _shown(frame, claims, dataset)
     flags = tuple(dict.fromkeys((*claims.flags, *frame.flags, *flags)))
     if claims.flipped or claims.quarter_turns:
         pixels = np.ascontiguousarray(np.rot90(pixels[::-1] if claims.flipped else pixels, claims.quarter_turns))
         flags = (*flags, "turned")
+    sides = int(dataset.Columns), int(dataset.Rows)
+    width, height = sides[::-1] if claims.quarter_turns % 2 else sides
     info = ImageInfo(
         format="DICOM",
-        width=pixels.shape[1],
-        height=pixels.shape[0],
+        width=width,
+        height=height,
         bits=frame.bits,
         photometric_interpretation=claims.photometric,
         view_position=claims.view,

@@ -6,9 +6,9 @@ a compressed stream announces is compared with the tags first, because decoders 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
-from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any, Final
 
@@ -22,20 +22,23 @@ from cxr.errors import InputError
 from cxr.films.dicom_header import plain_text
 from cxr.films.pictures import JPEG_START, jpeg_segments
 from cxr.films.sandbox import decode_in_sandbox, is_installed
+from cxr.films.stored_values import Frame, Layout, fit, fit_reduced, padding_limits
 from cxr.films.stream_codecs import Coded
-
-Stored = npt.NDArray[np.int32]
 
 GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 PALETTE: Final = "PALETTE COLOR"
 _HALVED: Final = ("YBR_FULL_422", "YBR_PARTIAL_422")
 _NATIVE: Final = frozenset({uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian})
-_SANDBOXED: Final[dict[uid.UID, str]] = {
-    **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), "gdcm"),
-    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "_CharLS"),
-    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "_openjpeg"),
-    **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "_openjpeg"),
+_JPEG_2000: Final = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
+# Of two the first has a try: it is several times as fast, gives the same values, and says of less that it is no damage.
+_SANDBOXED: Final[dict[uid.UID, tuple[str, ...]]] = {
+    **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), ("libjpeg", "gdcm")),
+    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), ("_CharLS",)),
+    **dict.fromkeys(_JPEG_2000, ("_openjpeg",)),
 }
+# Those that give a half, a quarter or an eighth of the pixels of a side for less than all of them.
+_REDUCING: Final[dict[uid.UID, str]] = {uid.JPEGExtended12Bit: "libjpeg", **dict.fromkeys(_JPEG_2000, "PIL")}
+_MOST_HALVINGS: Final = 3
 _LOSSY: Final = frozenset(
     {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K}
 )
@@ -47,46 +50,26 @@ _FRAME_MARKERS: Final[dict[uid.UID, tuple[int, ...]]] = {
     **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), (0xF7,)),
 }
 _ALL_FRAME_MARKERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+_MOST_A_BYTE: Final = 64  # that RLE unpacks to: 128 from two
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _MAX_FRAGMENTS: Final = 5000
 _JP2_START: Final = b"\x00\x00\x00\x0cjP  "
 _CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
 _STARTS: Final = (JPEG_START, _JP2_START, _CODESTREAM_START)
-_LOSSY_OUTSIDE: Final = 0.001  # share of the pixels that lossy coding may push beyond the range
-_CLEARLY: Final = 2.0  # times as large are the steps that an overlay makes as those of the film under it
-_ROWS_LOOKED_AT: Final = 256
-_SIDE_BY_SIDE: Final = 0.5  # share of them
-_FEWEST_STEPS: Final = 20  # tell nothing
+_COD: Final = 0xFF52
+_MOST_SEGMENTS: Final = 100  # before it
 _MAX_TILES: Final = 4096  # OpenJPEG takes 6 kB for each before it reads one; 50 million pixels in 128 x 128 have 3,052
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How pixels lie in a frame, by the tags or by the compressed stream itself."""
-
-    width: int
-    height: int
-    components: int
-    bits: int
-    signed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """The values of a frame: (H, W), or (H, W, 3) of a coloured one, with the bits they have and flags."""
-
-    values: Stored
-    bits: int
-    flags: tuple[str, ...] = ()
-
-
-def read_stored(dataset: Dataset) -> Frame:
+def read_stored(dataset: Dataset, least_side: int | None = None) -> Frame:
     """The stored values of a file with one frame, with what lies in unused bits taken out.
 
     Parameters
     ----------
     dataset
         With all of the Image Pixel module's tags; its size is one the caller will accept.
+    least_side
+        As in `cxr.films.decode.decode`.
 
     Raises
     ------
@@ -98,10 +81,10 @@ def read_stored(dataset: Dataset) -> Frame:
         raise InputError("UNSUPPORTED_TRANSFER_SYNTAX", "no decoder for it; send it as Explicit VR Little Endian.")
     allocated, tags = _layout_of_tags(dataset)
     if syntax in _NATIVE:
-        return _fit(_native(dataset, allocated, tags), tags, tags, dataset)
+        return fit(_native(dataset, allocated, tags), tags, tags, dataset)
     frame = _only_frame(dataset)
     if syntax == uid.RLELossless:
-        return _fit(_unpack_rle(frame, allocated, tags), tags, tags, dataset)
+        return fit(_unpack_rle(frame, allocated, tags), tags, tags, dataset)
     if syntax in _FRAME_MARKERS:
         stream = _read_jpeg_header(frame, _FRAME_MARKERS[syntax])
     else:
@@ -109,19 +92,12 @@ def read_stored(dataset: Dataset) -> Frame:
             frame = frame[frame.find(_CODESTREAM_START) :]
         stream = _read_jpeg_2000_header(frame)
     _check_stream(stream, tags, allocated)
-    return _fit(_decode(frame, syntax, stream), stream, tags, dataset, lossy=syntax in _LOSSY)
-
-
-def padding_limits(dataset: Dataset) -> tuple[int, int] | None:
-    """The lowest and the highest stored value that are padding: PS3.3 C.7.5.1.1.2; None without any."""
-    padding = dataset.get("PixelPaddingValue")
-    if padding is None:
-        return None
-    # Writers give it in the wrong one of its two VRs: 63536 for -2000
-    kind = "iu"[dataset.PixelRepresentation == 0] + str(int(dataset.BitsAllocated) // 8)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    limits = np.array([int(padding), int(padding if limit is None else limit)]).astype(kind)
-    return int(limits.min()), int(limits.max())
+    halvings = _halvings(frame, syntax, stream, tags, least_side)
+    if halvings and _is_as_tagged(stream, tags, dataset):
+        reduced = fit_reduced(_reduced(frame, syntax, stream, halvings), stream, tags, dataset)
+        if reduced is not None:
+            return reduced
+    return fit(_decode(frame, syntax, stream), stream, tags, dataset, lossy=syntax in _LOSSY)
 
 
 def _actual_syntax(dataset: Dataset) -> uid.UID:
@@ -146,7 +122,7 @@ def _actual_syntax(dataset: Dataset) -> uid.UID:
 
 def _can_decode(syntax: uid.UID | None) -> bool:
     if syntax in _SANDBOXED:
-        return is_installed(_SANDBOXED[syntax])
+        return is_installed(_SANDBOXED[syntax][-1])
     return syntax in _NATIVE or syntax in (uid.RLELossless, uid.JPEGBaseline8Bit)
 
 
@@ -220,18 +196,26 @@ def _unpack_rle(frame: bytes, allocated: int, tags: Layout) -> npt.NDArray[Any]:
     if count != a_sample * tags.components:
         raise _damaged(f"{count} RLE segments; the tags call for {a_sample * tags.components}")
     pixels = tags.width * tags.height
-    planes: list[npt.NDArray[Any]] = []
-    for place, (start, end) in enumerate(pairwise([*starts[:count], len(frame)])):
-        plane = np.frombuffer(_unpack_segment(frame[start : min(end, start + 2 * pixels)], pixels), dtype=np.uint8)
-        if place % a_sample:  # the most significant byte first: G.2
-            planes[-1] = planes[-1] << 8 | plane
-        else:
-            planes.append(plane.astype(np.uint16))
-    shaped = [plane.reshape(tags.height, tags.width) for plane in planes]
-    return shaped[0] if len(shaped) == 1 else np.dstack(shaped)
+    parts = [frame[start : min(end, start + 2 * pixels)] for start, end in pairwise([*starts[:count], len(frame)])]
+    planes = [_unpack_segment(part, pixels) for part in parts]
+    values = np.empty((pixels, tags.components, a_sample), np.uint8)
+    for place, plane in enumerate(planes):
+        component, byte = divmod(place, a_sample)
+        values[:, component, a_sample - 1 - byte] = plane  # the most significant byte first: G.2
+    shape = (tags.height, tags.width) if tags.components == 1 else (tags.height, tags.width, tags.components)
+    return values.view(f"<u{a_sample}").reshape(shape)
 
 
-def _unpack_segment(segment: bytes, length: int) -> bytearray:
+def _unpack_segment(segment: bytes, length: int) -> npt.NDArray[np.uint8]:
+    """The first `length` bytes of an RLE segment: PS3.5 G.3.
+
+    Pillow's decoder of TIFF's PackBits, which is the same coding, unpacks it as one line of a picture and leaves out
+    what is beyond. It counts a last run as nothing where the segment ends in it; what it refuses is gone through here.
+    """
+    if _MOST_A_BYTE * len(segment) >= length:
+        with contextlib.suppress(ValueError):
+            line = Image.frombytes("L", (length, 1), segment, "packbits", "L")
+            return np.asarray(line).reshape(length)
     unpacked = bytearray()
     at = 0
     while len(unpacked) < length:
@@ -246,7 +230,7 @@ def _unpack_segment(segment: bytes, length: int) -> bytearray:
             at += 2
         else:  # 128 stands for nothing
             at += 1
-    return unpacked[:length]
+    return np.frombuffer(unpacked, np.uint8)[:length]
 
 
 def _read_jpeg_header(frame: bytes, expected: tuple[int, ...]) -> Layout:
@@ -291,7 +275,47 @@ def _decode(frame: bytes, syntax: uid.UID, stream: Layout) -> npt.NDArray[Any]:
     if syntax == uid.JPEGBaseline8Bit:
         with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
             return np.asarray(picture)
-    coded = Coded(_SANDBOXED[syntax], stream.width, stream.height, stream.bits, stream.components)
+    first, *others = _SANDBOXED[syntax]
+    if others and stream.components == 1:
+        with contextlib.suppress(ValueError):
+            return _sandboxed(first, frame, stream)
+    return _sandboxed(others[0] if others else first, frame, stream)
+
+
+def _reduced(frame: bytes, syntax: uid.UID, stream: Layout, halvings: int) -> npt.NDArray[Any] | None:
+    """The values of a film with a half, a quarter or an eighth of the pixels of each side; None where that fails."""
+    try:
+        if syntax != uid.JPEGBaseline8Bit:
+            return _sandboxed(_REDUCING[syntax], frame, stream, halvings)
+        with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
+            picture.draft(None, (stream.width >> halvings, stream.height >> halvings))
+            return np.asarray(picture)
+    except (ValueError, OSError):
+        return None
+
+
+def _halvings(frame: bytes, syntax: uid.UID, stream: Layout, tags: Layout, least_side: int | None) -> int:
+    """How often both sides can be halved and still have `least_side` pixels."""
+    if least_side is None or tags.components > 1 or (syntax not in _REDUCING and syntax != uid.JPEGBaseline8Bit):
+        return 0
+    most = min(_MOST_HALVINGS, _levels(frame)) if syntax in _JPEG_2000 else _MOST_HALVINGS
+    side = min(stream.width, stream.height)
+    return max(halvings for halvings in range(most + 1) if halvings == 0 or side >> halvings >= least_side)
+
+
+def _levels(codestream: bytes) -> int:
+    """How often a JPEG 2000 stream halves the film, by its first COD segment: ITU-T T.800 A.6.1."""
+    at = 2
+    for _ in range(_MOST_SEGMENTS):
+        marker, length = struct.unpack_from(">HH", codestream, at)
+        if marker == _COD:
+            return codestream[at + 9]
+        at += 2 + length
+    return 0
+
+
+def _sandboxed(library: str, frame: bytes, stream: Layout, halvings: int = 0) -> npt.NDArray[Any]:
+    coded = Coded(library, stream.width, stream.height, stream.bits, stream.components, stream.signed, halvings)
     try:
         pixels = decode_in_sandbox(coded, frame)
     except TimeoutError as error:
@@ -299,94 +323,15 @@ def _decode(frame: bytes, syntax: uid.UID, stream: Layout) -> npt.NDArray[Any]:
     except ConnectionError as error:
         raise InputError("OVERLOADED", "the film's decoder was stopped from outside; send it again.") from error
     kind = f"<{'i' if stream.signed else 'u'}{1 if stream.bits <= 8 else 2}"
-    shape = (stream.height, stream.width) if stream.components == 1 else (stream.height, stream.width, 3)
-    return np.frombuffer(pixels, kind).reshape(shape)
+    return np.frombuffer(pixels, kind).reshape(coded.shape)
 
 
-def _fit(values: npt.NDArray[Any], stream: Layout, tags: Layout, dataset: Dataset, *, lossy: bool = False) -> Frame:
-    """Values in the range of the tags, by what the values themselves say where they lie outside it.
-
-    Lossy coding pushes a few beyond. Others are there by what is in unused bits, overlays of old files above all; or
-    because the tags are wrong, and then taking bits out of the film would draw contour lines on it.
-    """
-    fitted = _shifted(values.astype(np.int32), stream, tags, dataset)
-    low = -(1 << (tags.bits - 1)) if tags.signed else 0
-    high = low + (1 << tags.bits) - 1
-    limits = padding_limits(dataset) if fitted.ndim == 2 else None
-    if low <= fitted.min() and fitted.max() <= high:
-        return _signed(fitted, tags)
-    outside = (fitted < low) | (fitted > high)
-    padding = (fitted >= limits[0]) & (fitted <= limits[1]) & outside if limits else None
-    if padding is not None and np.array_equal(padding, outside):
-        return Frame(fitted, tags.bits)
-    if lossy and stream.signed == tags.signed and np.count_nonzero(outside) <= _LOSSY_OUTSIDE * outside.size:
-        return Frame(np.clip(fitted, low, high, out=fitted), tags.bits)
-    is_everywhere = bool(outside.all())  # as upper bits that are the same all over
-    del outside
-    bits = min(tags.bits, stream.bits)
-    taken_out = fitted & ((1 << bits) - 1)
-    if tags.signed:  # two's complement; JPEG and JPEG-LS know no sign (PS3.5 8.2.1, 8.2.3)
-        taken_out -= taken_out >> (bits - 1) << bits
-    as_they_are, without = _steps(fitted, taken_out)
-    if as_they_are < without:
-        depth = max(int(fitted.max()).bit_length(), int(-1 - fitted.min()).bit_length()) + (fitted.min() < 0)
-        return Frame(fitted, int(depth), ("bit_depth_unsure",))
-    if padding is not None:
-        taken_out[padding] = fitted[padding]
-    frame = _signed(taken_out, tags)
-    is_sure = is_everywhere or as_they_are > _CLEARLY * without
-    return frame if is_sure else replace(frame, flags=("bit_depth_unsure",))
-
-
-def _signed(values: Stored, tags: Layout) -> Frame:
-    """The values with the sign that they have, should Pixel Representation be wrong.
-
-    With the wrong sign, values on either side of zero or of half the range lie at opposite ends of it.
-    """
-    whole = 1 << tags.bits
-    low, high = int(values.min()), int(values.max())
-    if values.ndim == 2 and (low < 0 if tags.signed else high >= whole // 2) and _is_in_areas(values, tags):
-        other = np.where(values < 0, values + whole, values) if tags.signed else values - (values >= whole // 2) * whole
-        is_extreme = (values == -1) | (values == whole - 1)  # markers and frames are no neighbours of the film
-        step, other_step = _steps(values, other, ~is_extreme)
-        if step > _CLEARLY * other_step > 0:
-            return Frame(other.astype(np.int32), tags.bits, ("bit_depth_unsure",))
-    return Frame(values, tags.bits)
-
-
-def _is_in_areas(values: Stored, tags: Layout) -> bool:
-    """Whether the values that the sign is about lie side by side, as those of a film do and dead pixels do not."""
-    rows = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
-    top = rows < 0 if tags.signed else rows >= 1 << (tags.bits - 1)
-    return bool(np.count_nonzero(top[:, 1:] & top[:, :-1]) > _SIDE_BY_SIDE * np.count_nonzero(top))
-
-
-def _shifted(fitted: Stored, stream: Layout, tags: Layout, dataset: Dataset) -> Stored:
-    """Values that lie at the top of what is allocated, as older CR and ACR-NEMA writers store them, moved down.
-
-    By High Bit (PS3.5 8.1.1), unless the values say that it is wrong: they fit at the bottom and use the bits below.
-    """
+def _is_as_tagged(stream: Layout, tags: Layout, dataset: Dataset) -> bool:
+    """Whether neighbouring values can be averaged: all are greys, and all of their bits are the film's."""
     high_bit = dataset.get("HighBit")
-    unused = 0 if high_bit is None else int(high_bit) + 1 - tags.bits
-    if unused <= 0 or int(high_bit) >= max(stream.bits, int(dataset.BitsAllocated)):
-        return fitted
-    low = -(1 << (tags.bits - 1)) if tags.signed else 0
-    fits = low <= fitted.min() and fitted.max() < low + (1 << tags.bits)
-    if fits and np.any(fitted & ((1 << unused) - 1)):
-        return fitted
-    return fitted >> unused
-
-
-def _steps(values: Stored, others: Stored, among: npt.NDArray[np.bool_] | None = None) -> tuple[float, float]:
-    """The middle step, in either reading, between neighbours that lie otherwise to each other in the other reading.
-
-    Where upper bits are an overlay, the film goes on under its edges; where they are its own, it goes on with them.
-    """
-    rows = slice(None, None, max(1, len(values) // _ROWS_LOOKED_AT))
-    step, other_step = (np.abs(np.diff(part[rows].astype(np.int64), axis=1)) for part in (values, others))
-    differs = np.diff(values[rows] - others[rows], axis=1) != 0
-    if among is not None:
-        differs &= among[rows, 1:] & among[rows, :-1]
-    if np.count_nonzero(differs) < _FEWEST_STEPS:
-        return 0.0, 0.0
-    return float(np.median(step[differs])), float(np.median(other_step[differs]))
+    return (
+        plain_text(dataset, "PhotometricInterpretation") in GREY
+        and stream.signed == tags.signed
+        and (high_bit is None or int(high_bit) == tags.bits - 1)
+        and padding_limits(dataset) is None
+    )

@@ -16,10 +16,10 @@ import torch
 from pydicom import Dataset
 
 from cxr.errors import InputError
-from cxr.films.dicom_codecs import Frame, Stored, padding_limits
 from cxr.films.dicom_header import decimals, plain_text, word_bytes, words
 from cxr.films.film import Pixels, unit_to_uint8
 from cxr.films.greys import own_range
+from cxr.films.stored_values import Frame, Stored, padding_limits
 
 UNREADABLE_WINDOW: Final = "window_unreadable"
 UNSURE_DEPTH: Final = "bit_depth_unsure"

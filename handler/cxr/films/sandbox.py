@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import mmap
 import os
 import signal
 import socket
@@ -48,8 +49,8 @@ def is_installed(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
 
 
-def decode_in_sandbox(coded: Coded, stream: bytes) -> bytes:
-    """The values of a stream that is what `coded` says: `Coded.size` bytes.
+def decode_in_sandbox(coded: Coded, stream: bytes) -> mmap.mmap:
+    """The values of a stream that is what `coded` says: `Coded.size` bytes, to be read only.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def decode_in_sandbox(coded: Coded, stream: bytes) -> bytes:
     raise AssertionError
 
 
-def _values(order: Order, stream: bytes) -> bytes:
+def _values(order: Order, stream: bytes) -> mmap.mmap:
     film = os.memfd_create("film")
     try:
         with memoryview(stream) as rest:
@@ -86,7 +87,7 @@ def _values(order: Order, stream: bytes) -> bytes:
         if kind != ENDED:
             raise MemoryError(f"no process could be started: {os.strerror(number)}")
         _check_ended(number, order.coded.library)
-        return os.pread(film, order.coded.size, 0)
+        return mmap.mmap(film, order.coded.size, prot=mmap.PROT_READ)
     finally:
         os.close(film)
 

@@ -162,7 +162,7 @@ def _decode(order: Order, film: int, messages: int, helper: int, libc: ctypes.CD
             _set_limits(order)
             stream = os.pread(film, os.fstat(film).st_size, 0)
             status = IS_DAMAGED
-            values = values_of(order.coded, stream)
+            values = memoryview(values_of(order.coded, stream))
             size = order.coded.size
             if size <= len(values) <= size + 1:  # DICOM's values have even lengths
                 status = IS_UNPREPARED

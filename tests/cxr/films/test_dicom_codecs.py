@@ -32,9 +32,10 @@ from pydicom.uid import (
 )
 
 from cxr.errors import InputError
-from cxr.films import sandbox as apart
+from cxr.films import dicom_codecs, sandbox
 from cxr.films.decode import decode
 from cxr.films.dicom_codecs import read_stored
+from cxr.films.stream_codecs import Coded
 from tests.films import compressed, dicom, encoded, film
 
 LOSSLESS = (RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless)
@@ -303,13 +304,13 @@ def test_a_stream_that_brings_its_decoder_down_is_damage_and_nothing_is_printed(
 
 
 def test_a_decoder_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "_WALL_FACTOR", 0.0001)
+    monkeypatch.setattr(sandbox, "_WALL_FACTOR", 0.0001)
     assert refusal_of(ramp_in(JPEGExtended12Bit, RAMP_12_BIT)).code == "OVERLOADED"
 
 
 def test_a_system_without_room_for_a_process_is_out_of_memory_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
-    apart.SANDBOX.close()
-    monkeypatch.setattr(apart.sys, "executable", "/nowhere/python")
+    sandbox.SANDBOX.close()
+    monkeypatch.setattr(sandbox.sys, "executable", "/nowhere/python")
     with pytest.raises(MemoryError):
         decode(ramp_in(JPEGExtended12Bit, RAMP_12_BIT))
 
@@ -334,7 +335,7 @@ def test_a_syntax_nobody_reads_is_unsupported(syntax: UID) -> None:
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEGLosslessSV1, JPEGExtended12Bit])
 def test_a_missing_decoder_makes_its_syntax_unsupported(syntax: UID, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(sandbox.importlib.util, "find_spec", lambda _name: None)
     assert refusal_of(ramp_in(syntax, RAMP_12_BIT)).code == "UNSUPPORTED_TRANSFER_SYNTAX"
 
 
@@ -360,3 +361,85 @@ def test_no_damage_to_a_stream_raises_anything_but_an_input_error(data: bytes, t
             mutated[place] = rng.integers(0, 256)
         with contextlib.suppress(InputError):
             decode(bytes(mutated))
+
+
+def packbits(data: bytes, rng: np.random.Generator) -> bytes:
+    """An RLE segment that unpacks to some bytes, cut into runs as no good encoder would."""
+    segment, at = bytearray(), 0
+    while at < len(data):
+        if rng.random() < 0.1:
+            segment.append(128)
+        length = int(rng.integers(1, 129))
+        if length > 1 and len(set(data[at : at + length])) == 1 and len(data) - at >= length:
+            segment += bytes([257 - length, data[at]])
+        else:
+            length = min(length, len(data) - at)
+            segment += bytes([length - 1]) + data[at : at + length]
+        at += length
+    return bytes(segment)
+
+
+def unpacked_by_the_book(segment: bytes, length: int) -> bytes | None:
+    """PS3.5 G.3.2, a byte at a time; None where there is too little."""
+    out, at = bytearray(), 0
+    while len(out) < length:
+        if at >= len(segment):
+            return None
+        head = segment[at]
+        run = segment[at + 1 : at + 2 + head] if head < 128 else segment[at + 1 : at + 2] * (257 - head) * (head > 128)
+        out += run
+        at += 2 + head if head < 128 else 2 if head > 128 else 1
+    return bytes(out[:length])
+
+
+def test_rle_runs_are_unpacked_as_the_standard_says_whole_and_damaged() -> None:
+    rng = np.random.default_rng(3)
+    for number in range(300):
+        data = np.repeat(rng.integers(0, 256, 400), rng.integers(1, 9, 400)).astype(np.uint8).tobytes()
+        segment = bytearray(packbits(data, rng))
+        if number % 2:
+            for place in rng.integers(0, len(segment), 3):
+                segment[place] = rng.integers(0, 256)
+        if number % 3 == 2:
+            del segment[int(rng.integers(1, len(segment))) :]
+        length = len(data) - int(rng.integers(0, 50))
+        expected = unpacked_by_the_book(bytes(segment), length)
+        if expected is None:
+            with pytest.raises(InputError, match="RLE segment holds"):
+                dicom_codecs._unpack_segment(bytes(segment), length)
+        else:
+            assert dicom_codecs._unpack_segment(bytes(segment), length).tobytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("stream", "bits"),
+    [(RAMP_PREDICTOR_4, 12), (RAMP_12_BIT, 12), (encoded(film(height=64, width=64), "JPEG", quality=80), 8)],
+    ids=["lossless", "12 bits", "8 bits"],
+)
+def test_the_fast_jpeg_decoder_and_the_other_give_the_same_values(stream: bytes, bits: int) -> None:
+    first, second = (
+        bytes(sandbox.decode_in_sandbox(Coded(library, 64, 64, bits), stream)) for library in ("libjpeg", "gdcm")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("kind", ["8", "10", "12", "16", "12s", "16s"])
+@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
+def test_the_fast_lossless_jpeg_decoder_is_exact_by_itself(syntax: UID, kind: str) -> None:
+    """So that the other one behind it cannot hide that it failed."""
+    stored, bits = stored_of(kind)
+    data = compressed(dicom(stored, bits=bits), syntax)
+    in_stream = dicom_codecs._read_jpeg_header(frame_in(data), (0xC3,)).bits
+    coded = Coded("libjpeg", stored.shape[1], stored.shape[0], in_stream)
+    values = np.frombuffer(sandbox.decode_in_sandbox(coded, frame_in(data)), stored.dtype).reshape(stored.shape)
+    unused = 8 * stored.itemsize - bits
+    np.testing.assert_array_equal(values << unused, stored << unused)
+
+
+def test_what_the_fast_jpeg_decoder_fails_on_is_read_by_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Pillow was built with an older library: none of its functions for more than 8 bits is there."""
+    whole = stored_in(ramp_in(JPEGExtended12Bit, RAMP_12_BIT))
+    fast, *others = dicom_codecs._SANDBOXED[JPEGExtended12Bit]
+    assert fast == "libjpeg"
+    monkeypatch.setitem(dicom_codecs._SANDBOXED, JPEGExtended12Bit, ("_CharLS", *others))
+    np.testing.assert_array_equal(stored_in(ramp_in(JPEGExtended12Bit, RAMP_12_BIT)), whole)
