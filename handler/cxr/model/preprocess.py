@@ -72,7 +72,7 @@ def standard_greys(pixels: Pixels) -> Pixels:
         return greys.astype(np.uint8)
     half = min(max((median - low) / (high - low), _LEAST_MEDIAN), 1.0 - _LEAST_MEDIAN)
     shares = np.clip((greys - low) / (high - low), 0.0, 1.0) ** (np.log(0.5) / np.log(half))
-    return np.rint(255.0 * shares).astype(np.uint8)
+    return np.asarray(np.rint(255.0 * shares), dtype=np.uint8)
 
 
 def to_film(tensor: torch.Tensor, preprocessing: Preprocessing) -> Pixels:
