@@ -17,7 +17,7 @@ from typing import Final
 from benchmarks.load import OCTETS, rate
 from benchmarks.servers import BenchmarkError
 from cxr.films.decode import decode
-from cxr.model.preprocess import resize
+from cxr.model.preprocess import network_film
 from cxr.predict import Predictor
 from cxr.serving.metrics import quiet_libraries
 from cxr.serving.reply import ModelIdentity
@@ -118,7 +118,7 @@ def _work(pipe: Connection, folder: Path, films: Sequence[bytes], batch: int, de
     service = load_service(folder, device)
     requests = [incoming(film) for film in films]
     preprocessing = service.predictor.spec.preprocessing
-    small = [resize(decode(film).pixels, preprocessing) for film in films]
+    small = [network_film(decode(film).pixels, preprocessing) for film in films]
 
     def repeat(what: str, start: float, seconds: float) -> list[float]:
         time.sleep(max(0.0, start - time.time()))

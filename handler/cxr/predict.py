@@ -18,7 +18,7 @@ from cxr.films.film import Pixels
 from cxr.model.cam import Cam, about_decision, class_maps, logits_of
 from cxr.model.network import build, load_strictly, read_state_dict
 from cxr.model.parity import Vector, check_files, kind_of, left_open, log_odds
-from cxr.model.preprocess import resize
+from cxr.model.preprocess import network_film
 from cxr.model.spec import CLASSES, ModelSpec, sha256_of
 
 TARGETS: Final = (*CLASSES, "contrast")
@@ -198,7 +198,7 @@ class Predictor:
         predictions: list[Prediction] = []
         for start in range(0, len(films), self.engine.max_batch):
             chosen = films[start : start + self.engine.max_batch]
-            small = [resize(film, self.spec.preprocessing) for film in chosen]
+            small = [network_film(film, self.spec.preprocessing) for film in chosen]
             predictions += self._predict_batch(torch.from_numpy(np.stack(small)))
         return predictions
 

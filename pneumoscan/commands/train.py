@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from cxr_training.errors import TrainingError
-from cxr_training.fit.settings import SAVE_EVERY_S, Augmentation, HeadSettings, TrainSettings, TuneSettings
+from cxr_training.fit.settings import (
+    LABEL_WEIGHTS,
+    SAVE_EVERY_S,
+    Augmentation,
+    BoxSettings,
+    HeadSettings,
+    TrainSettings,
+    TuneSettings,
+)
 from pneumoscan.options import Group, Option, at_least
 
 _USUAL: Final = TrainSettings()
-_HEAD, _TUNING = _USUAL.head, _USUAL.tuning
+_HEAD, _TUNING, _BOXES = _USUAL.head, _USUAL.tuning, BoxSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +52,18 @@ class Below:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ByBoxes:
+    """Options of what boxes teach."""
+
+    box_weight: Annotated[
+        float | None, Option(f"of the loss of the cells, that of the films is 1 (default: {_BOXES.weight:g})", "WEIGHT")
+    ] = None
+    head_decay: Annotated[
+        float | None, Option(f"L2 penalty on the head's weight (default: {_BOXES.weight_decay:g})", "PENALTY")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Fine-tune a ResNet on a data folder and keep the best epoch on validation."""
 
@@ -72,6 +92,13 @@ class Options:
             "every pixel is decoded. Serving does as training did"
         ),
     ] = "reduced"
+    greys: Annotated[
+        Literal["stored", "field"],
+        Option(
+            "stored: grey values as they are; field: brought to a standard by the exposed field of each film, so that "
+            "an answer depends little on how it was rendered. Serving does as training did"
+        ),
+    ] = "stored"
     trainable: Annotated[
         Literal["head", "layer4", "all"],
         Option("the head on stored features, layer4 and head on the stored output of layer3, or all"),
@@ -97,6 +124,22 @@ class Options:
         Literal["none", "class", "source"],
         Option("let classes, or sources and classes, weigh the same however many films they have"),
     ] = "none"
+    label_weight: Annotated[
+        tuple[str, ...],
+        Option(
+            "how much a film counts by who gave its label, read off label_source in the manifest; may be given again "
+            f"(default: {' '.join(f'{kind}={weight:g}' for kind, weight in LABEL_WEIGHTS.items())})",
+            "KIND=NUMBER",
+            repeated=True,
+        ),
+    ] = ()
+    other: Annotated[
+        Literal["ignore", "negative"],
+        Option("films labelled OTHER (abnormal, no opacity): leave them out, or count them as NORMAL"),
+    ] = "ignore"
+    boxes: Annotated[
+        bool, Option("also teach the head where radiologists saw opacities, by the boxes of the data folder")
+    ] = False
     seed: Annotated[int, Option("of everything that is drawn at random", "N")] = _USUAL.seed
     device: Annotated[str, Option("auto, cpu, cuda or cuda:N; torchrun gives each process one")] = "auto"
     cache: Annotated[Path | None, Option("folder of stored features (default: .features beside the run)", "DIR")] = None
@@ -106,6 +149,7 @@ class Options:
     log: Annotated[
         Literal["none", "tensorboard", "mlflow"], Option("show the epochs in TensorBoard or MLflow, if installed")
     ] = "none"
+    by_boxes: Annotated[ByBoxes, Group("with --boxes")] = ByBoxes()
     below: Annotated[Below, Group("with --trainable layer4 or all")] = Below()
 
     @property
@@ -122,6 +166,10 @@ class Options:
         if only_head and below:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in below)
             raise TrainingError(f"{names}: only with --trainable layer4 or all; the head is trained without it")
+        if not self.boxes and self.by_boxes != ByBoxes():
+            raise TrainingError("--box-weight, --head-decay: only with --boxes")
+        if self.boxes and self.learning_rate is not None:
+            raise TrainingError("--learning-rate: not with --boxes, whose steps find their own length")
         below.pop("save_every", None)
         given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         last: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -131,15 +179,36 @@ class Options:
             normalisation=self.normalisation,
             size=self.size,
             decode=self.decode,
+            greys=self.greys,
             trainable=self.trainable,
             views=self.views,
             augmentation=Augmentation(max_degrees=self.max_degrees, flip=self.flip),
             head=replace(HeadSettings(), **last) if only_head else HeadSettings(),
             tuning=replace(TuneSettings(), **below, **({} if only_head else last)),
             balance=self.balance,
+            label_weights={**LABEL_WEIGHTS, **dict(map(_label_weight, self.label_weight))},
+            other=self.other,
+            boxes=self._box_settings if self.boxes else None,
             seed=self.seed,
             or_random=self.or_random,
         )
+
+    @property
+    def _box_settings(self) -> BoxSettings:
+        given: dict[str, Any] = {
+            "weight": self.by_boxes.box_weight,
+            "weight_decay": self.by_boxes.head_decay,
+            "epochs": self.epochs,
+        }
+        return replace(_BOXES, **{name: value for name, value in given.items() if value is not None})
+
+
+def _label_weight(text: str) -> tuple[str, float]:
+    kind, _, number = text.partition("=")
+    try:
+        return kind, float(number)
+    except ValueError as error:
+        raise TrainingError(f"--label-weight {text}: write KIND=NUMBER, for example radiologist=8") from error
 
 
 OPTIONS = Options
@@ -155,7 +224,7 @@ def run(options: Options) -> int:
     from cxr_training.train import train
 
     settings = options.settings
-    films = load_films(options.data)
+    films = load_films(options.data).with_others(settings.other)
     if (options.run / RUN_FILE).is_file() and not options.force:
         if options.resume and holds_run(options.run, settings, films):
             if is_first_process():
@@ -176,7 +245,8 @@ def run(options: Options) -> int:
         tracker=options.log,
     )
     if is_first_process():
-        result, epochs = record.result, record.settings["head" if settings.trainable == "head" else "tuning"]["epochs"]
+        stage = "boxes" if settings.boxes else "head" if settings.trainable == "head" else "tuning"
+        result, epochs = record.result, record.settings[stage]["epochs"]
         print(
             f"{options.run}: {record.arch} from {record.pretrained} weights, best epoch {result['best_epoch']} of "
             f"{epochs}, validation loss {result['val_loss']:.4f}, accuracy {result['val_accuracy']:.3f}, "

@@ -33,6 +33,21 @@ def test_logits_are_those_of_torchvisions_forward(model: Predictor) -> None:
     np.testing.assert_allclose(prediction.probabilities, scipy_softmax(expected.numpy()), atol=1e-5)
 
 
+def test_standard_greys_are_served_as_they_are_trained_on_and_whoever_resized_the_film(tmp_path: Path) -> None:
+    preprocessing = dataclasses.replace(SMALL, greys="field")
+    save_model(tmp_path, preprocessing=preprocessing)
+    dark = FILMS[0] // 3
+    first, resized, darker = predictor(tmp_path).predict([FILMS[0], resize(FILMS[0], SMALL), dark])
+    with torch.inference_mode():
+        expected = small_network()(to_tensor(FILMS[0], preprocessing)[None])[0]
+    np.testing.assert_allclose(first.logits, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(resized.logits, expected.numpy(), atol=1e-4)
+    save_model(tmp_path / "stored", preprocessing=SMALL)
+    plain, plain_dark = predictor(tmp_path / "stored").predict([FILMS[0], dark])
+    moved = np.abs(first.logits - darker.logits).max()
+    assert moved < 0.2 * np.abs(plain.logits - plain_dark.logits).max()
+
+
 @pytest.mark.parametrize("target", ["NORMAL", "PNEUMONIA", "contrast", "predicted"])
 def test_mean_of_the_grid_plus_bias_is_the_logit_of_its_target(model: Predictor, target: str) -> None:
     prediction = model.predict([FILMS[1]])[0]

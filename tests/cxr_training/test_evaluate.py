@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,28 @@ def test_settings_that_cannot_be_are_told_before_a_film_is_scored(
     assert message in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_pneumonia_is_measured_against_everything_else_where_films_are_labelled_other(
+    data: Path, model: Path, out: Path, tmp_path: Path
+) -> None:
+    text = (data / "manifest.csv").read_text(encoding="utf-8")
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    changed = re.sub(r"(test-NORMAL-(?:2|3|8)\.png),NORMAL", r"\1,OTHER", text)
+    (folder / "manifest.csv").write_text(changed, encoding="utf-8")
+    arguments = ["--run", str(model), "--data", str(folder), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert (
+        run_command("evaluate", [*arguments, "--bootstrap", "300", "--seed", "5", "--prevalence", "0.02", "0.2"]) == 0
+    )
+    whole, found = (
+        json.loads((place / "metrics.json").read_text(encoding="utf-8")) for place in (out, tmp_path / "out")
+    )
+    assert "everything_else" not in whole or whole["everything_else"] == {}
+    assert (found["overall"]["films"], found["overall"]["positive"]) == (21, 12)
+    against = found["everything_else"]["all"]
+    assert (against["films"], against["positive"]) == (24, 12)
+    for name in ("auroc", "auroc_ci", "sensitivity", "specificity", "ece"):  # the films that were NORMAL before
+        assert against[name] == pytest.approx(whole["overall"][name]), name
+    assert "PNEUMONIA against everything else" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "everything else" not in (out / "report.md").read_text(encoding="utf-8")

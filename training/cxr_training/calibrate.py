@@ -28,7 +28,7 @@ from cxr_training.fit.screen import FEWEST, screen_of
 from cxr_training.measure.calibration import calibrate
 from cxr_training.measure.parity import default_engines, parity_of, processor_name, with_engine
 from cxr_training.measure.scoring import read_films, score
-from cxr_training.runs import CALIBRATION, Calibration, checkpoint_predictor
+from cxr_training.runs import CALIBRATION, Calibration, Training, checkpoint_predictor, spec_of
 from pneumoscan.files import write_text
 
 
@@ -49,7 +49,7 @@ def calibrate_run(run: Path, data: Callable[[], Films], device: str, engines: Se
     """
     for name in engines or ():
         files_digest(name, run)  # fails before any film is scored
-    films = data()
+    films = data().with_others(Training.of(spec_of(run)).other)
     records = films.of("val")
     predictor = checkpoint_predictor(run, device)
     measured = _engines(engines, predictor, run)

@@ -31,7 +31,7 @@ from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
 from cxr_training.data.boxes import NO_BOXES, KeptBoxes, Marked, load_boxes, on_film
 from cxr_training.data.groups import groups_of
-from cxr_training.data.records import Record, load_films
+from cxr_training.data.records import IGNORED_LABEL, Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.screen import verdict_counts
 from cxr_training.measure.curves import bands, reliability
@@ -39,7 +39,7 @@ from cxr_training.measure.intervals import STANDARD, Bootstrap, group_figures
 from cxr_training.measure.localisation import evidence_in_boxes, localisation_figures, look
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.records import PREVALENCES, GroupFigures, Metrics, Screened
-from cxr_training.measure.scoring import KeptFilms, ScoredFilm, scored_films
+from cxr_training.measure.scoring import KeptFilms, ScoredFilm, score, scored_films
 from cxr_training.pages.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
 from cxr_training.pages.films import MOST_ERRORS, MOST_LOOKS, at_shown_size, draw_errors, draw_looks
 from cxr_training.pages.page import figure
@@ -55,6 +55,7 @@ def evaluate(
     out: Path,
     *,
     boxes: KeptBoxes = NO_BOXES,
+    others: Sequence[Record] = (),
     bootstrap: Bootstrap = STANDARD,
     prevalences: Sequence[float] = PREVALENCES,
 ) -> Metrics:
@@ -64,6 +65,8 @@ def evaluate(
     ----------
     boxes
         Of the films' data folder, as `cxr_training.data.boxes.load_boxes` gives them.
+    others
+        Films labelled OTHER, which count as negative in a comparison of their own.
 
     Returns
     -------
@@ -96,6 +99,13 @@ def evaluate(
         metrics,
         screen=Screened(**verdict_counts(verdicts)) if spec.screen else None,
         localisation=localisation_figures(looks, marked, records, boxes.kept_in, bootstrap),
+        everything_else=against_everything_else(
+            [*records, *others],
+            np.append(probabilities, [one.probabilities[1] for one in score(predictor, others)] if others else []),
+            spec.threshold,
+            bootstrap,
+            prevalences,
+        ),
     )
     write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))
     patients = [record.patient_id for record in records]
@@ -182,6 +192,33 @@ def summarise(
     )
 
 
+def against_everything_else(
+    records: Sequence[Record],
+    probabilities: Floats,
+    threshold: float,
+    bootstrap: Bootstrap = STANDARD,
+    prevalences: Sequence[float] = PREVALENCES,
+) -> dict[str, GroupFigures]:
+    """PNEUMONIA against NORMAL and OTHER together, in every group that has films labelled OTHER.
+
+    Parameters
+    ----------
+    records, probabilities
+        (N,), of all films.
+    """
+    is_other = np.array([record.label == IGNORED_LABEL for record in records])
+    targets = np.array([record.target for record in records], dtype=np.int64)
+    patients = np.array([record.patient_id for record in records])
+    groups = {"all": np.ones(len(records), dtype=np.bool_), **groups_of(records)}
+    return {
+        name: group_figures(
+            targets[rows], probabilities[rows], patients[rows].tolist(), threshold, bootstrap, prevalences
+        )
+        for name, rows in groups.items()
+        if (rows & is_other).any() and name.split("=")[0] in ("all", "source", "label_source")
+    }
+
+
 def _write_predictions(path: Path, records: Iterable[Record], predictions: Iterable[Prediction]) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -215,7 +252,15 @@ def evaluate_run(
     predictor = Predictor.load(run, device)
     films = load_films(data)
     boxes = load_boxes(films)
-    return evaluate(predictor, films.of(split), out, boxes=boxes, bootstrap=bootstrap, prevalences=prevalences)
+    return evaluate(
+        predictor,
+        films.of(split),
+        out,
+        boxes=boxes,
+        others=[record for record in films.others if record.split == split],
+        bootstrap=bootstrap,
+        prevalences=prevalences,
+    )
 
 
 def with_archive_code(archive: Path, words: Callable[[Path], Sequence[str]]) -> None:

@@ -137,6 +137,8 @@ class Training:
     tuning: Epochs | None = None
     augmentation: Turned | None = None
     balance: str = "none"
+    boxes: Epochs | None = None
+    other: str = "ignore"
     views: int = 0
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -166,7 +168,7 @@ class Training:
     @property
     def epochs(self) -> int | None:
         """How many epochs the last stage could take; None where that is not known."""
-        stage = self.head if self.frozen else self.tuning
+        stage = self.boxes or (self.head if self.frozen else self.tuning)
         return None if stage is None else stage.epochs
 
 

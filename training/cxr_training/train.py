@@ -20,6 +20,7 @@ import torch
 
 from cxr.model.network import backbone_digest
 from cxr.model.spec import CLASSES
+from cxr_training.data.boxes import NO_BOXES, load_boxes
 from cxr_training.data.records import Films, provenance
 from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch
@@ -50,7 +51,7 @@ def train(
     Parameters
     ----------
     films
-        Only the splits train and val are read.
+        Only the splits train and val are read; those labelled OTHER as `settings` say.
     run
         The folder for the results; files of an earlier run in it are replaced.
     cache
@@ -71,10 +72,12 @@ def train(
         training.
     """
     started = time.monotonic()
+    films = films.with_others(settings.other)
+    boxes = load_boxes(films) if settings.boxes else NO_BOXES
     train_films, val_films = films.of("train"), films.of("val")
     _check_place(run)
     preprocessing = dataclasses.replace(
-        NORMALISATIONS[settings.normalisation], size=settings.size, decode=settings.decode
+        NORMALISATIONS[settings.normalisation], size=settings.size, decode=settings.decode, greys=settings.greys
     )
     with joined(device) as processes:
         start = start_together(settings, train_films, preprocessing, processes)
@@ -96,6 +99,8 @@ def train(
                 unfinished=unfinished,
                 save_every_s=save_every_s,
                 on_epoch=on_epoch,
+                boxes=boxes,
+                others=[record for record in films.others if record.split == "train"],
             )
             if processes.is_first:
                 shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
@@ -110,7 +115,7 @@ def train(
             result={
                 "best_epoch": fitted.best_epoch,
                 "backbone_sha256": backbone,
-                "rows_sha256": rows_digest(films),
+                "rows_sha256": rows_digest(films, settings),
                 "films": {"train": len(train_films), "val": len(val_films)},
                 "data": provenance(films.records),
                 **{k: v for k, v in dataclasses.asdict(fitted.best).items() if k != "epoch"},

@@ -23,6 +23,7 @@ SPEC_FILE: Final = "model.json"
 CLASSES: Final = ("NORMAL", "PNEUMONIA")
 RESIZE_RULES: Final = ("squash",)
 DECODES: Final = ("exact", "reduced")
+GREYS: Final = ("stored", "field")
 CAM_ZEROS: Final = ("head", "decision")
 _REDUCED_TO: Final = 2  # times the size
 _LEAST_THRESHOLD: Final = 1e-6
@@ -45,6 +46,10 @@ class Preprocessing:
     decode
         ``exact``: every pixel is decoded and resized at once. ``reduced``: a large film is brought to at least twice
         the size by whole factors first, a JPEG while it is decoded; several times faster, a few grey levels apart.
+    greys
+        ``stored``: grey values are taken as they are. ``field``: they are brought to a standard by the exposed field of
+        the film itself (`cxr.model.preprocess.standard_greys`), so that a film that is rendered brighter, darker, with
+        another window or gamma gives nearly the same tensor.
     """
 
     size: int = 224
@@ -52,6 +57,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     decode: str = "exact"  # of the models that were made before there was a choice
+    greys: str = "stored"  # likewise
 
     def __post_init__(self) -> None:
         if self.size < 32:
@@ -60,6 +66,8 @@ class Preprocessing:
             raise ModelError(f"resize is {self.resize!r}: known are {', '.join(RESIZE_RULES)}")
         if self.decode not in DECODES:
             raise ModelError(f"decode is {self.decode!r}: known are {', '.join(DECODES)}")
+        if self.greys not in GREYS:
+            raise ModelError(f"greys is {self.greys!r}: known are {', '.join(GREYS)}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ModelError(f"mean {self.mean} and std {self.std}: three numbers each, every std above 0")
 
@@ -70,7 +78,10 @@ class Preprocessing:
 
     def digest(self) -> str:
         """SHA-256 of the settings: tensors made under another digest are other tensors."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        settings = dataclasses.asdict(self)
+        if self.greys == "stored":
+            del settings["greys"]  # so that what was stored before there was a choice is still found
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

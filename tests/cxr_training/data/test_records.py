@@ -39,6 +39,25 @@ def test_other_is_left_out_and_counted(tmp_path: Path) -> None:
     replace(tmp_path, "train-NORMAL-3.png,NORMAL", "train-NORMAL-3.png,OTHER")
     films = load_films(tmp_path)
     assert (len(films.records), films.ignored) == (23, 1)
+    assert [(one.name, one.label, one.target) for one in films.others] == [("train-NORMAL-3.png", "OTHER", 0)]
+
+
+def test_other_is_negative_where_that_is_asked_for(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 4)
+    before = load_films(tmp_path).digest()
+    replace(tmp_path, "train-NORMAL-3.png,NORMAL", "train-NORMAL-3.png,OTHER")
+    films = load_films(tmp_path)
+    assert films.with_others("ignore") is films
+    negative = films.with_others("negative")
+    assert (len(negative.records), negative.ignored, negative.others) == (24, 0, ())
+    assert negative.digest() == before  # the film is what it was: a NORMAL one
+
+
+def test_a_patient_with_an_other_film_in_another_split_is_noticed(tmp_path: Path) -> None:
+    write_manifest(tmp_path, 4)
+    replace(tmp_path, "train-NORMAL-3.png,NORMAL,train-NORMAL-1", "train-NORMAL-3.png,OTHER,test-NORMAL-1")
+    with pytest.raises(TrainingError, match="test-NORMAL-1"):
+        load_films(tmp_path)
 
 
 def test_the_digest_knows_films_and_labels_and_not_their_order(tmp_path: Path) -> None:

@@ -61,3 +61,21 @@ def test_class_weights_move_the_head_towards_the_rare_class() -> None:
         called = (torch.from_numpy(features) @ head.weight.T + head.bias).argmax(dim=1).numpy()
         found[balance] = float((called[targets == 1] == 1).mean())
     assert found["class"] > found["none"] + 0.2
+
+
+def labelled(label: str, label_source: str) -> Record:
+    return Record(Path("none.png"), "none.png", label, "p", "train", "0" * 64, {"label_source": label_source})
+
+
+def test_a_label_counts_by_who_gave_it_whatever_its_class() -> None:
+    sources = ("rsna-radiologist", "nih-nlp", "kermany-physician", "pcr-patient-level", "", "Text mining")
+    records = [labelled(label, source) for label in ("NORMAL", "PNEUMONIA") for source in sources]
+    weights = film_weights(records, "none", {"radiologist": 6.0, "text-mined": 0.5, "pcr": 2.0})
+    expected = np.array([6.0, 0.5, 1.0, 2.0, 1.0, 0.5] * 2)
+    np.testing.assert_allclose(weights, expected / expected.mean(), rtol=1e-6)
+
+
+def test_trust_multiplies_what_balances_and_one_kind_alone_changes_nothing() -> None:
+    assert film_weights(FILMS, "class", {"radiologist": 8.0}).tolist() == film_weights(FILMS, "class").tolist()
+    mixed = [labelled("NORMAL", "nlp"), labelled("PNEUMONIA", "nlp"), labelled("PNEUMONIA", "radiologist")]
+    assert film_weights(mixed, "class", {"radiologist": 3.0}).tolist() == pytest.approx([6 / 6, 3 / 6, 9 / 6])

@@ -6,7 +6,7 @@ import csv
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,8 +47,8 @@ class Record:
 
     @property
     def target(self) -> int:
-        """The label as an index into the classes, whose order is pinned by the spec and not by folder names."""
-        return CLASSES.index(self.label)
+        """The label as an index into the classes, whose order is pinned by the spec; OTHER is no PNEUMONIA."""
+        return 0 if self.label == IGNORED_LABEL else CLASSES.index(self.label)
 
     def read(self, least_side: int | None = None) -> Pixels:
         """The film's grey pixels, (H, W) uint8; `least_side` as in `cxr.films.decode.decode`.
@@ -76,11 +76,29 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Films:
-    """All films of a data folder; `ignored` rows had the label OTHER."""
+    """All films of a data folder.
+
+    Parameters
+    ----------
+    records
+        The films of the two classes.
+    ignored
+        Rows with the label OTHER that are of neither class.
+    others
+        Their films, as far as they are there.
+    """
 
     folder: Path
     records: tuple[Record, ...]
     ignored: int = 0
+    others: tuple[Record, ...] = ()
+
+    def with_others(self, rule: str) -> Films:
+        """The films with those labelled OTHER as ``negative``, that is as NORMAL; as they are for ``ignore``."""
+        if rule == "ignore" or not self.others:
+            return self
+        negative = tuple(replace(record, label=CLASSES[0]) for record in self.others)
+        return Films(self.folder, (*self.records, *negative), self.ignored - len(negative))
 
     def of(self, split: str) -> tuple[Record, ...]:
         """The films of one split.
@@ -132,6 +150,7 @@ def load_films(folder: Path) -> Films:
 def _from_manifest(folder: Path) -> Films:
     path = folder / MANIFEST
     records: list[Record] = []
+    others: list[Record] = []
     ignored = 0
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
@@ -140,10 +159,11 @@ def _from_manifest(folder: Path) -> Films:
             raise TrainingError(f"{path} has no column {', '.join(missing)}: needed are {', '.join(_COLUMNS)}")
         for row in reader:
             where = f"{path}, line {reader.line_num}"
-            if row["label"] == IGNORED_LABEL:
-                ignored += 1
+            is_other = row["label"] == IGNORED_LABEL
+            ignored += is_other
+            if is_other and not (row["split"] in SPLITS and row["patient_id"] and (folder / row["file"]).is_file()):
                 continue
-            if row["label"] not in CLASSES:
+            if not is_other and row["label"] not in CLASSES:
                 raise TrainingError(f"{where}: label is {row['label']!r}: known are {', '.join(CLASSES)}, OTHER")
             if row["split"] not in SPLITS:
                 raise TrainingError(f"{where}: split is {row['split']!r}: known are {', '.join(SPLITS)}")
@@ -156,8 +176,9 @@ def _from_manifest(folder: Path) -> Films:
             if row.get("sha256", digest) not in (digest, ""):
                 raise TrainingError(f"{where}: {file} is not the film the manifest names (its sha256 differs)")
             extra = {key: value for key, value in row.items() if key not in (*_COLUMNS, "sha256") and key is not None}
-            records.append(Record(file, row["file"], row["label"], row["patient_id"], row["split"], digest, extra))
-    return Films(folder, tuple(records), ignored)
+            kept = others if is_other else records
+            kept.append(Record(file, row["file"], row["label"], row["patient_id"], row["split"], digest, extra))
+    return Films(folder, tuple(records), ignored, tuple(others))
 
 
 def _from_tree(folder: Path) -> Films:
@@ -179,7 +200,7 @@ def _from_tree(folder: Path) -> Films:
 def _check_patients(films: Films) -> None:
     splits: dict[str, str] = {}
     same_film: dict[str, Record] = {}
-    for record in films.records:
+    for record in (*films.records, *films.others):
         twin = same_film.setdefault(record.sha256, record)
         if twin.split != record.split:
             raise TrainingError(

@@ -1,8 +1,9 @@
 """Rows of features on disk by film: added to as films come, and NaN until they are worked out.
 
-Two files make a table. ``NAME.rows`` holds float32 rows one after the other and is memory-mapped; ``NAME.films`` holds
-the SHA-256 of the film of each row, 32 bytes each, and is the lock under which rows are added. A row is on the disk
-before its film is in the list, so that whatever was killed, a film that is listed has a whole row or one with NaN.
+Two files make a table. ``NAME.rows`` holds the rows one after the other, in float32 or float16, and is memory-mapped;
+``NAME.films`` holds the SHA-256 of the film of each row, 32 bytes each, and is the lock under which rows are added. A
+row is on the disk before its film is in the list, so that whatever was killed, a film that is listed has a whole row or
+one with NaN.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _CHUNK_BYTES: Final = 1 << 24  # that are filled at once
 
 @dataclass(frozen=True, slots=True)
 class StoredFeatures:
-    """Features of N films on disk, (N, …) float32, read where they are looked at.
+    """Features of N films on disk, (N, …), read where they are looked at, as float32 whatever is stored.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class StoredFeatures:
         (N,), the row of each film.
     """
 
-    rows: np.memmap[tuple[int, ...], np.dtype[np.float32]]
+    rows: np.memmap[tuple[int, ...], np.dtype[np.float32 | np.float16]]
     places: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -47,7 +48,7 @@ class StoredFeatures:
 
     def __getitem__(self, films: int | slice) -> Features:
         """A copy of the features of one film or of some."""
-        return np.array(self.rows[self.places[films]])
+        return np.array(self.rows[self.places[films]], dtype=np.float32)
 
     def array(self) -> Features:
         """A copy of all of them."""
@@ -63,12 +64,15 @@ class FeatureRows:
         Path of its files without their endings.
     shape
         Of one row.
+    kind
+        ``float32``, or ``float16`` for what can be rounded to eleven bits.
     """
 
-    def __init__(self, name: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, name: Path, shape: tuple[int, ...], kind: str = "float32") -> None:
         self._rows, self._films = name.with_suffix(".rows"), name.with_suffix(".films")
         self._shape = shape
-        self._row_bytes = 4 * math.prod(shape)
+        self._kind = np.dtype(kind)
+        self._row_bytes = self._kind.itemsize * math.prod(shape)
 
     def add(self, films: Sequence[str], what: str) -> None:
         """Make room for films that are not in the table yet, and mend the rows a damaged file lacks.
@@ -102,7 +106,7 @@ class FeatureRows:
     def stored(self, films: Sequence[str]) -> StoredFeatures:
         """The rows of some films, which were added before."""
         known = self._known()
-        rows = np.memmap(self._rows, np.float32, "r+", shape=(len(known), *self._shape))
+        rows = np.memmap(self._rows, self._kind, "r+", shape=(len(known), *self._shape))
         return StoredFeatures(rows, np.array([known[film] for film in films], dtype=np.int64))
 
     def _known(self) -> dict[str, int]:
@@ -123,7 +127,7 @@ class FeatureRows:
         with self._rows.open("r+b" if self._rows.exists() else "w+b") as stream:
             stream.seek(start * self._row_bytes)
             left = (end - start) * self._row_bytes
-            empty = np.full(min(left, _CHUNK_BYTES) // 4, np.nan, dtype=np.float32).tobytes()
+            empty = np.full(min(left, _CHUNK_BYTES) // self._kind.itemsize, np.nan, dtype=self._kind).tobytes()
             while left:
                 left -= stream.write(empty[:left])
             stream.flush()

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torchvision.models.resnet import ResNet
 
+from cxr.films.film import Pixels
 from cxr.model.network import backbone_digest, features, folded, pool, trunk, use_exact_float32
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import Preprocessing
@@ -52,11 +53,14 @@ class Depth:
         From the backbone and (B, 3, H, W) to what is stored, (B, …).
     shape
         Of one film's row.
+    kind
+        The type of number that is stored.
     """
 
     name: str
     compute: Callable[[ResNet, torch.Tensor], torch.Tensor]
     shape: Callable[[ResNet, int], tuple[int, ...]]
+    kind: str = "float32"
 
 
 def _pooled_layer4(network: ResNet, tensors: torch.Tensor) -> torch.Tensor:
@@ -65,6 +69,11 @@ def _pooled_layer4(network: ResNet, tensors: torch.Tensor) -> torch.Tensor:
 
 def _pooled_shape(network: ResNet, _: int) -> tuple[int, ...]:
     return (network.fc.in_features,)
+
+
+def _layer4_shape(network: ResNet, size: int) -> tuple[int, ...]:
+    cells = -(-size // 32)
+    return (network.fc.in_features, cells, cells)
 
 
 def _layer3_shape(network: ResNet, size: int) -> tuple[int, ...]:
@@ -90,6 +99,7 @@ def pooled_of(network: ResNet, maps: StoredFeatures, device: torch.device, *, ba
 
 
 POOLED: Final = Depth("layer4, pooled", _pooled_layer4, _pooled_shape)
+LAYER4: Final = Depth("layer4, float16", features, _layer4_shape, "float16")  # 0.2 MB for a film of 224 pixels
 LAYER3: Final = Depth("layer3", trunk, _layer3_shape)
 
 
@@ -103,11 +113,14 @@ class View:
 
     def tensor(self, record: Record, preprocessing: Preprocessing) -> torch.Tensor:
         """The film under this view, (3, size, size). The same film gives the same in any order and subset."""
-        pixels = record.read(preprocessing.least_side)
-        if self.number:
-            film = int(record.sha256[:16], 16)
-            pixels = self.augmentation.apply(pixels, np.random.default_rng([self.seed, self.number, film]))
-        return to_tensor(pixels, preprocessing)
+        return to_tensor(self.changed(record, record.read(preprocessing.least_side)), preprocessing)
+
+    def changed(self, record: Record, pixels: Pixels) -> Pixels:
+        """What becomes of a film's pixels, or of a mask of the same size: (H, W) uint8."""
+        if not self.number:
+            return pixels
+        film = int(record.sha256[:16], 16)
+        return self.augmentation.apply(pixels, np.random.default_rng([self.seed, self.number, film]))
 
     def key(self) -> dict[str, object]:
         """What the features depend on: nothing of the augmentation for the plain view."""
@@ -186,7 +199,7 @@ class FeatureCache:
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         shape = self.depth.shape(self.network, self.preprocessing.size)
-        table = FeatureRows(self.folder / f"features-{digest[:20]}", shape)
+        table = FeatureRows(self.folder / f"features-{digest[:20]}", shape, self.depth.kind)
         films = [record.sha256 for record in records]
         if self.processes.is_first:
             table.add(films, self.depth.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -97,7 +97,7 @@ def train_head(
         If the loss is never a finite number.
     """
     weights = weights or Weighting.even(len(train_targets), len(val_targets))
-    with _one_thread():
+    with one_thread():
         return _train_head(train_views, train_targets, val_features, val_targets, settings, weights)
 
 
@@ -110,7 +110,7 @@ def _train_head(
     weights: Weighting,
 ) -> TrainedHead:
     generator = torch.Generator().manual_seed(settings.seed)
-    mean, deviation = _standardisation(train_views[0])
+    mean, deviation = standardisation(train_views[0])
     views = torch.stack([(torch.from_numpy(view) - mean) / deviation for view in train_views])
     val = (torch.from_numpy(val_features) - mean) / deviation
     targets, val_labels = torch.from_numpy(train_targets), torch.from_numpy(val_targets)
@@ -154,12 +154,13 @@ def _train_head(
     best_epoch, weight, bias = best
     if not best_epoch:
         raise TrainingError("the loss was never a number: a film's features are infinite or NaN, or the rate too high")
-    weight = weight / deviation
+    # What both classes have in common tells nothing of either: without it the map of one class is half the contrast.
+    weight, bias = (weight - weight.mean(dim=0)) / deviation, bias - bias.mean()
     return TrainedHead(weight, bias - weight @ mean, best_epoch, tuple(history))
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Steps this small spend their time waiting for other threads; one thread is also the same on every machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -169,7 +170,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _standardisation(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+def standardisation(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each feature, 1 for one that never changes."""
     mean = torch.from_numpy(features.mean(axis=0))
     deviation = torch.from_numpy(features.std(axis=0))
@@ -198,15 +199,32 @@ def format_elapsed(seconds: float) -> str:
 
 
 BALANCES: Final = ("none", "class", "source")
+NO_LABEL_WEIGHTS: Final[Mapping[str, float]] = {}
+_LABEL_MARKS: Final = {
+    "radiologist": ("radiologist",),
+    "physician": ("physician", "doctor"),
+    "pcr": ("pcr",),
+    "text-mined": ("nlp", "mined", "text"),
+}
 
 Weights = npt.NDArray[np.float32]
 
 
-def film_weights(records: Sequence[Record], balance: str) -> Weights:
+def label_kind(label_source: str) -> str:
+    """Who gave a label, a key of `cxr_training.fit.settings.LABEL_WEIGHTS`; empty where the text does not say."""
+    words = label_source.lower()
+    return next((kind for kind, marks in _LABEL_MARKS.items() if any(mark in words for mark in marks)), "")
+
+
+def film_weights(
+    records: Sequence[Record], balance: str, label_weights: Mapping[str, float] = NO_LABEL_WEIGHTS
+) -> Weights:
     """A weight for each film, (N,) with a mean of 1.
 
     Parameters
     ----------
+    label_weights
+        How much a label counts by who gave it, whatever its class, so that probabilities stay those of each source.
     balance
         ``none``
             Every film counts the same.
@@ -224,10 +242,12 @@ def film_weights(records: Sequence[Record], balance: str) -> Weights:
     """
     if balance == "source" and not any(record.extra.get("source") for record in records):
         raise TrainingError("--balance source needs films with a source: give the manifest that column, or take class")
+    trust = np.array([label_weights.get(label_kind(one.extra.get("label_source") or ""), 1.0) for one in records])
     if balance == "none":
-        return np.ones(len(records), dtype=np.float32)
+        return np.asarray(trust / trust.mean(), dtype=np.float32)
     keys = [(record.label, record.extra.get("source", "") if balance == "source" else "") for record in records]
     films = Counter(keys)
     groups = Counter(label for label, _ in films)
     share = [1.0 / (len(groups) * groups[label] * films[label, source]) for label, source in keys]
-    return (np.array(share) * len(records)).astype(np.float32)
+    weights = np.array(share) * trust
+    return np.asarray(weights / weights.mean(), dtype=np.float32)

@@ -15,6 +15,7 @@ import torchvision
 
 import cxr
 from cxr.model.spec import Preprocessing
+from cxr_training.data.boxes import NO_BOXES, load_boxes
 from cxr_training.data.records import Films, Record
 from cxr_training.errors import TrainingError
 from cxr_training.fit.processes import Processes
@@ -127,7 +128,7 @@ def basis_of(films: Films, settings: TrainSettings, backbone: str, processes: Pr
     precision = resolve_precision(settings.tuning.precision, processes.device)
     return {
         "set of settings": json.dumps(settings.as_json(), sort_keys=True),
-        "list of films": rows_digest(films),
+        "list of films": rows_digest(films, settings),
         "backbone": backbone,
         "precision": str(precision).removeprefix("torch."),
         "version of PneumoScan": cxr.__version__,
@@ -140,12 +141,14 @@ def versions() -> dict[str, str]:
     return {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
 
 
-def rows_digest(films: Films) -> str:
-    """SHA-256 of the films that are trained with, in their order, with what their weight depends on."""
+def rows_digest(films: Films, settings: TrainSettings) -> str:
+    """SHA-256 of the films that are trained with, in their order, with what their weight depends on and their boxes."""
+    boxes = load_boxes(films) if settings.boxes else NO_BOXES
+    others = films.others if settings.boxes else ()  # their cells teach too
     rows = [
-        f"{record.split} {record.sha256} {record.label} {record.extra.get('source', '')}"
-        for split in ("train", "val")
-        for record in films.of(split)
+        f"{record.split} {record.sha256} {record.label} {record.extra.get('source', '')} "
+        f"{record.extra.get('label_source', '')} {boxes.of(record.name)}"
+        for record in (*films.of("train"), *films.of("val"), *others)
     ]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
@@ -159,4 +162,6 @@ def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
         return False
     requested = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
     rows = record.result.get("rows_sha256")
-    return bool(record.settings == requested and record.data_sha256 == films.digest() and rows == rows_digest(films))
+    return bool(
+        record.settings == requested and record.data_sha256 == films.digest() and rows == rows_digest(films, settings)
+    )

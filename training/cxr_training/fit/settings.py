@@ -72,6 +72,31 @@ class HeadSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BoxSettings:
+    """How the head learns from boxes that radiologists drew, beside the labels.
+
+    Parameters
+    ----------
+    weight
+        Of the loss of the cells beside that of the films.
+    weight_decay
+        L2 penalty on the weight of standardised features, as in `HeadSettings`.
+    epochs
+        Steps of L-BFGS, each over all films; it ends earlier where nothing changes any more.
+    """
+
+    weight: float = 1.0
+    weight_decay: float = 0.2
+    epochs: int = 100
+
+
+# By who gave the label. Readings of the very film by radiologists are the best there are and the fewest; the figures in
+# docs/results.md were chosen with them by cross-validation over patients. A label of any other kind counts 1.
+LABEL_WEIGHTS: Final = {"radiologist": 8.0, "physician": 1.0, "pcr": 1.0, "text-mined": 1.0}
+OTHER_RULES: Final = ("ignore", "negative")
+
+
+@dataclass(frozen=True, slots=True)
 class TuneSettings:
     """How layers below the head are trained.
 
@@ -115,12 +140,20 @@ class TrainSettings:
         A key of `cxr_training.fit.weights.NORMALISATIONS`: how the starting weights saw pictures.
     decode
         One of `cxr.model.spec.DECODES`: whether large films are brought near the network's size while they are decoded.
+    greys
+        One of `cxr.model.spec.GREYS`: grey values as they are stored, or brought to a standard by the exposed field.
     trainable
         ``head`` on features of a frozen backbone; ``layer4`` and head; or ``all``. The latter two start from the head.
     views
         Augmented views of each training film, beside the plain one, wherever stored features are trained on.
     balance
         One of `cxr_training.fit.head.BALANCES`: how much each film counts.
+    label_weights
+        How much a film counts by who gave its label, by the kinds of `LABEL_WEIGHTS`.
+    other
+        Films labelled OTHER (abnormal, no opacity): ``ignore`` leaves them out, ``negative`` counts them as NORMAL.
+    boxes
+        How the head learns from boxes; None for labels alone.
     or_random
         Go on with random weights where the ImageNet weights cannot be had.
     """
@@ -130,16 +163,35 @@ class TrainSettings:
     normalisation: str = "imagenet"
     size: int = 224
     decode: str = "reduced"
+    greys: str = "stored"
     trainable: str = "head"
     views: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
     head: HeadSettings = field(default_factory=HeadSettings)
     tuning: TuneSettings = field(default_factory=TuneSettings)
     balance: str = "none"
+    label_weights: dict[str, float] = field(default_factory=lambda: dict(LABEL_WEIGHTS))
+    other: str = "ignore"
+    boxes: BoxSettings | None = None
     seed: int = 0
     or_random: bool = False
 
     def __post_init__(self) -> None:
+        if self.boxes is not None:
+            if self.trainable != "head":
+                raise TrainingError(f"boxes teach the head alone: leave out --boxes, or --trainable {self.trainable}")
+            if not 0 < self.boxes.weight <= 1000 or not 0 <= self.boxes.weight_decay <= 10:
+                raise TrainingError(
+                    f"box weight is {self.boxes.weight} and weight decay {self.boxes.weight_decay}: above 0 and at "
+                    "most 1000, and 0 to 10, are needed"
+                )
+        for kind, weight in self.label_weights.items():
+            if kind not in LABEL_WEIGHTS or not 0 < weight <= 1000:
+                raise TrainingError(
+                    f"label weight {kind}={weight:g}: known are {', '.join(LABEL_WEIGHTS)}, above 0 and at most 1000"
+                )
+        if self.other not in OTHER_RULES:
+            raise TrainingError(f"other is {self.other!r}: known are {', '.join(OTHER_RULES)}")
         for part in (self.head, self.tuning):
             for name, value in {"learning rate": part.learning_rate, "weight decay": part.weight_decay}.items():
                 if not 0 <= value <= 10 or (name == "learning rate" and value == 0):

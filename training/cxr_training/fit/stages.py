@@ -12,13 +12,15 @@ import torch
 from torchvision.models.resnet import ResNet
 
 from cxr.model.spec import Preprocessing
+from cxr_training.data.boxes import NO_BOXES, KeptBoxes
 from cxr_training.data.records import Record
+from cxr_training.fit.box_head import Cells, known_films, train_head_with_boxes
 from cxr_training.fit.feature_rows import Features, StoredFeatures
-from cxr_training.fit.features import LAYER3, POOLED, Depth, FeatureCache, View, pooled_of
-from cxr_training.fit.head import Epoch, Targets, Weighting, film_weights, train_head
+from cxr_training.fit.features import LAYER3, LAYER4, POOLED, Depth, FeatureCache, View, pooled_of
+from cxr_training.fit.head import Epoch, Targets, TrainedHead, Weighting, film_weights, train_head
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.resume import Unfinished
-from cxr_training.fit.settings import TrainSettings
+from cxr_training.fit.settings import BoxSettings, TrainSettings
 from cxr_training.fit.tune import Load, Tuned, splits
 from cxr_training.fit.tune_loop import State, TuneLoop
 
@@ -55,6 +57,10 @@ class Fit:
         Seconds between two states inside an epoch.
     on_epoch
         Called with every epoch, in the first process.
+    boxes
+        Of the data folder, where they are trained on.
+    others
+        Training films labelled OTHER that count for neither class: there is no opacity in their cells.
     """
 
     network: ResNet
@@ -67,6 +73,8 @@ class Fit:
     unfinished: Unfinished
     save_every_s: float
     on_epoch: Callable[[Epoch], None]
+    boxes: KeptBoxes = NO_BOXES
+    others: Sequence[Record] = ()
 
     @property
     def views(self) -> list[View]:
@@ -106,8 +114,39 @@ class Fit:
         return cache.get_all(wanted)
 
     def _head_on_stored(self) -> Fitted:
+        if self.settings.boxes is not None:
+            return self._head_with_boxes(self.settings.boxes)
         *train, val = (features.array() for features in self._features(POOLED))
         return self._head(train, val)
+
+    def _head_with_boxes(self, settings: BoxSettings) -> Fitted:
+        """Maps are stored of the films that are known cell by cell, pooled features of all others."""
+        known = known_films([*self.train, *self.others], self.boxes)
+        places = {film.record.sha256: place for place, film in enumerate(known)}
+        rest = [record for record in self.train if record.sha256 not in places]
+        pooled = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, POOLED)
+        mapped = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, LAYER4)
+        *of_rest, val = pooled.get_all([*((rest, view) for view in self.views), (self.val, View())])
+        maps = mapped.get_all([([film.record for film in known], view) for view in self.views])
+        train: list[Features] = []
+        for stored, map_ in zip(of_rest, maps, strict=True):
+            by_film = dict(zip((record.sha256 for record in rest), stored.array(), strict=True))
+            by_film |= {film: map_[place].mean(axis=(1, 2)) for film, place in places.items()}
+            train.append(np.stack([by_film[record.sha256] for record in self.train]))
+        height, width = maps[0].rows.shape[-2:]
+        head = train_head_with_boxes(
+            train,
+            targets_of(self.train),
+            val.array(),
+            targets_of(self.val),
+            [
+                Cells(map_, np.stack([film.shares(view, (height, width)) for film in known]))
+                for map_, view in zip(maps, self.views, strict=True)
+            ],
+            settings,
+            weights=self._weighting(),
+        )
+        return self._put(head)
 
     def _head(self, train: Sequence[Features], val: Features) -> Fitted:
         """Train the head and put it into the network."""
@@ -120,13 +159,17 @@ class Fit:
             settings,
             weights=self._weighting(),
         )
+        return self._put(head)
+
+    def _put(self, head: TrainedHead) -> Fitted:
         with torch.no_grad():
             self.network.fc.weight.copy_(head.weight)
             self.network.fc.bias.copy_(head.bias)
         return Fitted(head.best_epoch, head.history)
 
     def _weighting(self) -> Weighting:
-        return Weighting(*(film_weights(records, self.settings.balance) for records in (self.train, self.val)))
+        rules = self.settings.balance, self.settings.label_weights
+        return Weighting(*(film_weights(records, *rules) for records in (self.train, self.val)))
 
     def _stored(self, records: Sequence[Record], views: Sequence[StoredFeatures]) -> Load:
         """Layer3 outputs, in each epoch under a view drawn for each film."""

@@ -6,7 +6,7 @@ where a class is missing, and the interval where the rules of `cxr_training.meas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 RESAMPLES: Final = 2000
@@ -181,6 +181,9 @@ class Metrics:
         None where the model has none.
     localisation
         None where no film of PNEUMONIA has a box.
+    everything_else
+        PNEUMONIA against all other films, those labelled OTHER (abnormal, no opacity) among the negative ones, over all
+        films and by source and label source where there are such films; empty where there are none.
     """
 
     split: str
@@ -195,6 +198,7 @@ class Metrics:
     groups: dict[str, GroupFigures]
     screen: Screened | None = None
     localisation: Localisation | None = None
+    everything_else: dict[str, GroupFigures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

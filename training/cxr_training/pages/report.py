@@ -73,6 +73,7 @@ def write_report(
         "ppv": _predictive_table(groups, "ppv"),
         "npv": _predictive_table(groups, "npv"),
         "left_out": _left_out_table(groups),
+        "everything_else": groups_table(metrics.everything_else, ("auroc", "sensitivity", "specificity", "ece")),
         "boxes": metrics.localisation and boxes_table(metrics.localisation),
     }
     write_text(out / "errors.md", render("errors.md.j2", **values))
