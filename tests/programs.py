@@ -25,6 +25,8 @@ PACKAGES: Final = {
     "npm": "npm",
     "dciodvfy": "dicom3tools",
     "dsrdump": "dcmtk",
+    "echoscu": "dcmtk",
+    "storescu": "dcmtk",
 }
 
 
@@ -52,7 +54,7 @@ NEEDS_NGINX: Final = needs("nginx")
 NEEDS_PROMETHEUS: Final = needs("prometheus", "promtool")
 NEEDS_BROWSER: Final = needs("chromium", "chromedriver")
 NEEDS_NPM: Final = needs("npm")
-NEEDS_DICOM_TOOLS: Final = needs("dciodvfy", "dsrdump")
+NEEDS_DICOM_TOOLS: Final = needs("dciodvfy", "dsrdump", "echoscu", "storescu")
 NEEDS_JAVA: Final = _needs_java()
 
 if __name__ == "__main__":
