@@ -27,6 +27,7 @@ PACKAGES: Final = {
     "dsrdump": "dcmtk",
     "echoscu": "dcmtk",
     "storescu": "dcmtk",
+    "Orthanc": "orthanc",
 }
 
 
@@ -54,6 +55,7 @@ NEEDS_NGINX: Final = needs("nginx")
 NEEDS_PROMETHEUS: Final = needs("prometheus", "promtool")
 NEEDS_BROWSER: Final = needs("chromium", "chromedriver")
 NEEDS_NPM: Final = needs("npm")
+NEEDS_ORTHANC: Final = needs("Orthanc")
 NEEDS_DICOM_TOOLS: Final = needs("dciodvfy", "dsrdump", "echoscu", "storescu")
 NEEDS_JAVA: Final = _needs_java()
 
