@@ -5,13 +5,15 @@ import os
 import random
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -360,3 +362,68 @@ def test_a_second_node_does_not_get_the_spool(
 def test_a_destination_has_title_host_and_port(tmp_path: Path, to: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("dicom", ["node", "--spool", str(tmp_path), "--to", to]) == 2
     assert "is no destination like PACS@pacs.example:104" in capsys.readouterr().err
+
+
+# --- other peers --------------------------------------------------------------------------------------------------
+
+
+def test_stalled_and_malicious_peers_do_not_stop_the_others(
+    tmp_path: Path, server: FilmServer, archive: Archive
+) -> None:
+    giant = b"\x01\x00\xff\xff\xff\xf0" + b"\x00\x01" * 1000  # an association request of 4 GB
+    with running(tmp_path, server.url, archive.address) as node, ExitStack() as held:
+        for said in (b"", b"", giant, giant, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 5000, b"\x04\x00\x00\x00\x00\x02ab"):
+            peer = held.enter_context(socket.create_connection(("127.0.0.1", node.port)))
+            with suppress(OSError):  # some are shown the door at once
+                peer.sendall(said)
+        assert send(node.port, several()) == [SUCCESS] * 4
+        until(lambda: node.states == {"sent": 4})
+
+
+def test_a_sender_that_breaks_off_in_the_middle_leaves_nothing(
+    tmp_path: Path, server: FilmServer, archive: Archive
+) -> None:
+    with running(tmp_path, server.url, archive.address) as node, relay(node.port, stops_after=60_000) as port:
+        assert send(port, [chest_film()]) == [-1]
+        assert node.states == {}
+        assert list(node.spool.films.iterdir()) == []
+        assert send(node.port, [chest_film()]) == [SUCCESS]
+
+
+def test_several_senders_at_once_lose_nothing(tmp_path: Path, server: FilmServer, archive: Archive) -> None:
+    batches = [[chest_film(film, name=str(sender)) for film in range(3)] for sender in range(10)]
+    with running(tmp_path, server.url, archive.address) as node, ThreadPoolExecutor(10) as senders:
+        assert list(senders.map(lambda batch: send(node.port, batch), batches)) == [[SUCCESS] * 3] * 10
+        until(lambda: node.states == {"sent": 30})
+    assert list(archive.kinds_by_study.values()) == [PAIR] * 30
+
+
+@contextmanager
+def relay(port: int, stops_after: int) -> Iterator[int]:
+    """A port that passes on so many bytes to another one, and then breaks off."""
+
+    def pass_on(source: socket.socket, target: socket.socket, most: int) -> None:
+        with suppress(OSError):
+            while most > 0 and (data := source.recv(min(most, 4096))):
+                target.sendall(data)
+                most -= len(data)
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(("127.0.0.1", port)) as onward,
+        ThreadPoolExecutor(2) as pool,
+    ):
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                back = threading.Thread(target=pass_on, args=(onward, client, 1 << 30))
+                back.start()
+                pass_on(client, onward, stops_after)
+                back.join()
+
+        pool.submit(serve)
+        yield listener.getsockname()[1]
