@@ -60,6 +60,7 @@ _EXTRAS: Final = {
     "PIL": "model",
     "pydicom": "model",
     "highdicom": "dicom",
+    "pynetdicom": "dicom",
     "contourpy": "dicom",
     "cryptography": "edge",
     "django": "web",

@@ -295,6 +295,8 @@ def _add_one(place: Any, one: Described) -> Any:
     elif several:
         settings["nargs"] = "+" if default is dataclasses.MISSING else "*"
     if one.option.positional:
+        if default is not dataclasses.MISSING and not several:
+            settings["nargs"] = "?"
         return place.add_argument(name, **settings, **({} if default is dataclasses.MISSING else {"default": default}))
     return place.add_argument(one.flag, dest=name, required=default is dataclasses.MISSING, **settings)
 

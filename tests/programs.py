@@ -25,6 +25,9 @@ PACKAGES: Final = {
     "npm": "npm",
     "dciodvfy": "dicom3tools",
     "dsrdump": "dcmtk",
+    "echoscu": "dcmtk",
+    "storescu": "dcmtk",
+    "Orthanc": "orthanc",
 }
 
 
@@ -52,7 +55,8 @@ NEEDS_NGINX: Final = needs("nginx")
 NEEDS_PROMETHEUS: Final = needs("prometheus", "promtool")
 NEEDS_BROWSER: Final = needs("chromium", "chromedriver")
 NEEDS_NPM: Final = needs("npm")
-NEEDS_DICOM_TOOLS: Final = needs("dciodvfy", "dsrdump")
+NEEDS_ORTHANC: Final = needs("Orthanc")
+NEEDS_DICOM_TOOLS: Final = needs("dciodvfy", "dsrdump", "echoscu", "storescu")
 NEEDS_JAVA: Final = _needs_java()
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from cxr import NOTICE
 from cxr.errors import InputError
-from cxr_client import AnswerLost, ClientError, InferenceClient, PredictionFailed, PredictionRefused, ServerUnreachable
+from cxr_client import ClientError, InferenceClient, PredictionFailed, PredictionRefused, ServerUnreachable
 from pneumoscan.dicom.answer import MAP_FORM, MAP_TARGET, Answer, read_answer
 from pneumoscan.dicom.capture import secondary_capture
 from pneumoscan.dicom.report import answer_report, refusal_report
@@ -27,6 +27,8 @@ RECORD_FILE: Final = "result.json"
 # The statuses of a refusal that is about the film; others are about the request, its key or the model's version.
 _ABOUT_FILM: Final = frozenset({413, 415, 422})
 
+UNREACHABLE: Final = "UNREACHABLE"
+
 State = Literal["answered", "refused", "skipped", "failed"]
 
 
@@ -37,6 +39,7 @@ class Reason:
     code: str
     title: str
     detail: str
+    retryable: bool = False
 
 
 _OWN_RESULT: Final = Reason("OWN_RESULT", "The file is a result, not a film", "this program made it.")
@@ -98,6 +101,7 @@ class FilmResult:
             record |= _answer_record(self.answer, self.source)
         if self.reason is not None:
             record["reason"] = {"code": self.reason.code, "title": self.reason.title, "detail": self.reason.detail}
+            record["reason"]["retryable"] = self.reason.retryable
         record["objects"] = [{"kind": one.kind, "file": one.file, "sop_instance_uid": one.uid} for one in self.objects]
         return record
 
@@ -120,27 +124,36 @@ class ResultMaker:
     out: Path
     version: str | None = None
     reports_refusals: bool = False
-    _unreachable: ServerUnreachable | None = field(default=None, init=False)
 
-    def make_all(self, files: Sequence[Path], root: Path, jobs: int) -> Iterator[FilmResult]:
+    def make_all(self, planned: Sequence[FilmResult], paths: Sequence[Path], jobs: int) -> Iterator[FilmResult]:
         """One result for each file, in their order.
 
         Parameters
         ----------
-        root
-            What the files' names are given below.
+        planned
+            Of `plan`.
         jobs
             Films asked about at once.
         """
+        gave_up: list[Reason] = []
+
+        def one(film: FilmResult, path: Path) -> FilmResult:
+            if gave_up and film.reason is None:  # the next thousand films would each wait for the same nothing
+                return replace(film, reason=gave_up[0])
+            result = self.make(film, path)
+            if result.reason is not None and result.reason.code == UNREACHABLE:
+                gave_up.append(result.reason)
+            return result
+
         with ThreadPoolExecutor(jobs) as pool:
-            planned = _planned(files, root)
             try:
-                yield from pool.map(self._make, planned, files)
+                yield from pool.map(one, planned, paths)
             except BaseException:  # Ctrl-C, or nobody wants the rest
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _make(self, planned: FilmResult, path: Path) -> FilmResult:
+    def make(self, planned: FilmResult, path: Path) -> FilmResult:
+        """Ask about one film and write what is made of the answer; whatever goes wrong is its reason."""
         if planned.reason is not None or planned.source is None:
             return planned
         try:
@@ -150,17 +163,14 @@ class ResultMaker:
                 return replace(planned, reason=_reason_of(error))
             return self._refused(planned, planned.source, _reason_of(error))
         except ClientError as error:
-            if isinstance(error, ServerUnreachable) and not isinstance(error, AnswerLost):
-                self._unreachable = error
             return replace(planned, reason=_reason_of(error))
         except OSError as error:  # its text names a file
-            return replace(planned, reason=Reason("NOT_WRITTEN", "The result is not written", str(error.strerror)))
+            reason = Reason("NOT_WRITTEN", "The result is not written", str(error.strerror), retryable=True)
+            return replace(planned, reason=reason)
         except Exception as error:  # highdicom 0.28 raises whatever a tag leads to; its text can hold the tag
             return replace(planned, reason=Reason("INTERNAL", "No result can be made", type(error).__name__))
 
     def _answered(self, planned: FilmResult, source: Source, path: Path) -> FilmResult:
-        if self._unreachable is not None:  # the next thousand films would each wait for the same nothing
-            raise self._unreachable
         reply = self.client.predict(path, MAP_FORM, MAP_TARGET, self.version)
         answer, overlay = read_answer(reply, source)
         files = {
@@ -215,33 +225,49 @@ def _objects_of_record(path: Path) -> set[str]:
     return {name for name in names if Path(name).name == name and name.endswith(".dcm")}
 
 
-def _planned(files: Sequence[Path], root: Path) -> list[FilmResult]:
-    """What each file is before any is asked about; one with a reason is not asked about."""
+def plan(number: int, path: Path, root: Path) -> FilmResult:
+    """What a file is before it is asked about; one with a reason is not asked about."""
+    film = FilmResult(number, path.relative_to(root).as_posix())
+    try:
+        source = read_source(path)
+    except InputError as error:
+        return replace(film, state="refused", reason=Reason(error.code, error.title, error.detail))
+    except OSError as error:  # its text names the file
+        reason = Reason("UNREADABLE", "The file cannot be read", str(error.strerror), retryable=True)
+        return replace(film, reason=reason)
+    film = replace(film, source=source)
+    return replace(film, state="skipped", reason=_OWN_RESULT) if source.is_own_result else film
+
+
+def plan_all(paths: Sequence[Path], root: Path) -> list[FilmResult]:
+    """What each file is before any is asked about; of files with one SOP Instance UID the first is asked about.
+
+    Parameters
+    ----------
+    root
+        What the files' names are given below.
+    """
     seen: set[str] = set()
-    results = []
-    for number, path in enumerate(files, start=1):
-        result = FilmResult(number, path.relative_to(root).as_posix())
-        try:
-            source = read_source(path)
-        except InputError as error:
-            result = replace(result, state="refused", reason=Reason(error.code, error.title, error.detail))
-        except OSError as error:  # its text names the file
-            result = replace(result, reason=Reason("UNREADABLE", "The file cannot be read", str(error.strerror)))
-        else:
-            result = replace(result, source=source)
-            if source.is_own_result:
-                result = replace(result, state="skipped", reason=_OWN_RESULT)
-            elif source.uid in seen:
-                result = replace(result, state="skipped", reason=_DUPLICATE)
-            seen.add(source.uid)
-        results.append(result)
-    return results
+    films = []
+    for number, path in enumerate(paths, start=1):
+        film = plan(number, path, root)
+        uid = film.source.uid if film.source is not None else ""
+        if uid in seen and film.reason is None:
+            film = replace(film, state="skipped", reason=_DUPLICATE)
+        if uid:
+            seen.add(uid)
+        films.append(film)
+    return films
 
 
 def _reason_of(error: ClientError) -> Reason:
     outcome = Outcome(Path(), error=error)
-    title = error.title if isinstance(error, PredictionFailed) else "The server gave no answer"
-    return Reason(outcome.error_code, title, outcome.error_text)
+    if isinstance(error, PredictionFailed):
+        # A refusal that is not about the film is about a key or a version, which somebody will set right.
+        retryable = error.retryable or (isinstance(error, PredictionRefused) and error.status not in _ABOUT_FILM)
+        return Reason(outcome.error_code, error.title, outcome.error_text, retryable)
+    is_away = isinstance(error, ServerUnreachable)
+    return Reason(outcome.error_code, "The server gave no answer", outcome.error_text, is_away)
 
 
 def _answer_record(answer: Answer, source: Source) -> dict[str, Any]:

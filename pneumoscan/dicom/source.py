@@ -76,7 +76,7 @@ _TIME: Final = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?", re.ASCII)
 def quiet_libraries() -> None:
     """Stop warnings and library logs in this process, for good: they repeat tags that are not as they should be."""
     warnings.simplefilter("ignore")
-    for name in ("pydicom", "highdicom"):
+    for name in ("pydicom", "highdicom", "pynetdicom"):
         logger = logging.getLogger(name)
         logger.handlers = [logging.NullHandler()]
         logger.propagate = False
