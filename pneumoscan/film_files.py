@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
@@ -33,7 +34,7 @@ def find_films(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        for film in _walk(path) if path.is_dir() else [path]:
+        for film in walk_films(path) if path.is_dir() else [path]:
             films.setdefault(film.resolve(), film)
     return list(films.values())
 
@@ -70,24 +71,42 @@ def picture_names(films: Sequence[Path], kind: str) -> list[str]:
     return names
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
+def walk_films(folder: Path) -> Iterator[Path]:
+    """Give the films in a folder and the folders in it, by name, as `find_films` chooses them.
+
+    Of one folder at a time the names are kept. A link to a folder that it lies in leads nowhere new and is passed over.
+    """
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a name takes less memory than a path
+        entry = folder / name
+        if name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(entry)
-        elif entry.suffix.lower() in SUFFIXES or (not _has_suffix(entry) and _looks_like_film(entry)):
+            if not (entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve())):
+                yield from walk_films(entry)
+        elif is_film(name, partial(_head, entry)):
             yield entry
 
 
-def _has_suffix(path: Path) -> bool:
+def is_film(name: str, read_head: Callable[[], bytes]) -> bool:
+    """Whether a file in a folder is taken for a film: by its suffix, and without one by its first 132 bytes.
+
+    One without a suffix that cannot be read is taken, so that somebody hears of it.
+    """
+    path = Path(name)
+    if path.suffix.lower() in SUFFIXES:
+        return True
     # DICOM files are often named by their UID, 1.2.840.113619.2.5: digits are no suffix.
-    return path.suffix != "" and not path.suffix[1:].isdigit()
-
-
-def _looks_like_film(path: Path) -> bool:
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
+    if path.name.upper() == "DICOMDIR" or (path.suffix != "" and not path.suffix[1:].isdigit()):
         return False
-    with path.open("rb") as file:
-        head = file.read(132)
+    try:
+        head = read_head()
+    except OSError:
+        return True
     return any(head[start : start + len(magic)] == magic for start, magic in _MAGIC)
+
+
+def _head(path: Path) -> bytes:
+    if not path.is_file():  # a pipe, a socket
+        return b""
+    with path.open("rb") as file:
+        return file.read(132)
