@@ -12,6 +12,7 @@ CxrError                        1
     ├── RegistryError           1  a model registry does not give or take an archive
     ├── ExportError             1  figures cannot be written where Prometheus reads them
     ├── DemoError               1  a step of the demo failed
+    ├── ScoreError              1  a job of scoring cannot go on; what it has is kept
     └── UsageError              2  what was asked for cannot be done; nothing was begun
         ├── ConfigError         2  the server cannot be started as asked
         ├── NoJavaError         2  no Java runs TorchServe
@@ -60,6 +61,10 @@ class ExportError(CommandError):
 
 class DemoError(CommandError):
     """A step of the demo did not do what it should."""
+
+
+class ScoreError(CommandError):
+    """A job of scoring cannot go on; what it has is kept, and the same command goes on from there."""
 
 
 class UsageError(CommandError):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 # Where a format's first bytes are, and what they are.
 _MAGIC = ((0, b"\x89PNG\r\n\x1a\n"), (0, b"\xff\xd8\xff"), (128, b"DICM"))
+
+Wanted = Callable[[str, Callable[[], bytes]], bool]  # of a file: its name, and what reads its first bytes
 
 
 def find_films(paths: Sequence[Path]) -> list[Path]:
@@ -33,7 +36,7 @@ def find_films(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        for film in _walk(path, _is_film) if path.is_dir() else [path]:
+        for film in walk_films(path) if path.is_dir() else [path]:
             films.setdefault(film.resolve(), film)
     return list(films.values())
 
@@ -51,7 +54,7 @@ def find_dicom(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    return list(_walk(path, _is_dicom)) if path.is_dir() else [path]
+    return list(walk_films(path, _is_dicom)) if path.is_dir() else [path]
 
 
 def picture_names(films: Sequence[Path], kind: str) -> list[str]:
@@ -86,33 +89,56 @@ def picture_names(films: Sequence[Path], kind: str) -> list[str]:
     return names
 
 
-def _walk(folder: Path, is_wanted: Callable[[Path], bool]) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
+def walk_films(folder: Path, is_wanted: Wanted | None = None) -> Iterator[Path]:
+    """Give the films in a folder and the folders in it, by name, as `find_films` chooses them, or other files.
+
+    Of one folder at a time the names are kept. A link to a folder that it lies in leads nowhere new and is passed over.
+    """
+    is_wanted = is_wanted or is_film
+    for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a name takes less memory than a path
+        entry = folder / name
+        if name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(entry, is_wanted)
-        elif is_wanted(entry):
+            if not (entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve())):
+                yield from walk_films(entry, is_wanted)
+        elif is_wanted(name, partial(_head, entry)):
             yield entry
 
 
-def _is_film(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES or (not _has_suffix(path) and any(_starts_as(path)))
+def is_film(name: str, read_head: Callable[[], bytes]) -> bool:
+    """Whether a file in a folder is taken for a film: by its suffix, and without one by its first 132 bytes.
 
-
-def _is_dicom(path: Path) -> bool:
-    return path.suffix.lower() in (".dcm", ".dicom") or _starts_as(path)[-1]
-
-
-def _has_suffix(path: Path) -> bool:
+    One without a suffix that cannot be read is taken, so that somebody hears of it.
+    """
+    path = Path(name)
+    if path.suffix.lower() in SUFFIXES:
+        return True
     # DICOM files are often named by their UID, 1.2.840.113619.2.5: digits are no suffix.
-    return path.suffix != "" and not path.suffix[1:].isdigit()
+    if path.name.upper() == "DICOMDIR" or (path.suffix != "" and not path.suffix[1:].isdigit()):
+        return False
+    try:
+        head = read_head()
+    except OSError:
+        return True
+    return any(head[start : start + len(magic)] == magic for start, magic in _MAGIC)
 
 
-def _starts_as(path: Path) -> list[bool]:
-    """Whether the first bytes of a file are those of each format."""
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
-        return [False] * len(_MAGIC)
+def _head(path: Path) -> bytes:
+    if not path.is_file():  # a pipe, a socket
+        return b""
     with path.open("rb") as file:
-        head = file.read(132)
-    return [head[start : start + len(magic)] == magic for start, magic in _MAGIC]
+        return file.read(132)
+
+
+def _is_dicom(name: str, read_head: Callable[[], bytes]) -> bool:
+    """Whether a file in a folder is taken for a DICOM file: by its suffix or by its first 132 bytes."""
+    path = Path(name)
+    if path.suffix.lower() in (".dcm", ".dicom"):
+        return True
+    if path.name.upper() == "DICOMDIR":
+        return False
+    try:
+        return read_head()[128:132] == b"DICM"
+    except OSError:
+        return False

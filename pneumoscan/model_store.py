@@ -138,3 +138,19 @@ def check_archive(archive: Archive) -> None:
         )
     if packed != archive.version.text:
         raise StoreError(f"{archive.path} holds version {packed}: rename it to {archive_name(packed)}, or move it away")
+
+
+def unpack_archive(path: Path, folder: Path) -> None:
+    """Unpack a model archive, whatever its file is called, into a new folder.
+
+    Raises
+    ------
+    StoreError
+        The file is missing, no archive or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as mar:
+            json.loads(mar.read("MAR-INF/MANIFEST.json"))
+            mar.extractall(folder)
+    except (*_UNREADABLE, zipfile.BadZipFile) as error:
+        raise StoreError(f"{path} is no model archive ({error}): give a .mar file made by pneumoscan pack") from error

@@ -43,7 +43,7 @@ WINGS: Final = {
             "tracking",
         ),
         "metrics_report",
-        *("server", "versions", "edge", "dicom", "archive", "cli", "pipeline", "commands"),
+        *("server", "versions", "edge", "dicom", "score", "archive", "cli", "pipeline", "commands"),
     ],
 }
 # What stands beside the wings: thin commands and what only they use. They import any wing and no wing imports them.
@@ -136,6 +136,12 @@ def test_every_module_belongs_to_a_wing_or_stands_beside_them(package: str) -> N
 def test_the_handler_imports_cxr_and_nothing_of_ours_beside_it() -> None:
     names = {name.split(".")[0] for name in imports(ROOT / "handler" / "cxr_handler.py")}
     assert names <= {"__future__", "os", "pathlib", "sys", "threading", "typing", "cxr"}
+
+
+def test_the_program_of_a_scoring_worker_imports_nothing_of_ours() -> None:
+    """What it scores with is the archive's own code, which it finds where it unpacked it."""
+    names = {name.split(".")[0] for name in imports(ROOT / "pneumoscan" / "score" / "worker.py")}
+    assert names & {*PACKAGES, *COMMANDS, "ts", "torch"} == set()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

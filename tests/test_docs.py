@@ -16,6 +16,7 @@ from cxr.serving.card import INTENDED_USE, LIMITS, OUT_OF_SCOPE
 from pneumoscan import errors
 from pneumoscan.cli import COMMANDS
 from pneumoscan.resources import code_version
+from pneumoscan.score.rows import columns
 from tests.command_pages import page
 from tests.cxr_training.pages.test_card import SECTIONS
 
@@ -110,6 +111,13 @@ def test_readme_changelog_and_package_agree_on_the_version() -> None:
 def test_every_option_of_every_command_is_documented() -> None:
     """docs/commands.md is made by ``python -m tests.command_pages``; so is what it has to be."""
     assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == page(), "run python -m tests.command_pages"
+
+
+def test_every_column_of_the_scored_rows_is_documented() -> None:
+    """Name, type, whether it may be null and meaning, in the order of the files."""
+    text = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| (yes|no) \| (.*) \|$", text, re.MULTILINE)
+    assert rows == [(one.name, one.type, "yes" if one.is_nullable else "no", one.meaning) for one in columns()]
 
 
 def test_the_exit_statuses_of_the_docs_are_those_of_the_errors() -> None:
