@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from cxr_client import AnswerLost, ClientError, InferenceClient, ServerUnreachable
 from pneumoscan.errors import UsageError
 from pneumoscan.film_files import find_films, picture_names
-from pneumoscan.options import Option, at_least
+from pneumoscan.options import Option, at_least, web_address
 from pneumoscan.outcomes import CSV_COLUMNS, Outcome, write_csv, write_json, write_table
 
 PICTURES: Final = ("heatmap", "overlay")
@@ -149,7 +149,8 @@ def _client(options: Options) -> InferenceClient:
     # From the environment: an argument would be seen by every user of the machine.
     key = os.environ.get("PNEUMOSCAN_KEY")
     try:
-        return InferenceClient(options.url, timeout_s=options.timeout, connections=options.jobs, key=key, ca=options.ca)
+        url = web_address(options.url)
+        return InferenceClient(url, timeout_s=options.timeout, connections=options.jobs, key=key, ca=options.ca)
     except ValueError as error:
         raise UsageError(f"PNEUMOSCAN_KEY: {error}") from error
 
