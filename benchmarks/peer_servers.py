@@ -34,6 +34,7 @@ from cxr.model.network import ARCHITECTURES, read_state_dict
 from cxr.model.spec import ModelSpec
 from pneumoscan.errors import UsageError
 from pneumoscan.resources import resource
+from pneumoscan.server.capacity import HEAP_BYTES
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.torchserve import HOST, find_java, server_command
 
@@ -177,9 +178,9 @@ def _is_broken(folder: Path) -> bool:
 
 def torchserve_command(service: str, folder: Path, store: Path, python: str) -> list[str]:
     """The command line of its JVM."""
-    words = server_command(find_java(), RunDir(folder), folder / "tmp", store)
+    words = server_command(find_java(), RunDir(folder), folder / "tmp", store, HEAP_BYTES)
     if service != "null":  # its users have TorchServe's own configuration of logs, and Java as it is
-        words = [word for word in words if not word.startswith(("-Dlog4j", "-XX"))]
+        words = [word for word in words if not word.startswith(("-Dlog4j", "-X"))]
     words[words.index("--python") + 1] = python
     return words
 

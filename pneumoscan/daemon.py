@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -155,8 +156,10 @@ class Daemon:
     def ready(self, why_not: Callable[[Running], str | None]) -> int:
         """Give 0 if it runs and nothing keeps it from answering, else 1 and one line of why on stderr."""
         found = self.running()
-        if found is None or not is_locked(self.lock):
+        if not is_locked(self.lock):
             why: str | None = f"no {self.noun} runs from {self.folder}"
+        elif found is None:
+            why = f"{self.state_file} cannot be read: the {self.noun} starts, or the file was changed"
         else:
             try:
                 why = why_not(found)
@@ -228,6 +231,7 @@ class Notifier:
     def __init__(self, pipe: int | None) -> None:
         self._pipe = pipe
         self.is_detached = pipe is not None
+        self._beaten = 0.0
         self._errors = Console(partial(write_out, STDERR))
         self._answers = self._errors if self.is_detached else Console(partial(write_out, STDOUT))
 
@@ -244,7 +248,14 @@ class Notifier:
         """Say once that it answers; give whether who waits for it, if anybody does, was there to hear it."""
         self._answers.write(f"{text}\n")
         self._answers.finish()
+        _tell_manager("READY=1")
         return self._send(f"ready\n{text}")
+
+    def beat(self) -> None:
+        """Tell systemd's watchdog, where there is one, that this process does not hang; at most once a second."""
+        if time.monotonic() - self._beaten >= 1.0:
+            self._beaten = time.monotonic()
+            _tell_manager("WATCHDOG=1")
 
     def failed(self, text: str) -> None:
         """Say why it failed; after it was ready, only the log of a detached one gets it."""
@@ -267,6 +278,16 @@ class Notifier:
         finally:
             os.close(pipe)
         return True
+
+
+def _tell_manager(state: str) -> None:
+    """Send systemd a state where it asked for one: sd_notify(3), a datagram to the socket that it names."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.setblocking(False)
+        manager.sendto(state.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 def _signal(found: Running, number: signal.Signals) -> None:

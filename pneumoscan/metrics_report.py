@@ -33,9 +33,17 @@ def report_of(seen: Snapshot, seconds: float | None) -> dict[str, Any]:
         "versions": {version: _version(seen, version, seconds) for version in sorted(versions, key=_order)},
         "server": {
             "replies": {kind: seen.total(f"Requests{kind.upper()}_total") for kind in ("2xx", "4xx", "5xx")},
+            "answered": _answered(seen),
             "mean_queue_s": round(queued_s / answered, _DIGITS) if answered else None,
         },
     }
+
+
+def _answered(seen: Snapshot) -> dict[str, float | None]:
+    """Requests with an answer for at least one film, of all: those that TorchServe refused itself are 5xx alone."""
+    outcomes = seen.by("cxr_requests_total", "outcome", {"ModelName": MODEL_NAME})
+    reached = sum(count for outcome, count in outcomes.items() if outcome != "failed")
+    return _share(outcomes.get("ok", 0.0) + outcomes.get("partial", 0.0), reached + seen.total("Requests5XX_total"))
 
 
 def _version(seen: Snapshot, version: str, seconds: float | None) -> dict[str, Any]:
@@ -112,6 +120,7 @@ def lines_of(report: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"  TorchServe's replies, looks at the metrics included: {replies}; queue {_ms(server['mean_queue_s'])}"
     )
+    lines.append(f"  answered, of all requests: {_percent(server['answered'])}")
     if not report["versions"]:
         lines.append("  no worker has been ready yet")
     for version, one in report["versions"].items():

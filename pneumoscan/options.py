@@ -157,6 +157,11 @@ def completion_parser(prog: str, commands: Mapping[str, tuple[Any, str]]) -> arg
     return parser
 
 
+def web_address(text: str) -> str:
+    """Give an address as a person types it, ``localhost:8080``, with the scheme that it then has."""
+    return text if "://" in text else f"http://{text}"
+
+
 def as_argv(options: Any) -> list[str]:
     """The command line that gives these options again, wherever it is called.
 

@@ -44,11 +44,14 @@ class Console:
         self._changed = threading.Condition()
         self._dropped = 0
         self._is_busy = False
-        threading.Thread(target=self._run, daemon=True).start()
+        self._is_started = False
 
     def write(self, text: str) -> None:
         """Show a text when there is time."""
         with self._changed:
+            if not self._is_started:  # not before there is something: a process with threads is forked less safely
+                self._is_started = True
+                threading.Thread(target=self._run, daemon=True).start()
             if len(self._waiting) < _MOST_WAITING:
                 self._waiting.append(text)
                 self._changed.notify_all()

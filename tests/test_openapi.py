@@ -91,7 +91,9 @@ def test_codes_and_statuses_are_those_of_the_handler() -> None:
     assert SCHEMAS["Problem"]["properties"]["status"]["enum"] == statuses
     assert [name for name in SCHEMAS if name.startswith("Problem")] == ["Problem", *(f"Problem{s}" for s in statuses)]
     for status in statuses:
-        fields = SCHEMAS[f"Problem{status}"]["allOf"][1]["properties"]
+        described = SCHEMAS[f"Problem{status}"]
+        fields = described["properties"]
+        assert list(fields) == described["required"] == SCHEMAS["Problem"]["required"]
         here = {name: code for name, code in CODES.items() if code.status == status}
         assert fields["status"]["const"] == status
         assert fields["code"]["enum"] == list(here)
@@ -113,6 +115,14 @@ def test_option_values_are_those_of_the_handler() -> None:
     assert SCHEMAS["V1Request"]["properties"]["instances"]["maxItems"] == MAX_FILMS
     tensor = SCHEMAS["OpenInferenceRequest"]["properties"]["inputs"]["items"]["properties"]
     assert tensor["data"]["maxItems"] == MAX_FILMS
+
+
+def test_no_option_has_a_default_which_a_generated_client_would_send() -> None:
+    """As a header it would be what the client says of the film: every one declared PA, and the screen off."""
+    for name in ("Cam", "Target", "View", "FilmPicture"):
+        assert "default" not in SCHEMAS[name]
+    for parameter in DESCRIPTION["components"]["parameters"].values():
+        assert "default" not in parameter.get("schema", {})
 
 
 def test_names_in_answers_are_those_of_the_handler() -> None:
@@ -221,6 +231,7 @@ PROVOKED: dict[str, tuple[Any, dict[str, str]]] = {
     "BAD_BASE64": ({"data": "%"}, {}),
     "BAD_JSON": (b"{", {}),
     "BAD_OPTION": (FILM, {"Cxr-Cam": "x"}),
+    "UNSUPPORTED_ENCODING": (FILM, {"Content-Encoding": "gzip"}),
     "TOO_MANY_BYTES": (b"\0" * (films.MAX_BYTES + 1), {}),
     "TOO_MANY_PIXELS": (encoded(Image.new("1", (10_000, 5_001))), {}),
     "UNKNOWN_FORMAT": (b"GIF89a", {}),

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from cxr_client import AnswerLost, ClientError, InferenceClient, ServerUnreachable
 from pneumoscan.errors import UsageError
 from pneumoscan.film_files import find_films, picture_names
-from pneumoscan.options import Option, at_least
+from pneumoscan.options import Option, at_least, web_address
 from pneumoscan.outcomes import CSV_COLUMNS, Outcome, write_csv, write_json, write_table
 
 PICTURES: Final = ("heatmap", "overlay")
@@ -157,7 +157,7 @@ def connect(url: str, ca: Path | None, *, timeout_s: float, connections: int) ->
     # From the environment: an argument would be seen by every user of the machine.
     key = os.environ.get("PNEUMOSCAN_KEY")
     try:
-        return InferenceClient(url, timeout_s=timeout_s, connections=connections, key=key, ca=ca)
+        return InferenceClient(web_address(url), timeout_s=timeout_s, connections=connections, key=key, ca=ca)
     except ValueError as error:
         raise UsageError(f"PNEUMOSCAN_KEY: {error}") from error
 

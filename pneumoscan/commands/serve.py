@@ -75,6 +75,7 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
         find_java(),
         device,
         capacity,
+        capacity.heap_bytes(here.memory_bytes),
         options.timeout,
         options.quiet,
     )

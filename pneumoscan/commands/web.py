@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from cxr_client.inference import without_password
 from pneumoscan.errors import CommandError
-from pneumoscan.options import Option, Port
+from pneumoscan.options import Option, Port, web_address
 from pneumoscan.processes import Child
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -64,7 +64,7 @@ class Options:
     @property
     def server_url(self) -> str:
         """The address of the inference server."""
-        return self.url or os.environ.get("PNEUMOSCAN_URL") or "http://127.0.0.1:8080"
+        return web_address(self.url or os.environ.get("PNEUMOSCAN_URL") or "http://127.0.0.1:8080")
 
 
 OPTIONS = Options

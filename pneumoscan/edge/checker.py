@@ -1,4 +1,4 @@
-"""The authorization server of nginx's ``auth_request``: whether a key is valid, and whether a server answers films.
+"""The authorization server of nginx's ``auth_request``: is a key valid, is a form one film, does a server answer.
 
 nginx compares strings byte by byte and stops at the first that differs, and has no SHA-256; so it hands over the key
 and gets 204 or 401. It is the only client: what is not its kind of request is closed.
@@ -10,16 +10,26 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from cxr_client import ClientError, InferenceClient
-from pneumoscan.edge.keys import Key, KeyRing
+from cxr_client.errors import ServerFailed
+from pneumoscan.edge import forms
+from pneumoscan.edge.keys import KeyRing
 from pneumoscan.server.readiness import CANARY_TIMEOUT_S, canary_film
 
 _READY_S: Final = 5.0  # how long an answer about readiness is believed: probes cost films
+_FULL_S: Final = 60.0  # how long a server may refuse every probe because its queue is full
 _LONGEST_HEAD: Final = 64 * 1024
+# Of two of these one would count, another one to nginx than to TorchServe.
+_ONCE: Final = ("cxr-cam", "cxr-target", "cxr-view", "cxr-film", "content-type", "content-encoding")
+_HELP: Final = """\
+# HELP pneumoscan_edge_keys_refused_total Requests without a key or with one that opens nothing.
+# TYPE pneumoscan_edge_keys_refused_total counter
+"""
 
 
 class EdgeReadiness:
@@ -29,6 +39,7 @@ class EdgeReadiness:
         self._urls = tuple(urls)
         self._lock = threading.Lock()
         self._answer: tuple[float, str | None] | None = None
+        self._answered, self._is_full = -_FULL_S, False
         self._film = canary_film()
 
     def why_not(self) -> str | None:
@@ -36,11 +47,17 @@ class EdgeReadiness:
         with self._lock:
             if self._answer is None or time.monotonic() - self._answer[0] > _READY_S:
                 why = self._ask()
-                self._answer = time.monotonic(), why
+                now = time.monotonic()
+                if why is None:
+                    self._answered = now
+                # Full is not away: under load most films are refused, and some are answered.
+                elif self._is_full and now - self._answered < _FULL_S:
+                    why = None
+                self._answer = now, why
             return self._answer[1]
 
     def _ask(self) -> str | None:
-        why = "no server"
+        why, self._is_full = "no server", False
         for url in self._urls:
             try:
                 with InferenceClient(url, timeout_s=CANARY_TIMEOUT_S) as client:
@@ -48,6 +65,7 @@ class EdgeReadiness:
                 return None
             except ClientError as error:
                 why = str(error)
+                self._is_full = self._is_full or (isinstance(error, ServerFailed) and error.code == "OVERLOADED")
         return why
 
 
@@ -66,6 +84,7 @@ class AuthServer:
 
     def __init__(self, socket: Path, keys: KeyRing, readiness: EdgeReadiness) -> None:
         self._socket, self._keys, self._readiness = socket, keys, readiness
+        self._refused = {"missing": 0, "wrong": 0}
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
         self._failed: OSError | None = None
@@ -130,11 +149,42 @@ class AuthServer:
         if path == "/readyz":
             why = await self._loop.run_in_executor(None, self._readiness.why_not)
             return _reply(200, b'{"status":"ready"}') if why is None else _reply(503, json.dumps({"why": why}).encode())
+        if path == "/metrics":
+            return _reply(200, self._metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
+        named = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        fields = dict(named)
+        if path.startswith("/form/"):
+            return await self._loop.run_in_executor(None, self._form, path.removeprefix("/form"), fields)
         if path != "/check":
             return _reply(404)
-        fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        found = self._keys.match(key_of(fields.get("authorization", ""), fields.get("x-api-key", "")))
-        return _reply(401) if found is None else _reply(204, key=found)
+        text = key_of(fields.get("authorization", ""), fields.get("x-api-key", ""))
+        found = self._keys.match(text)
+        if found is None:
+            self._refused["wrong" if text else "missing"] += 1
+            return _reply(401)
+        names = Counter(name for name, _ in named)
+        if any(names[name] > 1 for name in _ONCE):
+            return _reply(403, X_Key_Name=found.name, X_Problem=forms.REPEATED_OPTION)
+        return _reply(204, X_Key_Name=found.name)
+
+    def _form(self, asked: str, fields: Mapping[str, str]) -> bytes:
+        """Where nginx goes on with a form: with what was asked for, or with a problem."""
+        given = fields.get("x-form-file", "")  # none where there is no body
+        path = Path(given)
+        if given and not path.resolve().is_relative_to(self._socket.parent.resolve()):
+            return _reply(404)
+        try:
+            why = forms.why_not(path, fields.get("x-form-type", "")) if given else forms.BAD_FORM
+        except OSError:
+            return _reply(503)
+        if why is None:
+            return _reply(200, X_Accel_Redirect=f"/_judged{asked}")
+        # nginx keeps the type of the answer that redirects.
+        return _reply(200, content_type="application/problem+json", X_Accel_Redirect=f"/_problem/{why}")
+
+    def _metrics(self) -> str:
+        lines = [f'pneumoscan_edge_keys_refused_total{{key="{key}"}} {count}\n' for key, count in self._refused.items()]
+        return _HELP + "".join(lines)
 
 
 def key_of(authorization: str, x_api_key: str) -> str:
@@ -143,11 +193,12 @@ def key_of(authorization: str, x_api_key: str) -> str:
     return token.strip() if scheme.lower() == "bearer" else x_api_key
 
 
-def _reply(status: int, body: bytes = b"", key: Key | None = None) -> bytes:
-    phrase = {200: "OK", 204: "No Content", 401: "Unauthorized", 404: "Not Found", 503: "Service Unavailable"}[status]
+def _reply(status: int, body: bytes = b"", content_type: str = "application/json", **headers: str) -> bytes:
+    phrase = {200: "OK", 204: "No Content", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found"}.get(
+        status, "Service Unavailable"
+    )
     head = f"HTTP/1.1 {status} {phrase}\r\nConnection: keep-alive\r\n"
-    if key is not None:
-        head += f"X-Key-Name: {key.name}\r\n"
+    head += "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     if status != 204:
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head += f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
     return head.encode("ascii") + b"\r\n" + body

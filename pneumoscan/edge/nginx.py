@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pneumoscan.edge.problems import locations
+from pneumoscan.edge.problems import HSTS, locations
 from pneumoscan.errors import EdgeError
 from pneumoscan.processes import Child
 from pneumoscan.resources import resource
@@ -32,6 +32,13 @@ LOG_BYTES: Final = 10 * 1024 * 1024
 LOGS_KEPT: Final = 3
 _SYSLOG: Final = re.compile(r"^<\d+>\w{3} [ \d]\d [\d:]{8} ")
 _UPSTREAM: Final = re.compile(r', upstream: "(?:https?://)?([^/"]+)')
+# Before a film's path is asked. PUT is what "curl -T film.dcm" sends; TorchServe takes it for POST, so the edge does.
+_TAKE: Final = """
+            if ($request_method !~ ^(?:POST|PUT)$) { return 405; }
+            if ($edge_unknown_query) { rewrite ^ /_problem/unknown-query last; }
+            if ($edge_repeats) { rewrite ^ /_problem/repeated-option last; }
+            if ($edge_is_form) { rewrite ^(.*)$ /_form$1 last; }
+"""
 # Nothing of the shell: nginx needs none of it.
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C"}
 
@@ -109,6 +116,7 @@ def render_edge(settings: EdgeSettings) -> str:
         "CONNECTIONS": str(settings.connections),
         # A server is asked twice only where there is no other: nginx could choose a stopped one both times.
         "FILM_SERVERS": "\n".join(servers * 2 if len(servers) == 1 else servers),
+        "TAKE": f"{_TAKE}{_template('nginx-ask.conf')}        ",
         "ASK": f"\n{_template('nginx-ask.conf')}        ",
         "METRICS": _metrics(settings),
         "PROBLEMS": locations().replace("@@BODY_MIB@@", str(BODY_MIB)),
@@ -140,13 +148,16 @@ def _user() -> str:
 
 def _metrics(settings: EdgeSettings) -> str:
     allowed = "".join(f" allow {one};" for one in settings.metrics_allow)
+    paths = [(f"/{n}" if n else "", address) for n, address in enumerate(settings.metrics)]
+    if paths:
+        paths.append(("/edge", "checker"))  # what only the edge can count
     return "\n".join(
-        f"        location = /metrics{f'/{n}' if n else ''} {{ "
+        f"        location = /metrics{n} {{ "
         "if ($request_method != GET) { return 405; } "
         'if ($edge_has_body) { return 413; } set $args "";'
         f"{allowed} deny all; proxy_pass http://{address}/metrics; proxy_pass_request_headers off; "
-        'proxy_set_header Connection ""; proxy_intercept_errors on; }'
-        for n, address in enumerate(settings.metrics)
+        f'add_header {HSTS[0]} "{HSTS[1]}" always; proxy_set_header Connection ""; proxy_intercept_errors on; }}'
+        for n, address in paths
     )
 
 

@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+# RFC 6797: a browser that was here once asks nobody without TLS.
+HSTS: Final = ("Strict-Transport-Security", "max-age=31536000")
+
 
 @dataclass(frozen=True)
 class EdgeProblem:
@@ -53,6 +56,32 @@ PROBLEMS: Final = (
         "The query may hold cam=, target=, view= and film=, each with a word of letters. Leave the rest out.",
     ),
     EdgeProblem(
+        "repeated-option",
+        (),
+        400,
+        "BAD_OPTION",
+        "An option has a value this server does not know",
+        "An option or a Content-Type is given twice, and which one counts would be anybody's guess. Give each once.",
+    ),
+    EdgeProblem(
+        "several-films",
+        (),
+        400,
+        "SEVERAL_FILMS",
+        "The form holds more than one film",
+        "The form has two parts of one name, or two files, and an answer is for one film. Send one form for each film, "
+        'or up to 32 films as JSON: {"instances": [{"b64": "<base64>"}, ...]}.',
+    ),
+    EdgeProblem(
+        "bad-form",
+        (),
+        400,
+        "BAD_FORM",
+        "Not a form this server reads",
+        "The form is cut off, has over 64 parts, or has a part without a name, with a Content-Transfer-Encoding, a "
+        "nested form or a charset that is not read. Send the film as the body, or a form with the part film.",
+    ),
+    EdgeProblem(
         "401",
         (401,),
         401,
@@ -63,7 +92,7 @@ PROBLEMS: Final = (
     ),
     EdgeProblem(
         "403",
-        (403,),
+        (),
         403,
         "FORBIDDEN",
         "Not for this client",
@@ -103,12 +132,14 @@ PROBLEMS: Final = (
         "Path and query have more than 8 kB. Shorten them.",
     ),
     EdgeProblem(
-        "500",
+        "500",  # what TorchServe 0.12.0 says of a worker that died
         (500,),
-        500,
-        "INTERNAL",
-        "The server failed on this film",
-        "The server failed on this request; send it again.",
+        503,
+        "WORKER_LOST",
+        "The worker that had the request ended",
+        "The worker that had this request ended before it answered, and is started again. Send the request again.",
+        True,
+        (("Retry-After", "2"),),
     ),
     EdgeProblem(
         "502",
@@ -174,9 +205,11 @@ def locations() -> str:
         path = f"/_problem/{problem.name}"
         for status in problem.statuses:
             lines.append(f"        error_page {status} ={problem.status} {path};")
+    # Who refuses a valid key's request says why by the name of a problem; the status is that problem's.
+    lines.append("        error_page 403 = /_problem/$edge_refusal;")
     for problem in PROBLEMS:
         headers = "".join(
-            f"            add_header {name} {_quoted(value)} always;\n" for name, value in problem.headers
+            f"            add_header {name} {_quoted(value)} always;\n" for name, value in (HSTS, *problem.headers)
         )
         lines.append(
             f"        location = /_problem/{problem.name} {{\n"

@@ -147,6 +147,7 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
                 why = _UNKNOWN
             while why is None and not stop.requested.wait(_POLL_S):
                 why = _what_ended(edge, adapter, checker, server)
+                notifier.beat()
                 if rotate(folder / "logs" / "access.log"):
                     edge.signal(signal.SIGUSR1)
                 if reload.is_set():

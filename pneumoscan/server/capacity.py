@@ -25,6 +25,10 @@ BATCH_DELAY_MS: Final = 1
 # refused at once can be sent again elsewhere.
 CPU_QUEUE_PER_WORKER: Final = 32
 GPU_QUEUE: Final = 512
+# Of TorchServe's JVM: itself with the largest requests that are being read, and for each that waits the bytes of a CR
+# film as base64. Java alone would take a quarter of the machine's memory and keep it.
+HEAP_BYTES: Final = 1 << 30
+HEAP_BYTES_PER_REQUEST: Final = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ class Capacity:
             f"{self.workers} worker{'s' * (self.workers != 1)} of {self.threads} thread{'s' * (self.threads != 1)} for "
             f"each version, batches of up to {self.batch_size}, {self.queue} requests may wait"
         )
+
+    def heap_bytes(self, free_bytes: int | None) -> int:
+        """The most memory of TorchServe's JVM: enough for the requests that may wait, within a quarter of the free."""
+        wanted = HEAP_BYTES + self.queue * HEAP_BYTES_PER_REQUEST
+        return wanted if free_bytes is None else max(HEAP_BYTES // 2, min(wanted, free_bytes // 4))
 
     @property
     def thread_variables(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cxr_client import ClientError, InferenceClient, ManagementClient, PredictionRefused
+from cxr_client.errors import AnswerLost, ServerFailed
 from cxr_client.management import Readiness, VersionState
 from pneumoscan.errors import NeverReady, StillBusy
 from pneumoscan.model_store import MODEL_NAME
@@ -25,6 +27,12 @@ CANARY_TIMEOUT_S = 30.0
 DEATHS_WHILE_STARTING = 2
 
 _POLL_S: Final = 0.2
+_NOT_ANSWERED: Final = "the workers are READY but the canary film is not answered: {}"
+_FULL: Final = "OVERLOADED"  # what the client calls a 503 of TorchServe's own
+# A JVM that hangs, noticed within 5 + 10 + 10 seconds.
+_PULSE_S: Final = 5.0
+_PULSE_TIMEOUT_S: Final = 10.0
+_PULSES_MISSED: Final = 2
 
 
 def canary_film(size: int = 256) -> bytes:
@@ -51,6 +59,9 @@ def canary_film(size: int = 256) -> bytes:
 def why_not_ready(run_dir: RunDir, url: str) -> str | None:
     """Give what keeps a running server from answering, in one line, or None when it answers.
 
+    Load does not: a queue that is full is refused from, and a film that waits behind others is answered later. Workers
+    that compute tell the two from a server that hangs.
+
     Parameters
     ----------
     run_dir
@@ -67,7 +78,19 @@ def why_not_ready(run_dir: RunDir, url: str) -> str | None:
         state = _readiness(run_dir)
     except ClientError as error:
         return str(error)
-    return ask_canary(url) if state.is_ready else state.summary
+    if not state.is_ready:
+        return state.summary
+    pids = [worker.pid for each in state.versions for worker in each.workers if worker.pid > 0]
+    used = processor_ticks(pids)
+    try:
+        _predict_canary(url)
+    except AnswerLost as error:
+        return None if processor_ticks(pids) != used else _NOT_ANSWERED.format(error)
+    except ServerFailed as error:
+        return None if error.code == _FULL else _NOT_ANSWERED.format(error)
+    except ClientError as error:
+        return _NOT_ANSWERED.format(error)
+    return None
 
 
 class StartCheck:
@@ -141,12 +164,55 @@ def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str |
     return f"not ready within {timeout_s:g} s: {missing}"
 
 
-def wait_until_stopped(server: Child, stop: StopRequest) -> str | None:
-    """Wait for a signal; give None after one, or what happened when the JVM ended without."""
+def wait_until_stopped(
+    server: Child, stop: StopRequest, pulse: Pulse | None = None, beat: Callable[[], object] = lambda: None
+) -> str | None:
+    """Wait for a signal; give None after one, or what happened when the JVM ended or hangs without.
+
+    Parameters
+    ----------
+    pulse
+        Says that it hangs.
+    beat
+        Called again and again: it shows that this process does not hang.
+    """
     while not stop.requested.wait(_POLL_S):
         if server.exit_status is not None:
             return f"TorchServe ended by itself (exit status {server.exit_status})"
+        if pulse is not None and pulse.is_lost:
+            return "TorchServe hangs: it does not answer on its management socket"
+        beat()
     return None
+
+
+class Pulse:
+    """Asks a JVM again and again whether it is there, in a thread, since one that hangs makes who asks wait.
+
+    Parameters
+    ----------
+    socket
+        Its management socket. One that has gone, or a JVM that refuses, does not hang; other checks are for those.
+    """
+
+    def __init__(self, socket: Path, every_s: float = _PULSE_S, timeout_s: float = _PULSE_TIMEOUT_S) -> None:
+        self._socket, self._every_s, self._timeout_s = socket, every_s, timeout_s
+        self.is_lost = False
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        missed = 0
+        while missed < _PULSES_MISSED:
+            if not missed:
+                time.sleep(self._every_s)
+            try:
+                with ManagementClient(self._socket, timeout_s=self._timeout_s) as management:
+                    management.ready(MODEL_NAME)
+                missed = 0
+            except AnswerLost:
+                missed += 1
+            except ClientError:
+                missed = 0
+        self.is_lost = True
 
 
 class WorkerDeaths:
@@ -190,13 +256,18 @@ def ask_canary(url: str, version: str | None = None) -> str | None:
         It refuses the film.
     """
     try:
+        _predict_canary(url, version)
+    except ClientError as error:
+        return _NOT_ANSWERED.format(error)
+    return None
+
+
+def _predict_canary(url: str, version: str | None = None) -> None:
+    try:
         with InferenceClient(url, timeout_s=CANARY_TIMEOUT_S) as inference:
             inference.predict(canary_film(), cam="none", version=version)
     except PredictionRefused as error:
         raise NeverReady(f"the workers are READY but the canary film is refused: {error}") from error
-    except ClientError as error:
-        return f"the workers are READY but the canary film is not answered: {error}"
-    return None
 
 
 def _ellipse(

@@ -22,6 +22,8 @@ WORKER_SOCKET_NAME = "/.ts.sock.65535"
 _TEMP_PREFIX = "pneumoscan-"
 # Where the reason is when a server does not become ready: first what the workers wrote, then what TorchServe did.
 _TELLING_LOGS = ("model_log.log", "ts_log.log")
+# What may be in a run folder that no server was started from yet: keys of an edge and its folder, films of the page.
+_BEFORE_A_START = frozenset({"keys", "keys.lock", "edge", "examples", "logs", "lost+found"})
 
 
 @dataclass(frozen=True)
@@ -114,20 +116,29 @@ class RunDir:
         Raises
         ------
         RunFolderError
-            The folder cannot be made, the management socket's path would not fit, or a start would wipe somebody's tmp.
+            The folder cannot be made, the management socket's path would not fit, or it is somebody's own folder.
         """
         if len(os.fsencode(self.socket)) > SOCKET_PATH_LIMIT:
             raise RunFolderError(
                 f"{self.socket} is longer than the {SOCKET_PATH_LIMIT} bytes of a unix socket: give a shorter --run-dir"
             )
         try:
-            if self._temp.exists() and not self.lock.exists():
-                raise RunFolderError(f"{self._temp} is not ours, and a start would wipe it: give another --run-dir")
+            # Before anything in it is changed: it may be somebody's home.
+            if (foreign := self._foreign()) is not None:
+                raise RunFolderError(f"{self.path} is not ours, it holds {foreign}: give another --run-dir")
             self.logs.mkdir(parents=True, exist_ok=True)
             # An open folder would give the management API to every user of the machine.
             self.path.chmod(0o700)
         except OSError as error:
             raise RunFolderError(f"cannot use {self.path} as run folder: {error}") from error
+
+    def _foreign(self) -> str | None:
+        """The name of something that no run folder holds, in a folder that never was one."""
+        if self.lock.exists() or not self.path.exists():
+            return None
+        if self.path.stat().st_uid != os.geteuid():
+            return "another user's files"
+        return min((path.name for path in self.path.iterdir() if path.name not in _BEFORE_A_START), default=None)
 
     def locked(self, handed_down: int | None = None, noun: str = "a server") -> AbstractContextManager[int]:
         """Hold the folder; give the lock's file descriptor. The kernel lets go when its last holder ends, in any way.

@@ -16,7 +16,7 @@ from pneumoscan.processes import STDERR, Child, StopRequest, adopt_orphans, writ
 from pneumoscan.resources import resource
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.management_port import management_port
-from pneumoscan.server.readiness import StartCheck, wait_until_ready, wait_until_stopped
+from pneumoscan.server.readiness import Pulse, StartCheck, wait_until_ready, wait_until_stopped
 from pneumoscan.server.run_folder import GRACE_S, RunDir, ServerState
 from pneumoscan.server.torchserve import (
     Addresses,
@@ -39,6 +39,7 @@ class Plan:
     java: Path
     device: str
     capacity: Capacity
+    heap_bytes: int
     timeout_s: float
     quiet: bool
 
@@ -85,13 +86,13 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
     run_dir.config.write_text(config)
     marks = run_dir.log_marks()
     server = Child(
-        server_command(plan.java, run_dir, temp, store),
+        server_command(plan.java, run_dir, temp, store, plan.heap_bytes),
         environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
         folder=run_dir.path,
         show=partial(write_out, STDERR),
         keep_open=(lock,),  # shows a JVM whose supervisor was killed
     )
-    ports = contextlib.ExitStack()
+    ports, is_hung = contextlib.ExitStack(), False
     try:
         if plan.addresses.management_port is not None:
             ports.enter_context(management_port(plan.addresses.management_port, run_dir.socket, run_dir.token))
@@ -109,12 +110,14 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
             if notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})"):
                 if notifier.is_detached or plan.quiet:
                     server.quiet()
-                why = wait_until_stopped(server, stop)
+                pulse = Pulse(run_dir.socket)
+                why = wait_until_stopped(server, stop, pulse, notifier.beat)
+                is_hung = pulse.is_lost
             else:
                 why = _UNKNOWN
     finally:
         ports.close()
-        server.end(GRACE_S, stop.hurry.is_set)
+        server.end(0.0 if is_hung else GRACE_S, stop.hurry.is_set)
     if why is None:
         return 0
     log = run_dir.last_lines(marks) or server.last_output()

@@ -151,10 +151,16 @@ def effective_config(
     return f"{base.rstrip()}\n\n# --- Set by pneumoscan serve for this run ---\n{lines}"
 
 
-def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path) -> list[str]:
+def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path, heap_bytes: int) -> list[str]:
     """Give the command line of TorchServe's JVM, as ts/model_server.py of 0.12.0 builds it.
 
     TorchServe's own launcher is left out: it does not pass signals on, and keeps one pid file for the whole machine.
+
+    Parameters
+    ----------
+    heap_bytes
+        The most that the JVM may take for requests on their way, on its heap and as much again outside it. What
+        overflows ends it, so that it is started again: a JVM that goes on after that answers some and hangs others.
     """
     found = importlib.util.find_spec("ts")
     if found is None or not found.submodule_search_locations:
@@ -165,6 +171,8 @@ def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path) -> list
         # Java compiles what has run thousands of times, which a server of a few films a second reaches late. After a
         # tenth of that a lone client waited 1 ms less for 10 kB: 2.6 and 2.5 ms instead of 3.4 and 3.5, medians of 90.
         "-XX:CompileThresholdScaling=0.1",
+        *(f"-Xmx{heap_bytes >> 20}m", f"-XX:MaxDirectMemorySize={heap_bytes >> 20}m"),
+        "-XX:+ExitOnOutOfMemoryError",
         f"-Dmodel_server_home={package.parent}",
         f"-Djava.io.tmpdir={temp}",
         f"-Dlog4j.configurationFile={resource('log4j2.xml').as_uri()}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.run import read_state
 from pneumoscan.options import parse
 from pneumoscan.server.options import ServeOptions
-from pneumoscan.server.run_folder import RunDir
+from pneumoscan.server.run_folder import GRACE_S, RunDir
 from tests.e2e.edges import Edge
 from tests.e2e.servers import clean_environment
 from tests.e2e.test_server_life import HANDLER, pack
@@ -192,3 +193,28 @@ def test_the_command_of_the_container_serves_a_store_and_ends_upon_its_signal() 
         assert edge.processes() == []
         assert RunDir(folder / "run" / "server").read_state() is None
         assert subprocess.run(health, cwd=ROOT, check=False, capture_output=True).returncode == 1
+
+
+UNIT = (DEPLOY / "pneumoscan.service").read_text(encoding="utf-8")
+
+
+def test_the_unit_of_systemd_starts_the_server_with_arguments_that_it_takes_and_waits_as_long_as_it_may_take() -> None:
+    settings = dict(line.split("=", 1) for line in UNIT.splitlines() if "=" in line and not line.startswith("#"))
+    program, command, *arguments = shlex.split(settings["ExecStart"])
+    assert (Path(program).name, command) == ("pneumoscan", "serve")
+    options = parse(ServeOptions, arguments, "serve")
+    state = Path("/var/lib") / settings["StateDirectory"]
+    assert (options.run_dir.parent, options.store.parent, options.detach) == (state, state, False)
+    assert float(settings["TimeoutStartSec"]) > options.timeout
+    assert float(settings["TimeoutStopSec"]) > GRACE_S
+    assert (settings["Type"], settings["Restart"]) == ("notify", "always")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    # It looks whether the program and the user are there.
+    text = UNIT.replace("/opt/pneumoscan/bin/pneumoscan", sys.executable).replace("User=pneumoscan\n", "User=root\n")
+    unit = tmp_path / "pneumoscan.service"
+    unit.write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +129,70 @@ def test_the_protocols_health_and_metadata_are_not_served(small_server: SmallSer
         with pytest.raises(triton.InferenceServerException) as refused:
             client.get_model_metadata("pneumonia")
         assert refused.value.status() == "404"
+
+
+# Runs with what openapi-python-client brings along: films in, what the generated client made of each reply out.
+GENERATED = """
+import io, json, sys
+sys.path.insert(0, sys.argv[1])
+from client import Client
+from client.api.films import predict, predict_version
+from client.models import FilmForm, FilmJson, PredictModel, V1Request
+from client.types import File
+
+options = []
+def record(request):
+    options.extend(name for name in request.headers if name.startswith("cxr-"))
+
+client = Client(sys.argv[2], httpx_args={"event_hooks": {"request": [record]}})
+model, (film, *bad) = PredictModel("pneumonia"), json.load(sys.stdin)
+one, wrong = bytes.fromhex(film), {"data": "%"}
+file = lambda data=one: File(io.BytesIO(data), "film.png", "application/octet-stream")
+v1 = {"instances": [{"b64": sys.argv[3]}]}
+bodies = [file(), FilmForm(film=file()), FilmJson(data=sys.argv[3]), V1Request.from_dict(v1)]
+asked = [predict.sync_detailed(model, client=client, body=body) for body in bodies]
+asked += [predict.sync_detailed(model, client=client, body=file(bytes.fromhex(data))) for data in bad]
+asked += [predict.sync_detailed(model, client=client, body=FilmJson.from_dict(wrong))]
+asked += [predict_version.sync_detailed(model, "9.9.9", client=client, body=file())]
+asked += [predict.sync_detailed(model, client=client, body=FilmForm(film=File(io.BytesIO(one), None, "a; charset=b")))]
+said = [(int(reply.status_code), type(reply.parsed).__name__, reply.parsed.to_dict()) for reply in asked]
+print(json.dumps({"said": said, "options": options}))
+"""
+GENERATOR = shutil.which("openapi-python-client", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+
+@pytest.mark.skipif(GENERATOR is None, reason="needs openapi-python-client")
+def test_a_generated_client_gets_answers_and_typed_errors_and_says_nothing_that_nobody_set(
+    small_server: SmallServer, tmp_path: Path
+) -> None:
+    assert GENERATOR is not None
+    (tmp_path / "config.yml").write_text("post_hooks: []\n")
+    words = ["generate", "--path", str(DESCRIPTION), "--meta", "none", "--config", str(tmp_path / "config.yml")]
+    subprocess.run([GENERATOR, *words, "--output-path", str(tmp_path / "client")], check=True, capture_output=True)
+    data = encoded(film())
+    done = subprocess.run(
+        [Path(GENERATOR).resolve().parent / "python", "-c", GENERATED, tmp_path, small_server.url, base64_of(data)],
+        input=json.dumps([one.hex() for one in [data, *REFUSED]]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["options"] == []
+    kinds = [(status, kind) for status, kind, _ in said["said"]]
+    assert kinds[:4] == [(200, "Answer"), (200, "Answer"), (200, "Answer"), (200, "V1Answer")]
+    assert kinds[4:8] == [(415, "Problem415"), (422, "Problem422"), (422, "Problem422"), (422, "Problem422")]
+    assert kinds[8:] == [(400, "Problem400"), (404, "TorchServeError"), (500, "TorchServeError")]
+    codes = [body["code"] for _, _, body in said["said"][4:9]]
+    assert codes == ["UNKNOWN_FORMAT", "DAMAGED_IMAGE", "TOO_SMALL", "NOT_A_RADIOGRAPH", "BAD_BASE64"]
+    first, *others = (body["probabilities"] for _, _, body in said["said"][:3])
+    assert others == [first, first]
+    assert (
+        said["said"][0][2]["image"]["flags"]
+        == requests.post(small_server.predictions, data=data, timeout=60).json()["image"]["flags"]
+    )
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -211,6 +211,21 @@ def test_a_start_is_stopped_at_once_and_ends_with_its_starter(server: Server) ->
         assert leftovers(server.run_dir) == set()
 
 
+@pytest.mark.slow
+def test_a_jvm_that_hangs_is_noticed_within_half_a_minute_and_leaves_nothing(server: Server) -> None:
+    pack(server.store, "1.0.0", HANDLER)
+    assert server.call("--detach", "--device", "cpu").returncode == 0
+    state = server.run_dir.read_state()
+    assert state is not None
+    os.kill(state.jvm_pid, signal.SIGSTOP)
+    before = time.monotonic()
+    while server.processes():
+        assert time.monotonic() - before < 30
+        time.sleep(0.1)
+    assert leftovers(server.run_dir) == set()
+    assert "TorchServe hangs" in server.run_dir.serve_log.read_text()
+
+
 def test_a_damaged_archive_fails_within_the_time_limit_and_says_why(server: Server) -> None:
     pack(server.store, "1.0.0", DAMAGED)
     before = time.monotonic()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -200,6 +201,8 @@ def test_a_server_whose_state_cannot_be_read_is_stopped_by_the_name_in_its_lock(
     server = daemon(tmp_path)
     assert detach(server) == 0
     server.state_file.write_text("damaged")
+    assert server.ready(lambda _: None) == 1
+    assert "cannot be read: the server starts, or the file was changed" in capsys.readouterr().err
     assert server.stop() == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"stopped: {tmp_path}"
 
@@ -213,6 +216,21 @@ def test_waiting_that_is_no_use_is_a_reason_too(tmp_path: Path, capsys: pytest.C
     with locked(server.lock):
         assert server.ready(refuses) == 1
     assert capsys.readouterr().err == "not ready: the canary film is refused\n"
+
+
+def test_systemd_is_told_that_it_is_ready_and_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notifier = Notifier(None)
+        notifier.ready("ready: http://here")
+        for _ in range(3):
+            notifier.beat()
+        assert [manager.recv(99), manager.recv(99)] == [b"READY=1", b"WATCHDOG=1"]
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(99)
 
 
 def test_without_a_pipe_a_person_is_told(capfd: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,9 @@ _SHAPES: Final = (
 )
 _FILM_FIELD: Final = "film_picture"  # of the option `film`: in a form, `film` is the upload itself
 _NOT_FILMS: Final = ("cam", "target", "view", _FILM_FIELD, "model_name")
+_LONGEST_NOTE: Final = 1024  # of a form's part that is no film: a comment, an id
+_LINE_BREAKS: Final = str.maketrans("", "", " \t\r\n")
+_GZIP: Final = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +106,22 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     Raises
     ------
     InputError
-        BAD_OPTION, EMPTY_BODY or BAD_JSON; what is wrong with one of several films is that film's entry instead.
+        BAD_OPTION, EMPTY_BODY, BAD_JSON, SEVERAL_FILMS or UNSUPPORTED_ENCODING; what is wrong with one of several films
+        is that film's entry instead.
     """
-    body = row.get("body", row.get("film"))
-    if body is None:
-        body = next((value for name, value in row.items() if name not in _NOT_FILMS), None)
-    if isinstance(body, str):  # TorchServe decodes text/* bodies
-        body = body.encode("utf-8", "replace")
+    body = _body(row)
+    _refuse_encodings(headers, body)
     if isinstance(body, bytes | bytearray):
         data = bytes(body)
-        if data.lstrip()[:1] != b"{":
+        if data.startswith(_GZIP):
+            raise InputError("UNSUPPORTED_ENCODING", "the body is gzip; unpack it and send the file itself.")
+        if not _starts_as_json(data):
             return Request((data,), _read_options(row, headers))
         # Each empty list of a long list takes thirty times its text: a body of 64 MiB would fill 2 GB.
         if sum(data.count(mark) for mark in (b",", b"[", b"{")) > _MOST_VALUES:
             raise InputError("BAD_JSON", f"the JSON has more than {_MOST_VALUES:,} values; {_SHAPES}")
         try:
-            body = json.loads(data)
+            body = json.loads(data, object_pairs_hook=_each_once)  # in UTF-8, -16 or -32, with a byte order mark or not
         except (ValueError, RecursionError) as error:
             raise InputError("BAD_JSON", f"the body starts as JSON and is not; {_SHAPES}") from error
     if body is None:
@@ -126,6 +129,90 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     if not isinstance(body, dict):
         raise InputError("BAD_JSON", f"the JSON is no object; {_SHAPES}")
     return _read_json(body, row, headers)
+
+
+def _refuse_encodings(headers: Mapping[str, Any], body: Any) -> None:
+    """Name what a header says of the body where that makes it unreadable, before it is called no film.
+
+    Raises
+    ------
+    InputError
+        UNSUPPORTED_ENCODING.
+    """
+    lower = {name.lower(): value.strip().lower() for name, value in headers.items() if isinstance(value, str)}
+    if lower.get("content-encoding", "identity") not in ("", "identity"):
+        raise InputError("UNSUPPORTED_ENCODING", "Content-Encoding is not read; send the file as it is, without one.")
+    kind = lower.get("content-type", "")
+    if kind.startswith("multipart/") and isinstance(body, bytes | bytearray) and body[:2] == b"--":
+        raise InputError(
+            "UNSUPPORTED_ENCODING",
+            "TorchServe did not take the form apart; write its type in small letters, multipart/form-data, or send the "
+            "file as the body.",
+        )
+    if kind.startswith("application/x-www-form-urlencoded"):
+        raise InputError(
+            "UNSUPPORTED_ENCODING",
+            "application/x-www-form-urlencoded, the default of curl and wget, takes a film apart; send it with "
+            "Content-Type: application/octet-stream.",
+        )
+
+
+def _body(row: Mapping[str, Any]) -> Any:
+    """The body of a request, or the one part of its form that is a film.
+
+    TorchServe 0.12 gives the parts' names and bytes, of equal names the last, and no file names. So a film is what
+    starts as one, and what is too long for a note.
+
+    Raises
+    ------
+    InputError
+        SEVERAL_FILMS.
+    """
+    # TorchServe decodes text/* parts.
+    parts = {
+        name: value.encode("utf-8", "replace") if isinstance(value, str) else value
+        for name, value in row.items()
+        if name not in _NOT_FILMS
+    }
+    films = [value for value in parts.values() if _is_film(value)]
+    if len(films) > 1:
+        raise InputError(
+            "SEVERAL_FILMS",
+            f"{len(films)} parts of the form are films, and an answer is for one; send one form for each, or up to "
+            f'{MAX_FILMS} films as {{"instances": [{{"b64": "<base64>"}}, ...]}}.',
+        )
+    if films:
+        return films[0]
+    return parts.get("body", parts.get("film", next(iter(parts.values()), None)))
+
+
+def _is_film(part: Any) -> bool:
+    if not isinstance(part, bytes | bytearray):
+        return part is not None  # JSON that was decoded
+    is_image = part.startswith((b"\xff\xd8\xff", b"\x89PNG")) or part[128:132] == b"DICM"
+    return is_image or len(part) > _LONGEST_NOTE or _starts_as_json(bytes(part[:256]))
+
+
+def _starts_as_json(data: bytes) -> bool:
+    """Whether bytes start as an object or a list in UTF-8, -16 or -32 (RFC 8259 section 8.1), as no film does."""
+    if data[128:132] == b"DICM":  # after a preamble that may hold anything
+        return False
+    head = data[:64].decode(json.detect_encoding(data[:64]), "replace")
+    return head.lstrip("\ufeff \t\r\n")[:1] in ("{", "[")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON none of whose keys stands twice: which one counts would be anybody's guess.
+
+    Raises
+    ------
+    ValueError
+        One does.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key stands twice")
+    return made
 
 
 def asks_for_card(row: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
@@ -219,15 +306,26 @@ def _known(name: str, value: Any, known: tuple[str, ...]) -> str:
 
 
 def _from_base64(text: str) -> bytes:
-    """Bytes of base64 text or of a ``data:`` URI (RFC 2397) that holds base64."""
-    if text.startswith("data:"):
+    """Bytes of base64 text or of a ``data:`` URI (RFC 2397) that holds base64.
+
+    Read is what can mean one thing only: line breaks (RFC 2045), the alphabet for URLs (RFC 4648 section 5) and a
+    missing padding.
+    """
+    if text[:5].lower() == "data:":
         head, comma, text = text.partition(",")
-        if not comma or not head.endswith(";base64"):
+        if not comma or not head.lower().endswith(";base64"):
             raise InputError("BAD_BASE64", "the data URI does not hold base64; send data:<type>;base64,<text>.")
+    text = text.translate(_LINE_BREAKS)
+    if ("-" in text or "_" in text) and not ("+" in text or "/" in text):
+        text = text.replace("-", "+").replace("_", "/")
     try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
+        padded = text if text.endswith("=") else text + "=" * (-len(text) % 4)
+        data = base64.b64decode(padded.encode("ascii"), validate=True)
+        # A text that was cut off looks like one without padding, but for bits that would not be there.
+        if padded != text and base64.b64encode(data[-(len(data) % 3 or 3) :]).decode() != padded[-4:]:
+            raise ValueError("the text was cut off")
     except (binascii.Error, ValueError) as error:
-        raise InputError("BAD_BASE64", "the text is not base64 (RFC 4648, padded).") from error
+        raise InputError("BAD_BASE64", "the text is not base64 (RFC 4648).") from error
     if not data:
         raise InputError("EMPTY_BODY", "the text is empty; one JPEG, PNG or DICOM file as base64 is needed.")
     return data

@@ -12,6 +12,9 @@ from cxr.serving.request import Options, read_request
 
 FILM = b"\x89PNG\r\n\x1a\n and so on"
 TEXT = base64.b64encode(FILM).decode()
+JSON = f'{{"data": "{TEXT}"}}'
+JPEG = b"\xff\xd8\xff\xe1" + b"{" * 100
+DICOM = b"{" + bytes(127) + b"DICM" + bytes(99)
 
 
 def oip(*texts: Any, **fields: Any) -> dict[str, Any]:
@@ -22,6 +25,17 @@ def oip(*texts: Any, **fields: Any) -> dict[str, Any]:
     "row",
     [
         pytest.param({"body": FILM}, id="raw"),
+        pytest.param({"comment": b"before it", "image": FILM}, id="form with a text before the film"),
+        pytest.param({"comment": "text", "image": FILM}, id="form with decoded text before the film"),
+        pytest.param({"body": FILM, "comment": b"x"}, id="form with a part called body"),
+        pytest.param({"body": b"a note", "image": FILM}, id="form with a note called body"),
+        pytest.param({"body": b"\xef\xbb\xbf" + JSON.encode()}, id="JSON with a byte order mark"),
+        pytest.param({"body": JSON.encode("utf-16")}, id="JSON in UTF-16 with a byte order mark"),
+        pytest.param({"body": JSON.encode("utf-16-be")}, id="JSON in UTF-16"),
+        pytest.param({"body": {"data": f"DATA:image/png;BASE64,{TEXT}"}}, id="data URI in capitals"),
+        pytest.param({"body": {"data": "\r\n".join([TEXT[:8], TEXT[8:], ""])}}, id="base64 with line breaks"),
+        pytest.param({"body": {"data": TEXT.rstrip("=")}}, id="base64 without padding"),
+        pytest.param({"body": {"data": TEXT.replace("+", "-").replace("/", "_")}}, id="base64 for URLs"),
         pytest.param({"body": bytearray(FILM)}, id="raw, as TorchServe hands it over"),
         pytest.param({"film": bytearray(FILM)}, id="form"),
         pytest.param({"cam": bytearray(b"grid"), "film": FILM, "other": b"x"}, id="form with fields"),
@@ -35,6 +49,11 @@ def oip(*texts: Any, **fields: Any) -> dict[str, Any]:
 )
 def test_the_film_is_found(row: dict[str, Any]) -> None:
     assert read_request(row, {}).films == (FILM,)
+
+
+@pytest.mark.parametrize("data", [JPEG, DICOM, bytes(64), b"\xff\xfe", b"[" + bytes(127) + b"DICM"])
+def test_no_film_is_taken_for_json(data: bytes) -> None:
+    assert read_request({"body": data}, {}).films == (data,)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +93,20 @@ def test_options_are_read(row: dict[str, Any], headers: dict[str, Any], options:
     ("row", "headers", "code"),
     [
         ({}, {}, "EMPTY_BODY"),
+        ({"a": FILM, "b": FILM}, {}, "SEVERAL_FILMS"),
+        ({"film": FILM, "body": JPEG}, {}, "SEVERAL_FILMS"),
+        ({"film": FILM, "json": JSON.encode()}, {}, "SEVERAL_FILMS"),
+        ({"film": DICOM, "image": bytes(2000)}, {}, "SEVERAL_FILMS"),
+        ({"body": FILM}, {"Content-Encoding": "gzip"}, "UNSUPPORTED_ENCODING"),
+        ({"body": b"\x1f\x8b\x08" + FILM}, {}, "UNSUPPORTED_ENCODING"),
+        ({"body": b"--XX\r\n" + FILM}, {"Content-Type": "Multipart/Form-Data; boundary=XX"}, "UNSUPPORTED_ENCODING"),
+        ({"CANARY": b""}, {"Content-Type": "application/x-www-form-urlencoded; charset=x"}, "UNSUPPORTED_ENCODING"),
+        ({"body": b'{"data": "x", "data": "y"}'}, {}, "BAD_JSON"),
+        ({"body": f'{{"data": "{TEXT}", "view": "PA", "view": "AP"}}'.encode()}, {}, "BAD_JSON"),
+        ({"body": f'["{TEXT}"]'.encode()}, {}, "BAD_JSON"),
+        ({"body": {"data": TEXT[:-1]}}, {}, "BAD_BASE64"),
+        ({"body": {"data": TEXT[:5]}}, {}, "BAD_BASE64"),
+        ({"body": {"data": "+-" + TEXT}}, {}, "BAD_BASE64"),
         ({"cam": b"grid"}, {}, "EMPTY_BODY"),
         ({"body": {"data": ""}}, {}, "EMPTY_BODY"),
         ({"body": b"{ not json"}, {}, "BAD_JSON"),
@@ -88,7 +121,6 @@ def test_options_are_read(row: dict[str, Any], headers: dict[str, Any], options:
         ({"body": oip()}, {}, "EMPTY_BODY"),
         ({"body": oip(TEXT, parameters={"cam": "CANARY"})}, {}, "BAD_OPTION"),
         ({"body": {"data": "%%%"}}, {}, "BAD_BASE64"),
-        ({"body": {"data": TEXT[:-1]}}, {}, "BAD_BASE64"),
         ({"body": {"data": "é" + TEXT}}, {}, "BAD_BASE64"),
         ({"body": {"data": "data:image/png," + TEXT}}, {}, "BAD_BASE64"),
         ({"body": FILM}, {"Cxr-Cam": "CANARY"}, "BAD_OPTION"),

@@ -245,10 +245,17 @@ def test_only_the_owner_may_enter_the_run_folder(short_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
-def test_a_folder_whose_tmp_is_somebody_elses_is_no_run_folder(short_path: Path) -> None:
-    (short_path / "tmp").mkdir()
-    with pytest.raises(RunFolderError, match="is not ours"):
+@pytest.mark.parametrize("name", ["tmp", "thesis.odt", ".bashrc", "server.json"])
+def test_a_folder_that_is_somebodys_own_is_no_run_folder_and_is_not_touched(short_path: Path, name: str) -> None:
+    (short_path / name).mkdir()
+    short_path.chmod(0o755)
+    with pytest.raises(RunFolderError, match=f"is not ours, it holds {name}"):
         RunDir(short_path).create()
+    assert [path.name for path in short_path.iterdir()] == [name]
+    assert stat.S_IMODE(short_path.stat().st_mode) == 0o755
+
+
+def test_a_run_folder_is_one_again_whatever_is_in_it(short_path: Path) -> None:
     ours = RunDir(short_path / "run")
     ours.create()
     with ours.locked():
@@ -428,11 +435,16 @@ def test_the_server_sees_little_of_the_callers_environment() -> None:
 
 
 def test_torchserves_launcher_is_left_out_and_nothing_is_remembered_between_runs() -> None:
-    command = server_command(Path("/java"), RunDir(Path("/r")), Path("/t"), Path("/store"))
+    command = server_command(Path("/java"), RunDir(Path("/r")), Path("/t"), Path("/store"), 3 << 30)
     assert command[0] == "/java"
     assert "-Djava.io.tmpdir=/t" in command
     assert "-ncs" in command
-    assert [word for word in command if word.startswith("-XX")] == ["-XX:CompileThresholdScaling=0.1"]
+    assert [word for word in command if word.startswith("-XX")] == [
+        "-XX:CompileThresholdScaling=0.1",
+        "-XX:MaxDirectMemorySize=3072m",
+        "-XX:+ExitOnOutOfMemoryError",
+    ]
+    assert "-Xmx3072m" in command
     jars = Path(command[command.index("-cp") + 1])
     assert list(jars.parent.glob("model-server.jar"))
     assert command[command.index("--python") + 1] == sys.executable
@@ -440,7 +452,7 @@ def test_torchserves_launcher_is_left_out_and_nothing_is_remembered_between_runs
 
 def test_metrics_yaml_repeats_every_metric_of_the_file_it_replaces() -> None:
     yaml = pytest.importorskip("yaml")
-    command = server_command(Path("/java"), RunDir(Path("/r")), Path("/t"), Path("/s"))
+    command = server_command(Path("/java"), RunDir(Path("/r")), Path("/t"), Path("/s"), 1 << 30)
     package = Path(command[command.index("-cp") + 1]).parents[1]
     theirs = yaml.safe_load((package / "configs" / "metrics.yaml").read_text())
     ours = yaml.safe_load((REPOSITORY / "metrics.yaml").read_text())

@@ -42,6 +42,19 @@ def test_the_report_has_counts_shares_and_rates() -> None:
     json.dumps(report, allow_nan=False)
 
 
+def test_what_torchserve_refused_itself_is_not_answered() -> None:
+    """Of 100 requests a full queue refused 95: no worker saw them, and the workers' own counters say all is well."""
+    text = """# TYPE Requests5XX counter
+Requests5XX{Level="Host"} 95.0
+# TYPE cxr_requests_total counter
+cxr_requests_total{ModelName="pneumonia",model_version="1.0.0",outcome="ok",code="OK"} 4.0
+cxr_requests_total{ModelName="pneumonia",model_version="1.0.0",outcome="refused",code="UNKNOWN_FORMAT"} 1.0
+"""
+    report = report_of(Snapshot.parse(text, 0.0), None)
+    assert report["server"]["answered"] == {"count": 4, "share": 0.04}
+    assert any("answered, of all requests: 4.0 %" in line for line in lines_of(report))
+
+
 def test_a_server_whose_workers_are_not_ready_yet_has_a_report_too() -> None:
     report = report_of(Snapshot.parse("# TYPE CPUUtilization gauge\nCPUUtilization 3.0\n", 0.0), None)
     assert report["versions"] == {}

@@ -55,3 +55,10 @@ def test_more_threads_for_each_worker_mean_fewer_workers() -> None:
 def test_fewer_workers_mean_more_threads_for_each() -> None:
     assert plan(machine(8), CapacityOptions(workers=2)).threads == 4
     assert plan(machine(8), CapacityOptions(workers=16)).threads == 1
+
+
+def test_the_jvm_may_take_what_its_queue_needs_and_a_quarter_of_the_memory_at_most() -> None:
+    capacity = plan(machine(2, None), CapacityOptions(queue=64))
+    assert capacity.heap_bytes(None) == capacity.heap_bytes(64 << 30) == 2 << 30
+    assert capacity.heap_bytes(4 << 30) == 1 << 30
+    assert capacity.heap_bytes(0) == 1 << 29

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import io
+import json
+import socket
+import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pneumoscan.edge.checker import EdgeReadiness
 from pneumoscan.errors import NeverReady
-from pneumoscan.server.readiness import StartCheck, canary_film, why_not_ready
+from pneumoscan.server.readiness import Pulse, StartCheck, canary_film, why_not_ready
 from pneumoscan.server.run_folder import RunDir
-from tests.film_server import FilmServer, Management, described, problem, serving, serving_socket
+from tests.film_server import Answer, Asked, FilmServer, Management, described, problem, serving, serving_socket
 
 
 @pytest.fixture
@@ -62,10 +69,67 @@ def test_ready_workers_that_answer_nothing_are_not_ready(
     run_dir: RunDir, management: Management, server: FilmServer
 ) -> None:
     management.versions = [described("1.0.0", "READY")]
-    server.answer = lambda _: problem(503, "OVERLOADED", "The queue is full.", retryable=True)
+    server.answer = lambda _: problem(507, "OUT_OF_MEMORY", "A worker died.", retryable=True)
     why = why_not_ready(run_dir, server.url)
     assert why is not None
-    assert "not answered: 503 OVERLOADED" in why
+    assert "not answered: 507 OUT_OF_MEMORY" in why
+
+
+def test_a_full_queue_is_load_and_no_reason_to_take_a_server_away(
+    run_dir: RunDir, management: Management, server: FilmServer
+) -> None:
+    management.versions = [described("1.0.0", "READY")]
+    said = {"code": 503, "type": "ServiceUnavailableException", "message": "no worker"}  # TorchServe 0.12.0's own words
+    server.answer = lambda _: Answer(503, json.dumps(said).encode(), {"Content-Type": "application/json"})
+    assert why_not_ready(run_dir, server.url) is None
+    assert StartCheck(run_dir, server.url, ["1.0.0"]).why_not_ready() is not None  # nobody can have filled it yet
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_film_that_waits_is_load_where_the_workers_compute(
+    run_dir: RunDir, management: Management, server: FilmServer, monkeypatch: pytest.MonkeyPatch, computes: bool
+) -> None:
+    monkeypatch.setattr("pneumoscan.server.readiness.CANARY_TIMEOUT_S", 0.5)
+    management.versions = [described("1.0.0", "READY")]
+    done = threading.Event()
+
+    def waits(_: Asked) -> Answer:
+        done.wait(10)
+        return Answer(503)
+
+    server.answer = waits
+    code = "while True: pass" if computes else "import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code]) as worker:
+        time.sleep(0.5)  # it has started
+        management.versions[0]["workers"][0]["pid"] = worker.pid
+        why = why_not_ready(run_dir, server.url)
+        worker.kill()
+    done.set()
+    assert (why is None) == computes
+
+
+def test_an_edge_stays_ready_while_its_server_is_full(server: FilmServer) -> None:
+    readiness = EdgeReadiness([server.url])
+    assert readiness.why_not() is None
+    readiness._answer = None
+    server.answer = lambda _: problem(503, "OVERLOADED", "The queue is full.", retryable=True)
+    assert readiness.why_not() is None
+    readiness._answer, readiness._answered = None, -1e9  # nothing was answered for a minute
+    assert "OVERLOADED" in str(readiness.why_not())
+
+
+def test_a_jvm_that_hangs_is_noticed_and_one_that_answers_is_not(run_dir: RunDir, management: Management) -> None:
+    management.versions = [described("1.0.0", "READY")]
+    well = Pulse(run_dir.socket, every_s=0.01, timeout_s=5.0)
+    with socket.socket(socket.AF_UNIX) as halted:  # as a stopped process: the kernel takes the connection, nobody reads
+        halted.bind(str(run_dir.path / "halted"))
+        halted.listen()
+        lost = Pulse(run_dir.path / "halted", every_s=0.01, timeout_s=0.2)
+        deadline = time.monotonic() + 20
+        while not lost.is_lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert not well.is_lost
 
 
 def test_without_a_management_socket_nothing_is_ready(run_dir: RunDir, server: FilmServer) -> None:

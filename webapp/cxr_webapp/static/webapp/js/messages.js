@@ -20,6 +20,7 @@ const CODES = {
   TOO_MANY_BYTES: () => t("The file is too large. Send the film alone, or compressed."),
   TOO_MANY_PIXELS: () => t("The film has too many pixels. Send a smaller rendering."),
   UNKNOWN_FORMAT: () => t("This is no JPEG, PNG or DICOM file."),
+  UNSUPPORTED_ENCODING: () => t("The file is packed (gzip). Unpack it and send what is in it."),
   UNSUPPORTED_TRANSFER_SYNTAX: () => t("This DICOM compression is not read. Export the film uncompressed."),
   DAMAGED_IMAGE: () => t("The file is damaged or ends early. Export it again."),
   NOT_A_RADIOGRAPH: () => t("This is no chest radiograph: a CT, another body part or a colour picture."),
