@@ -181,6 +181,8 @@ class Metrics:
         None where the model has none.
     localisation
         None where no film of PNEUMONIA has a box.
+    predictions_sha256
+        Of the `predictions.csv` beside it.
     """
 
     split: str
@@ -195,6 +197,7 @@ class Metrics:
     groups: dict[str, GroupFigures]
     screen: Screened | None = None
     localisation: Localisation | None = None
+    predictions_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
