@@ -58,8 +58,8 @@ def package(run: Path, version: str, store: Path, *, force: bool = False) -> Pat
     Raises
     ------
     ModelError
-        If the run was not exported or not calibrated, its weights are not the ones its spec names, the version is not
-        one, or another archive has it.
+        If the run was not exported or not calibrated, its weights are not the ones its spec names, the spec was made
+        from other files than the run has now, the version is not one, or another archive has it.
     """
     if Version.parse(version) is None:
         raise ModelError(f"version {version!r} is not like 1.0.0 (Semantic Versioning): choose another --version")
@@ -87,6 +87,9 @@ def _check_run(run: Path) -> ModelSpec:
         raise ModelError(f"{run} has no weights ({spec.weights_file} is missing): run pneumoscan export --run {run}")
     if sha256_of(weights) != spec.weights_sha256:
         raise ModelError(f"{weights} is not the file {SPEC_FILE} names: run pneumoscan export --run {run} again")
+    for name, digest in spec.made_from.items():
+        if (run / name).is_file() and sha256_of(run / name) != digest:
+            raise ModelError(f"{run / SPEC_FILE} was made from another {name}: run pneumoscan export --run {run} again")
     if spec.indeterminate is None:
         raise ModelError(f"{run} is not calibrated: run pneumoscan calibrate --run {run}, then pneumoscan export again")
     for name in spec.engines.values():

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cxr.model.spec import CLASSES, SPEC_FILE
 from cxr.serving.card import AUDIT_FILE, METRICS_FILE
 from cxr_training.data.toy.files import write_toy_data
-from cxr_training.runs import CALIBRATION, CARD_FILES, RUN_FILE
+from cxr_training.runs import CALIBRATION, CARD_FILES, PREDICTIONS, RUN_FILE, check_predictions
 from pneumoscan import cli
 from pneumoscan.errors import DemoError
 from pneumoscan.model_store import archive_name
@@ -152,7 +152,8 @@ def demo(plan: ModelPlan) -> None:
 
 def choose_films(run: Path) -> dict[str, dict[str, str]]:
     """Rows of the run's `predictions.csv` by file name, the first few of each class."""
-    with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+    check_predictions(run / PREDICTIONS)
+    with (run / PREDICTIONS).open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     chosen = [row for name in CLASSES for row in [r for r in rows if r["label"] == name][:_FILMS_PER_CLASS]]
     return {row["file"]: row for row in chosen}

@@ -4,6 +4,9 @@ The fields of a record are the keys of its file, in the file's order, and the an
 that a damaged file or one of another version is refused here, by the key that does not fit, and nowhere else. A field
 that Python reserves has an underscore behind its name (``with_``), which the file has not.
 
+A file that is written carries the SHA-256 of its values, so that one that was edited by hand or damaged where it still
+reads well is refused too; one without, of an earlier version, is read as it is.
+
 Written by hand because workers read such files too and an archive brings no packages of its own: msgspec or cattrs
 would be one more to install on every server, for the reading of five files.
 """
@@ -11,6 +14,7 @@ would be one more to install on every server, for the reading of five files.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import types
 from collections.abc import Mapping
@@ -20,6 +24,7 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 
 from cxr.errors import ModelError
 
+SEAL: Final = "content_sha256"
 T = TypeVar("T")
 _KINDS: Final = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
@@ -29,17 +34,31 @@ class FieldError(ValueError):
 
 
 def parse(text: str | bytes) -> object:
-    """The values of a JSON text; NaN and infinities, which JSON has not, are refused.
+    """The values of a JSON text without their digest; NaN and infinities, which JSON has not, are refused.
 
     Raises
     ------
     FieldError
-        If it is no JSON.
+        If it is no JSON, or has other values than it was written with.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        values = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise FieldError("no JSON of ours: values inside values without end") from error
     except ValueError as error:
         raise FieldError(f"no JSON: {error}") from error
+    if isinstance(values, dict) and SEAL in values and values.pop(SEAL) != _digest(values):
+        raise FieldError(f"it was changed after it was written, {SEAL} is of other values")
+    return values
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a file with their digest among them."""
+    return {**values, SEAL: _digest(values)}
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse_constant(name: str) -> None:
@@ -84,7 +103,7 @@ def read_file(path: Path, kind: type[T], command: str) -> T:
         raise ModelError(f"{path} is damaged or of another version ({error}): run {command} again") from error
 
 
-def read_text(text: str, kind: type[T], claim: str) -> T:
+def read_text(text: str | bytes, kind: type[T], claim: str) -> T:
     """A record from a text that holds it and nothing else: a key that is not known is refused too.
 
     Parameters
@@ -104,8 +123,8 @@ def read_text(text: str, kind: type[T], claim: str) -> T:
 
 
 def to_json(record: Any) -> str:
-    """The text of a record's file: keys in the order of the fields, indented by two."""
-    return json.dumps(_values(record), indent=2, allow_nan=False) + "\n"
+    """The text of a record's file: keys in the order of the fields and the digest, indented by two."""
+    return json.dumps(sealed(_values(record)), indent=2, allow_nan=False) + "\n"
 
 
 def _values(value: Any) -> Any:

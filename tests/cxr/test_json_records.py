@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cxr.errors import ModelError
-from cxr.json_records import FieldError, parse, read, read_file, to_json
+from cxr.json_records import SEAL, FieldError, parse, read, read_file, sealed, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,18 @@ PAGE = Page("a", 3, True, ("b", "c"), {"one": Told(1, (0.1, 0.2), 0.5), "two": R
 
 def test_a_record_is_read_from_json_and_written_as_it_was() -> None:
     assert read(Page, VALUES) == PAGE
-    assert json.loads(to_json(PAGE)) == VALUES
-    assert list(json.loads(to_json(PAGE))) == list(VALUES)
-    assert to_json(PAGE) == json.dumps(VALUES, indent=2) + "\n"  # whole numbers stay whole
+    assert parse(to_json(PAGE)) == VALUES
+    assert list(json.loads(to_json(PAGE))) == [*VALUES, SEAL]
+    assert to_json(PAGE) == json.dumps(sealed(VALUES), indent=2) + "\n"  # whole numbers stay whole
+
+
+def test_a_file_with_other_values_than_it_was_written_with_is_refused() -> None:
+    text = to_json(PAGE)
+    assert parse(text.replace("  ", "")) == VALUES  # the layout is nobody's business
+    with pytest.raises(FieldError, match="changed after it was written"):
+        parse(text.replace('"films": 3', '"films": 4'))
+    with pytest.raises(FieldError, match="no JSON"):
+        parse("[" * 100_000)
 
 
 @pytest.mark.parametrize(

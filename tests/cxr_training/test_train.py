@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -212,6 +213,10 @@ def test_a_calibration_of_another_checkpoint_is_refused(data: Path, tmp_path: Pa
     train.train(load_films(data), run, SETTINGS, device="cpu")
     assert run_command("calibrate", ["--data", str(data), "--run", str(run)]) == 0
     torch.save(build("resnet10", 2).state_dict(), run / "checkpoint.pth")
+    with pytest.raises(TrainingError, match="damaged or of another training"):
+        export.export(run)
+    record = dataclasses.replace(RunRecord.load(run), checkpoint_sha256="")  # of before it was noted
+    (run / "run.json").write_text(record.to_json(), encoding="utf-8")
     with pytest.raises(TrainingError, match="belongs to another checkpoint"):
         export.export(run)
 

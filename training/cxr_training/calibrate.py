@@ -19,6 +19,7 @@ import torch
 
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
+from cxr.json_records import sealed
 from cxr.model.parity import REFERENCE, Parity, files_digest, kind_of
 from cxr.predict import Prediction, Predictor, softmax
 from cxr_training.data.records import Films, Record
@@ -68,7 +69,7 @@ def calibrate_run(run: Path, data: Callable[[], Films], device: str, engines: Se
     reference = reference_of(signals, probabilities, predictor.spec, fitted.temperature)
     write_reference(run, reference)
     fitted = replace(fitted, parity=_parities(measured, predictor, predictions, records, fitted, run))
-    write_text(run / CALIBRATION, json.dumps(asdict(fitted), indent=2, sort_keys=True) + "\n")
+    write_text(run / CALIBRATION, json.dumps(sealed(asdict(fitted)), indent=2, sort_keys=True) + "\n")
     points = ", ".join(f"{name} {value:.3f}" for name, value in fitted.operating_points.items())
     print(f"{run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
     if fitted.screen is None:

@@ -34,9 +34,9 @@ from cxr_training.measure.paired import (
 from cxr_training.measure.records import Resampling
 from cxr_training.pages.page import Table, between, number, render, signed
 from cxr_training.pages.report import TITLES
+from cxr_training.runs import PREDICTIONS, check_predictions
 from pneumoscan.files import write_text
 
-PREDICTIONS: Final = "predictions.csv"
 _COLUMNS: Final = ("file", "label", "probability_PNEUMONIA", "predicted")
 
 
@@ -73,8 +73,7 @@ def read_predictions(path: Path) -> Scored:
         If there are none, a column is missing, a film is there twice, or a value is none.
     """
     file = path / PREDICTIONS if path.is_dir() else path
-    if not file.is_file():
-        raise TrainingError(f"{file} is missing: run pneumoscan evaluate first, or give a {PREDICTIONS}")
+    check_predictions(file)
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)

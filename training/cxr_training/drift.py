@@ -123,7 +123,7 @@ def carry_reference(run: Path, spec: ModelSpec) -> None:
     path = run / DRIFT_FILE
     if not path.is_file():
         return
-    reference = Reference.from_json(path.read_text(encoding="utf-8"))
+    reference = Reference.from_json(path.read_bytes())
     if reference.checkpoint_sha256 == spec_of(run).weights_sha256:
         write_text(path, dataclasses.replace(reference, weights_sha256=spec.weights_sha256).to_json())
 

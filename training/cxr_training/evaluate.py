@@ -9,6 +9,8 @@ heat maps are held against them.
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import math
 import os
 import subprocess
@@ -44,7 +46,8 @@ from cxr_training.pages.figures import plot_confusion, plot_precision, plot_reli
 from cxr_training.pages.films import MOST_ERRORS, MOST_LOOKS, at_shown_size, draw_errors, draw_looks
 from cxr_training.pages.page import figure
 from cxr_training.pages.report import TITLES, write_report
-from pneumoscan.files import write_text, write_whole
+from cxr_training.runs import PREDICTIONS
+from pneumoscan.files import write_bytes, write_text
 
 _ARCHIVE_CODE: Final = "PNEUMOSCAN_ARCHIVE_CODE"  # set for the process that runs an archive's own code
 
@@ -107,7 +110,9 @@ def evaluate(
             prevalences,
         ),
     )
-    write_whole(out / "predictions.csv", lambda path: _write_predictions(path, records, predictions))
+    table = _predictions(records, predictions)
+    metrics = replace(metrics, predictions_sha256=hashlib.sha256(table).hexdigest())
+    write_bytes(out / PREDICTIONS, table)
     patients = [record.patient_id for record in records]
     _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics.overall)
     errors = draw_errors(out, records, predictions, spec.threshold, spec.cam_scale, shown.by_name())
@@ -219,14 +224,16 @@ def against_everything_else(
     }
 
 
-def _write_predictions(path: Path, records: Iterable[Record], predictions: Iterable[Prediction]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        logits = [f"logit_{name}" for name in CLASSES]
-        writer.writerow(["file", "label", *logits, "probability_PNEUMONIA", "predicted", "indeterminate"])
-        for record, one in zip(records, predictions, strict=True):
-            numbers = [f"{value:.6f}" for value in (*one.logits, one.probabilities[1])]
-            writer.writerow([record.name, record.label, *numbers, one.label, str(one.indeterminate).lower()])
+def _predictions(records: Iterable[Record], predictions: Iterable[Prediction]) -> bytes:
+    """The table `predictions.csv`."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    logits = [f"logit_{name}" for name in CLASSES]
+    writer.writerow(["file", "label", *logits, "probability_PNEUMONIA", "predicted", "indeterminate"])
+    for record, one in zip(records, predictions, strict=True):
+        numbers = [f"{value:.6f}" for value in (*one.logits, one.probabilities[1])]
+        writer.writerow([record.name, record.label, *numbers, one.label, str(one.indeterminate).lower()])
+    return stream.getvalue().encode()
 
 
 def evaluate_run(

@@ -17,7 +17,8 @@ from cxr.model.network import read_state_dict
 from cxr.model.parity import DEVICES, REFERENCE
 from cxr.model.spec import SPEC_FILE, ModelSpec, sha256_of
 from cxr_training.drift import carry_reference
-from cxr_training.runs import CHECKPOINT, spec_of
+from cxr_training.errors import TrainingError
+from cxr_training.runs import CALIBRATION, CHECKPOINT, RUN_FILE, spec_of
 from pneumoscan.files import write_text, write_whole
 
 _FLOAT32: Final = {"cpu": "openvino-float32", "cuda": "cuda-float32"}
@@ -46,9 +47,12 @@ def export(run: Path, form: str = "pth", engines: Mapping[str, str | None] | Non
     weights = run / WEIGHTS_FILES[form]
     if form == "pth":
         write_whole(weights, lambda path: _copy(run / CHECKPOINT, path))
+        if sha256_of(weights) != spec.weights_sha256:
+            raise TrainingError(f"{run / CHECKPOINT} was changed while it was copied: run pneumoscan export again")
     else:
         write_whole(weights, lambda path: save_file(read_state_dict(run / CHECKPOINT), path))
-    spec = dataclasses.replace(spec, weights_file=weights.name, weights_sha256=sha256_of(weights))
+    made_from = {name: sha256_of(run / name) for name in (RUN_FILE, CALIBRATION, CHECKPOINT) if (run / name).is_file()}
+    spec = dataclasses.replace(spec, weights_file=weights.name, weights_sha256=sha256_of(weights), made_from=made_from)
     carry_reference(run, spec)
     write_text(run / SPEC_FILE, spec.to_json())
     return spec

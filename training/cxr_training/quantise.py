@@ -166,7 +166,7 @@ def quantise(predictor: Predictor, records: Sequence[Record], run: Path, keep: S
         import openvino
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-        from cxr.engines.openvino import DIGEST_KEY, graph_of_folded, watch
+        from cxr.engines.openvino import DIGEST_KEY, graph_of_folded, int8_mark, watch
     except ImportError as error:
         raise TrainingError(f"int8 needs NNCF and OpenVINO ({error}): pip install 'pneumoscan[quantise]'") from error
     size = predictor.spec.preprocessing.size
@@ -196,6 +196,8 @@ def quantise(predictor: Predictor, records: Sequence[Record], run: Path, keep: S
     with tempfile.TemporaryDirectory(prefix="cxr-int8-") as folder:
         graph, weights = (Path(folder) / name for name in INT8_FILES)
         openvino.serialize(model, graph, weights)
+        with graph.open("ab") as stream:
+            stream.write(int8_mark(graph.read_bytes(), weights.read_bytes()))
         for made in (weights, graph):  # the graph last: where it is, its weights are
             write_whole(run / made.name, functools.partial(_copy, made))
 

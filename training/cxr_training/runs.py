@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from cxr.errors import ModelError
 from cxr.films.frontal import Screen
-from cxr.json_records import FieldError, parse, read, read_file
+from cxr.json_records import FieldError, parse, read, read_file, sealed
 from cxr.model.network import build, load_strictly, read_state_dict
 from cxr.model.parity import Parity
 from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
@@ -33,6 +33,7 @@ from pneumoscan.resources import code_version
 RUN_FILE: Final = "run.json"
 CHECKPOINT: Final = "checkpoint.pth"
 CALIBRATION: Final = "calibration.json"
+PREDICTIONS: Final = "predictions.csv"
 CARD_FILES: Final = ("model-card.md", "model-card.html")
 NAMING_WEIGHTS: Final = (
     *(RUN_FILE, CHECKPOINT, CALIBRATION, DRIFT_FILE, SPEC_FILE, METRICS_FILE, AUDIT_FILE),
@@ -67,6 +68,8 @@ class RunRecord:
         What came out: best epoch, losses, elapsed time.
     versions
         Of Python, torch and torchvision.
+    checkpoint_sha256
+        Of the weights; empty in a run of before it was noted.
     """
 
     arch: str
@@ -76,10 +79,11 @@ class RunRecord:
     settings: dict[str, Any]
     result: dict[str, Any]
     versions: dict[str, str] = field(default_factory=dict)
+    checkpoint_sha256: str = ""
 
     def to_json(self) -> str:
         """The record as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(sealed(dataclasses.asdict(self)), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, run: Path) -> RunRecord:
@@ -172,13 +176,39 @@ class Training:
         return None if stage is None else stage.epochs
 
 
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The table that a `metrics.json` was made with."""
+
+    predictions_sha256: str = ""
+
+
+def check_predictions(file: Path) -> None:
+    """Hold a `predictions.csv` against the `metrics.json` beside it, where there is one.
+
+    Raises
+    ------
+    TrainingError, ModelError
+        If the file is missing, or is not the one that was written, or `metrics.json` is damaged.
+    """
+    if not file.is_file():
+        raise TrainingError(f"{file} is missing: run pneumoscan evaluate first, or give a {PREDICTIONS}")
+    metrics = file.with_name(METRICS_FILE)
+    if file.name != PREDICTIONS or not metrics.is_file():
+        return
+    if read_file(metrics, _Table, "pneumoscan evaluate").predictions_sha256 not in (sha256_of(file), ""):
+        raise TrainingError(
+            f"{file} was changed after it was written, {METRICS_FILE} names another: run pneumoscan evaluate again"
+        )
+
+
 def spec_of(run: Path) -> ModelSpec:
     """The spec of a run's checkpoint, with its calibration where there is one.
 
     Raises
     ------
     TrainingError
-        If the run has no checkpoint.
+        If the run has no checkpoint, or its checkpoint, record or calibration is damaged or of another training.
     """
     record = RunRecord.load(run)
     checkpoint = run / CHECKPOINT
@@ -186,11 +216,17 @@ def spec_of(run: Path) -> ModelSpec:
         raise TrainingError(
             f"{run} has no weights ({CHECKPOINT} is missing): train again with pneumoscan train --force"
         )
+    digest = sha256_of(checkpoint)
+    if record.checkpoint_sha256 not in (digest, ""):
+        raise TrainingError(
+            f"{checkpoint} is damaged or of another training, its sha256 is not that in {RUN_FILE}: train again with "
+            "pneumoscan train --force"
+        )
     spec = ModelSpec(
         arch=record.arch,
         pretrained=record.pretrained,
         weights_file=CHECKPOINT,
-        weights_sha256=sha256_of(checkpoint),
+        weights_sha256=digest,
         preprocessing=record.preprocessing,
         code_version=code_version(),
         data_sha256=record.data_sha256,

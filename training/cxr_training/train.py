@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import platform
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -126,7 +127,7 @@ def train(
             versions={"python": platform.python_version(), **versions()},
         )
         if processes.is_first:
-            _write(run, start, fitted, record)
+            record = _write(run, start, fitted, record)
             clear(run)
         processes.wait()
     return record
@@ -159,19 +160,40 @@ def _cost(fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _write(run: Path, start: StartingPoint, fitted: Fitted, record: RunRecord) -> None:
-    """The checkpoint first, `run.json` last: a run folder with a record is whole."""
+def _write(run: Path, start: StartingPoint, fitted: Fitted, record: RunRecord) -> RunRecord:
+    """The checkpoint first, `run.json` last: a run folder with a record is whole; the record names the checkpoint."""
     state = {name: tensor.cpu().contiguous() for name, tensor in start.network.state_dict().items()}
-    write_whole(run / CHECKPOINT, lambda path: _save(path, state))
+    digest = hashlib.sha256()
+    write_whole(run / CHECKPOINT, lambda path: _save(path, state, digest))
     write_whole(run / "history.csv", lambda path: _write_history(path, fitted.history))
     plot_history(run / "history.png", fitted.history, fitted.best_epoch)
+    record = dataclasses.replace(record, checkpoint_sha256=digest.hexdigest())
     write_text(run / RUN_FILE, record.to_json())
+    return record
 
 
-def _save(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """Through a stream: torch would note the name of a file inside it, and the same weights give the same bytes."""
+def _save(path: Path, state: dict[str, torch.Tensor], digest: hashlib._Hash) -> None:
+    """Through a stream: torch would note the name of a file inside it, and the same weights give the same bytes.
+
+    The digest is of what was to be written, not of what a disk gives back.
+    """
     with path.open("wb") as stream:
-        torch.save(state, stream)
+        torch.save(state, cast(BinaryIO, _Digested(stream, digest)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Digested:
+    """A stream that is written to once, from its beginning to its end."""
+
+    stream: BinaryIO
+    digest: hashlib._Hash
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def _write_history(path: Path, history: Sequence[Epoch]) -> None:

@@ -10,6 +10,7 @@ it. As many passes run side by side as torch has threads.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -123,8 +124,16 @@ def _pair(value: Any) -> list[int]:
 
 
 DIGEST_KEY: Final = "backbone_sha256"
+_MARK: Final = b"<!-- sha256 "
 # int8: what is not quantised stays in float32, on every processor alike.
 _HINTS: Final = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+
+
+def int8_mark(graph: bytes, weights: bytes) -> bytes:
+    """The last line of a graph's file, a comment with the SHA-256 of what stands before it and of its weights."""
+    digest = hashlib.sha256(graph)
+    digest.update(weights)
+    return _MARK + digest.hexdigest().encode() + b" -->\n"
 
 
 @functools.cache
@@ -194,6 +203,10 @@ class OpenVinoEngine:
             return cls(name, graph_of(network, preprocessing.size), preprocessing)
         if folder is None or not all((folder / file).is_file() for file in INT8_FILES):
             raise ModelError(f"{folder} has no {' and '.join(INT8_FILES)}: run pneumoscan quantise, which makes them")
+        graph, weights = ((folder / file).read_bytes() for file in INT8_FILES)
+        body, mark, _ = graph.rpartition(_MARK)
+        if mark and graph != body + int8_mark(body, weights):
+            raise ModelError(f"{folder}: {' or '.join(INT8_FILES)} is damaged: run pneumoscan quantise again")
         try:
             model = core().read_model(folder / INT8_FILES[0])
             digest = str(model.get_rt_info(DIGEST_KEY).value)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cxr.errors import ModelError
 from cxr.films.frontal import Screen
-from cxr.json_records import read_text
+from cxr.json_records import read_text, sealed
 from cxr.model.parity import DEVICES, REFERENCE, Parity, check_choice
 
 SPEC_FILE: Final = "model.json"
@@ -117,6 +117,8 @@ class ModelSpec:
         How far engines are from the reference, by name; one that serves has passed the parity check.
     code_version, data_sha256, training
         What made the model: package version, digest of the films and labels, settings and seeds.
+    made_from
+        SHA-256 of the run's files that the spec was made from, by name.
     """
 
     arch: str
@@ -137,6 +139,7 @@ class ModelSpec:
     code_version: str = ""
     data_sha256: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    made_from: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.classes != CLASSES:
@@ -175,18 +178,19 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """The spec as indented JSON, the same text for the same spec."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(sealed(dataclasses.asdict(self)), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> ModelSpec:
+    def from_json(cls, text: str | bytes) -> ModelSpec:
         """The spec in a `model.json`.
 
         Raises
         ------
         ModelError
-            If the text is not JSON, or a field is missing, unknown or out of range.
+            If the text is not JSON, has other values than it was written with, or a field is missing, unknown or out of
+            range.
         """
-        return read_text(text, cls, f"{SPEC_FILE} is not a model spec of this version")
+        return read_text(text, cls, f"{SPEC_FILE} is not a model spec of this version, run pneumoscan export again")
 
     @classmethod
     def load(cls, folder: Path) -> ModelSpec:
@@ -200,7 +204,7 @@ class ModelSpec:
         path = folder / SPEC_FILE
         if not path.is_file():
             raise ModelError(f"{path} is missing: run pneumoscan export, which writes it beside the weights")
-        return cls.from_json(path.read_text(encoding="utf-8"))
+        return cls.from_json(path.read_bytes())
 
 
 def neutral_logit(threshold: float, temperature: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Final
 
 from cxr import NOTICE
 from cxr.films.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
-from cxr.json_records import read_file
+from cxr.json_records import parse, read_file
 from cxr.model.cam import CAM_CELLS
 from cxr.model.spec import ModelSpec
 
@@ -64,7 +63,8 @@ def read_metrics(folder: Path, spec: ModelSpec) -> dict[str, object] | None:
     measured = read_file(path, Measured, "pneumoscan evaluate")
     if measured != Measured(spec.weights_sha256, spec.operating_point, spec.threshold):
         return None
-    values: dict[str, object] = json.loads(path.read_bytes())
+    values = parse(path.read_bytes())
+    assert isinstance(values, dict)
     return values
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
-from cxr.json_records import read_text
+from cxr.json_records import read_text, sealed
 from cxr.model.spec import ModelSpec
 from cxr.serving.metrics import SIGNALS, BatchMetrics
 
@@ -216,10 +216,10 @@ class Reference:
 
     def to_json(self) -> str:
         """The reference as JSON, the same text for the same reference."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(sealed(asdict(self)), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Reference:
+    def from_json(cls, text: str | bytes) -> Reference:
         """The reference in a `drift.json`.
 
         Raises
@@ -246,7 +246,7 @@ def read_reference(folder: Path, spec: ModelSpec) -> Reference | None:
     if not path.is_file():
         return None
     try:
-        reference = Reference.from_json(path.read_text(encoding="utf-8"))
+        reference = Reference.from_json(path.read_bytes())
     except (ModelError, OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged ({error}): run pneumoscan calibrate again") from error
     is_its = reference.weights_sha256 == spec.weights_sha256 and reference.temperature == spec.temperature

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cxr.errors import ModelError
+from cxr.json_records import SEAL
 from cxr.model.spec import ModelSpec, Preprocessing
 from tests.cxr.networks import save_model
 
@@ -40,8 +41,16 @@ def test_a_spec_survives_json(tmp_path: Path) -> None:
 )
 def test_a_spec_with_a_wrong_field_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     values = json.loads(save_model(tmp_path).to_json())
+    del values[SEAL]
     with pytest.raises(ModelError, match=message):
         ModelSpec.from_json(json.dumps({**values, **change}))
+
+
+def test_a_spec_that_was_edited_is_refused_whatever_its_values_are(tmp_path: Path) -> None:
+    text = save_model(tmp_path).to_json()
+    assert '"cam_scale": 2.0' in text
+    with pytest.raises(ModelError, match="run pneumoscan export again: it was changed after it was written"):
+        ModelSpec.from_json(text.replace('"cam_scale": 2.0', '"cam_scale": 3.0'))
 
 
 def test_text_that_is_no_json_is_refused() -> None:

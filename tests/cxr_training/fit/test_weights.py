@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.features import View
 from cxr_training.fit.settings import HeadSettings, TrainSettings
-from cxr_training.fit.weights import reestimate_batchnorm, starting_point
+from cxr_training.fit.weights import _check_kept, reestimate_batchnorm, starting_point
 from tests.cxr.networks import SMALL
 from tests.cxr_training.folders import write_manifest
 
@@ -104,3 +105,13 @@ def test_reestimated_statistics_are_those_of_the_films(tmp_path: Path) -> None:
     assert norm.momentum == 0.1
     assert not any(module.training for module in network.modules())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.named_parameters())
+
+
+def test_kept_imagenet_weights_are_held_against_the_digest_in_their_name(tmp_path: Path) -> None:
+    data = b"weights"
+    right = tmp_path / f"resnet152-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    right.write_bytes(data)
+    _check_kept(right)
+    right.write_bytes(data[:-1] + b"S")
+    with pytest.raises(TrainingError, match=r"damaged.*remove it"):
+        _check_kept(right)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from cxr import NOTICE
+from cxr.json_records import SEAL, sealed
 from cxr.model.spec import SPEC_FILE, ModelSpec
 from cxr.serving.card import INTENDED_USE, LIMITS, OUT_OF_SCOPE
 from cxr_training.data.records import load_films, provenance
@@ -103,8 +104,9 @@ def section(text: str, title: str) -> str:
 
 def change(run: Path, name: str, how: Callable[[dict[str, Any]], Any]) -> None:
     values = json.loads((run / name).read_text(encoding="utf-8"))
+    del values[SEAL]
     how(values)
-    (run / name).write_text(json.dumps(values), encoding="utf-8")
+    (run / name).write_text(json.dumps(sealed(values)), encoding="utf-8")
 
 
 def numbers(text: str) -> set[str]:

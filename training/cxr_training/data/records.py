@@ -33,6 +33,8 @@ class Record:
         The image file.
     name
         Its path inside the data folder, as reports show it.
+    sha256
+        Of the file when it was listed; empty where that is not known.
     extra
         The manifest's other columns.
     """
@@ -50,15 +52,28 @@ class Record:
         """The label as an index into the classes, whose order is pinned by the spec; OTHER is no PNEUMONIA."""
         return 0 if self.label == IGNORED_LABEL else CLASSES.index(self.label)
 
+    def data(self) -> bytes:
+        """The bytes of the file, which are those that were listed.
+
+        Raises
+        ------
+        TrainingError
+            If the file was changed since.
+        """
+        data = self.file.read_bytes()
+        if self.sha256 and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise TrainingError(f"{self.file} was changed after its folder was listed: let it be and start again")
+        return data
+
     def read(self, least_side: int | None = None) -> Pixels:
         """The film's grey pixels, (H, W) uint8; `least_side` as in `cxr.films.decode.decode`.
 
         Raises
         ------
         TrainingError
-            If the file cannot be decoded.
+            If the file was changed since it was listed, or cannot be decoded.
         """
-        return self.film_in(self.file.read_bytes(), least_side).pixels
+        return self.film_in(self.data(), least_side).pixels
 
     def film_in(self, data: bytes, least_side: int | None = None) -> Film:
         """The film in the bytes of its file, as `read` decodes it.

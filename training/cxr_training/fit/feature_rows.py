@@ -1,20 +1,21 @@
-"""Rows of features on disk by film: added to as films come, and NaN until they are worked out.
+"""Rows of features on disk by film: added to as films come, each with a digest of its own.
 
-Two files make a table. ``NAME.rows`` holds the rows one after the other, in float32 or float16, and is memory-mapped;
-``NAME.films`` holds the SHA-256 of the film of each row, 32 bytes each, and is the lock under which rows are added. A
-row is on the disk before its film is in the list, so that whatever was killed, a film that is listed has a whole row or
-one with NaN.
+Three files make a table. ``NAME.rows`` holds the rows one after the other, in float32 or float16, and is memory-mapped;
+``NAME.films`` holds the SHA-256 of the film of each row, 32 bytes each, and is the lock under which rows are added;
+``NAME.sums``, memory-mapped too, holds the SHA-256 of film and row together, and zeros until the row is worked out. A
+row counts if its digest is right: whatever was killed, cut off, overwritten or flipped, the film is worked out again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +37,18 @@ class StoredFeatures:
     ----------
     rows
         All rows of the table.
+    sums
+        (rows, 32), their digests.
     places
         (N,), the row of each film.
+    films
+        SHA-256 of each film, in hexadecimal.
     """
 
     rows: np.memmap[tuple[int, ...], np.dtype[np.float32 | np.float16]]
+    sums: np.memmap[tuple[int, ...], np.dtype[np.uint8]]
     places: npt.NDArray[np.int64]
+    films: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -53,6 +60,29 @@ class StoredFeatures:
     def array(self) -> Features:
         """A copy of all of them."""
         return self[:]
+
+    def state(self, film: int) -> str:
+        """Of a film's row: ``right``, ``missing``, or ``damaged``, which is to be worked out again as well."""
+        place = self.places[film]
+        noted = self.sums[place].tobytes()
+        if noted == self._digest(film, self.rows[place]):
+            return "right"
+        return "damaged" if any(noted) else "missing"
+
+    def put(self, films: Sequence[int], features: Features) -> None:
+        """Write the rows of some films, then their digests."""
+        places = self.places[list(films)]
+        stored = features.astype(self.rows.dtype)
+        self.rows[places] = stored
+        self.rows.flush()
+        digests = b"".join(self._digest(film, row) for film, row in zip(films, stored, strict=True))
+        self.sums[places] = np.frombuffer(digests, np.uint8).reshape(-1, _DIGEST_BYTES)
+        self.sums.flush()
+
+    def _digest(self, film: int, row: npt.NDArray[Any]) -> bytes:
+        digest = hashlib.sha256(bytes.fromhex(self.films[film]))
+        digest.update(np.ascontiguousarray(row).data)
+        return digest.digest()
 
 
 class FeatureRows:
@@ -69,7 +99,7 @@ class FeatureRows:
     """
 
     def __init__(self, name: Path, shape: tuple[int, ...], kind: str = "float32") -> None:
-        self._rows, self._films = name.with_suffix(".rows"), name.with_suffix(".films")
+        self._rows, self._films, self._sums = (name.with_suffix(f".{end}") for end in ("rows", "films", "sums"))
         self._shape = shape
         self._kind = np.dtype(kind)
         self._row_bytes = self._kind.itemsize * math.prod(shape)
@@ -92,11 +122,14 @@ class FeatureRows:
         self._films.parent.mkdir(parents=True, exist_ok=True)
         with locked(self._films, wait=True):
             known = self._known()
-            fresh = [film for film in dict.fromkeys(films) if film not in known]
+            listed = set(known)
+            fresh = [film for film in dict.fromkeys(films) if film not in listed]
             size = self._rows.stat().st_size if self._rows.exists() else 0
             start, end = min(len(known), size // self._row_bytes), len(known) + len(fresh)
             self._check_room(end - start, what)
             self._fill(start, end)
+            with self._sums.open("ab") as stream:
+                stream.truncate(max(end * _DIGEST_BYTES, stream.tell()))  # what is added is zeros
             with self._films.open("r+b") as stream:
                 stream.seek(len(known) * _DIGEST_BYTES)  # over what a kill left of an entry
                 stream.write(bytes.fromhex("".join(fresh)))
@@ -106,13 +139,16 @@ class FeatureRows:
     def stored(self, films: Sequence[str]) -> StoredFeatures:
         """The rows of some films, which were added before."""
         known = self._known()
+        row_of = {film: row for row, film in enumerate(known)}
         rows = np.memmap(self._rows, self._kind, "r+", shape=(len(known), *self._shape))
-        return StoredFeatures(rows, np.array([known[film] for film in films], dtype=np.int64))
+        sums = np.memmap(self._sums, np.uint8, "r+", shape=(len(known), _DIGEST_BYTES))
+        return StoredFeatures(rows, sums, np.array([row_of[film] for film in films], dtype=np.int64), tuple(films))
 
-    def _known(self) -> dict[str, int]:
+    def _known(self) -> list[str]:
+        """The film of each row."""
         data = self._films.read_bytes()
         whole = len(data) // _DIGEST_BYTES
-        return {data[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES].hex(): i for i in range(whole)}
+        return [data[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES].hex() for i in range(whole)]
 
     def _check_room(self, count: int, what: str) -> None:
         needed, free = count * self._row_bytes, shutil.disk_usage(self._rows.parent).free

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -130,8 +131,8 @@ class View:
 class FeatureCache:
     """Features on disk, a row for each film, in tables under a key of everything else they depend on.
 
-    So stale features are never used, and one film more costs one film's work. A row is written as soon as it is known
-    and is NaN until then: what was stopped, or is shared by several processes, goes on film by film.
+    So stale features are never used, and one film more costs one film's work. A row is written as soon as it is known:
+    what was stopped, was damaged, or is shared by several processes, goes on film by film.
 
     The last bits of a film's features depend on how many films go through the backbone together, but not on which
     (processors choose the order of their sums by the size of the batch). So batches always have the same size, the
@@ -241,13 +242,16 @@ class Filling:
 
     def __init__(self, cache: FeatureCache, records: Sequence[Record], stored: StoredFeatures) -> None:
         self._cache, self._stored = cache, stored
-        places = dict(zip(stored.places.tolist(), records, strict=True))  # a film that is there twice counts once
+        films = {record.sha256: film for film, record in enumerate(records)}  # one that is there twice counts once
         processes = cache.processes
         # By the whole list: what is missing can look different to a process that comes a little later.
-        mine = [*places.items()][processes.rank :: processes.count]
-        self._places = {record.sha256: place for place, record in mine if np.isnan(stored.rows[place]).any()}
-        self._records = [record for _, record in mine if record.sha256 in self._places]
+        mine = [*films.items()][processes.rank :: processes.count]
+        states = {name: stored.state(film) for name, film in mine}
+        self._films = {name: film for name, film in mine if states[name] != "right"}
+        self._records = [records[film] for film in self._films.values()]
         self._waiting: list[tuple[int, torch.Tensor]] = []
+        if damaged := [*states.values()].count("damaged"):
+            print(f"{cache.folder}: stored features of {damaged} films are damaged, made again", file=sys.stderr)
 
     @property
     def missing(self) -> Sequence[Record]:
@@ -256,11 +260,11 @@ class Filling:
 
     def lacks(self, record: Record) -> bool:
         """Whether this process has to add a film."""
-        return record.sha256 in self._places
+        return record.sha256 in self._films
 
     def add(self, record: Record, tensor: torch.Tensor) -> None:
         """Work out the features of a missing film under the view, (3, size, size), with some that came before."""
-        self._waiting.append((self._places.pop(record.sha256), tensor))
+        self._waiting.append((self._films.pop(record.sha256), tensor))
         if len(self._waiting) == self._cache.batch_size:
             self._compute()
 
@@ -272,7 +276,6 @@ class Filling:
         return self._stored
 
     def _compute(self) -> None:
-        places, tensors = zip(*self._waiting, strict=True)
-        self._stored.rows[list(places)] = self._cache.compute(tensors)
-        self._stored.rows.flush()
+        films, tensors = zip(*self._waiting, strict=True)
+        self._stored.put(films, self._cache.compute(tensors))
         self._waiting.clear()

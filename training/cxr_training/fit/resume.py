@@ -14,6 +14,7 @@ import torch
 import torchvision
 
 import cxr
+from cxr.model.network import load_checked
 from cxr.model.spec import Preprocessing
 from cxr_training.data.boxes import NO_BOXES, load_boxes
 from cxr_training.data.records import Films, Record
@@ -62,7 +63,7 @@ class Unfinished:
         if not path.is_file():
             return None
         try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
+            values = load_checked(path)
         except OSError:
             raise
         except Exception as error:  # torch 2.12 raises whatever the damage leads to

@@ -18,7 +18,7 @@ from torchvision.models.resnet import ResNet
 from cxr.errors import ModelError
 from cxr.model.network import StateDict, build, read_state_dict, use_exact_float32
 from cxr.model.preprocess import to_tensor
-from cxr.model.spec import CLASSES, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from cxr.model.spec import CLASSES, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, sha256_of
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
@@ -108,6 +108,7 @@ def _imagenet_state(arch: str) -> StateDict:
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_S)
     try:
         state: StateDict = choice.get_state_dict(progress=True, check_hash=True)
+        _check_kept(Path(torch.hub.get_dir()) / "checkpoints" / Path(choice.url).name)
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the digest did not fit
         raise TrainingError(
             f"the ImageNet weights {choice} could not be downloaded ({error}). The three ways are {THREE_WAYS}."
@@ -115,6 +116,13 @@ def _imagenet_state(arch: str) -> StateDict:
     finally:
         socket.setdefaulttimeout(patience)
     return state
+
+
+def _check_kept(path: Path) -> None:
+    """Hold the file that torchvision keeps against the digest in its name, which it does only after a download."""
+    beginning = path.stem.rpartition("-")[2]
+    if path.is_file() and not sha256_of(path).startswith(beginning):
+        raise TrainingError(f"{path} is damaged, its sha256 does not begin with {beginning}: remove it and start again")
 
 
 def _fit(network: ResNet, state: StateDict, name: str) -> None:

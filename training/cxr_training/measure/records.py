@@ -184,6 +184,8 @@ class Metrics:
     everything_else
         PNEUMONIA against all other films, those labelled OTHER (abnormal, no opacity) among the negative ones, over all
         films and by source and label source where there are such films; empty where there are none.
+    predictions_sha256
+        Of the `predictions.csv` beside it.
     """
 
     split: str
@@ -199,6 +201,7 @@ class Metrics:
     screen: Screened | None = None
     localisation: Localisation | None = None
     everything_else: dict[str, GroupFigures] = field(default_factory=dict)
+    predictions_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def read_films(
     """
 
     def load(record: Record) -> ReadFilm:
-        data = record.file.read_bytes()
+        data = record.data()
         film = record.film_in(data, preprocessing.least_side)
         is_whole = film.pixels.shape == (film.info.height, film.info.width)
         pixels = film.pixels if is_whole or not whole else record.film_in(data).pixels
