@@ -55,6 +55,8 @@ class ModelPlan:
         Go on with random weights where those of ImageNet cannot be had.
     version, store
         Of the archive.
+    train
+        Further options of `pneumoscan train`.
     """
 
     run: Path
@@ -65,6 +67,7 @@ class ModelPlan:
     or_random: bool
     version: str
     store: Path
+    train: tuple[str, ...] = ()
 
     @property
     def films(self) -> Path:
@@ -123,7 +126,7 @@ def _steps(plan: ModelPlan) -> list[_Step]:
     with_films = (*run, "--data", str(plan.films), "--device", plan.device)
     record, calibration, spec = plan.run / RUN_FILE, plan.run / CALIBRATION, plan.run / SPEC_FILE
     metrics, audited, card = plan.run / METRICS_FILE, plan.run / AUDIT_FILE, plan.run / CARD_FILES[0]
-    trained = [*with_films, "--weights", plan.weights, "--arch", plan.arch, "--resume"]
+    trained = [*with_films, "--weights", plan.weights, "--arch", plan.arch, *plan.train, "--resume"]
     packed = [*run, "--version", plan.version, "--store", str(plan.store)]
     return [
         _Step("train", [*trained, *["--or-random"] * plan.or_random], record),

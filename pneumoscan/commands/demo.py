@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,9 @@ class Options:
     device: Annotated[str, Option("auto, cpu or cuda")] = "auto"
     version: Annotated[str, Option("of the archive")] = "1.0.0"
     store: Annotated[Path, Option("where the archive goes", "DIR")] = Path("model_store")
+    train: Annotated[
+        str, Option("further options of `pneumoscan train`, in one text: --train='--boxes --greys field'", "OPTIONS")
+    ] = ""
     only_imagenet: Annotated[
         bool, Option("end where the ImageNet weights cannot be had, instead of going on with random ones")
     ] = False
@@ -46,6 +50,7 @@ def run(options: Options) -> int:
         or_random=not options.only_imagenet,
         version=options.version,
         store=options.store,
+        train=tuple(shlex.split(options.train)),
     )
     if options.model_only:
         make_model(plan)
