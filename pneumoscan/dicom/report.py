@@ -23,7 +23,7 @@ from pydicom.sr.coding import Code
 from cxr import NOTICE
 from pneumoscan.dicom.answer import PNEUMONIA, Answer
 from pneumoscan.dicom.capture import file_bytes
-from pneumoscan.dicom.regions import LEVEL
+from pneumoscan.dicom.regions import LEVEL, Points
 from pneumoscan.dicom.source import MANUFACTURER, Model, Source, equipment_uid, finish, result_uid, stub_of
 
 SERIES_NUMBER: Final = 9002
@@ -39,9 +39,9 @@ FINDING_NONE: Final = _own("NO_PNEUMONIA", "No pneumonia seen by the algorithm")
 FINDING_OTHER: Final = _own("OTHER_CLASS", "Another class of the model")
 FINDING_REGION: Final = _own("EVIDENCE", "Where the map speaks most for pneumonia")
 FINDING_REFUSED: Final = _own("NOT_ANSWERED", "Film not answered by the algorithm")
-PROBABILITY: Final = _own("PROBABILITY", "Probability of pneumonia by the algorithm")
-THRESHOLD: Final = _own("THRESHOLD", "Probability from which on pneumonia is said")
-SHARE: Final = _own("SHARE", "Share of the evidence for pneumonia")
+PROBABILITY: Final = _own("PROBABILITY", "Probability of pneumonia")
+THRESHOLD: Final = _own("THRESHOLD", "Threshold of the probability")
+SHARE: Final = _own("SHARE", "Share of the evidence")
 DECISION: Final = _own("DECISION", "Decision of the algorithm")
 AT_OR_ABOVE: Final = _own("AT_OR_ABOVE", "Probability at or above the threshold")
 BELOW: Final = _own("BELOW", "Probability below the threshold")
@@ -63,7 +63,17 @@ def answer_report(answer: Answer, source: Source) -> bytes:
         algorithm_id=_algorithm(answer, f"operating_point={answer.operating_point}"),
         source_images=[sr.SourceImageForMeasurementGroup(*_reference(source))],
         measurements=[
-            sr.Measurement(PROBABILITY, answer.probability, codes.UCUM.NoUnits),
+            sr.Measurement(
+                PROBABILITY,
+                answer.probability,
+                codes.UCUM.NoUnits,
+                # OHIF 3.12 opens no report that has a group without a place.
+                referenced_coordinates=[
+                    sr.CoordinatesForMeasurement(
+                        "POLYLINE", _whole_film(source), sr.SourceImageForRegion(*_reference(source))
+                    )
+                ],
+            ),
             sr.Measurement(THRESHOLD, answer.threshold, codes.UCUM.NoUnits),
         ],
         qualitative_evaluations=[
@@ -97,10 +107,10 @@ def refusal_report(code: str, title: str, source: Source) -> bytes:
     code, title
         The reason as the server names it, and in one plain sentence.
     """
-    refused = sr.MeasurementsAndQualitativeEvaluations(
+    refused = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(source, "refusal finding", "Film", None),
+        referenced_region=sr.ImageRegion("POLYLINE", _whole_film(source), sr.SourceImageForRegion(*_reference(source))),
         finding_type=FINDING_REFUSED,
-        source_images=[sr.SourceImageForMeasurementGroup(*_reference(source))],
         qualitative_evaluations=[
             sr.QualitativeEvaluation(REASON, _own(code, (title or code)[:64])),
             sr.QualitativeEvaluation(USE, RESEARCH),
@@ -164,6 +174,12 @@ def _algorithm(answer: Answer, *parameters: str) -> sr.AlgorithmIdentification:
 
 def _tracking(source: Source, kind: str, name: str, model: Model | None) -> sr.TrackingIdentifier:
     return sr.TrackingIdentifier(uid=result_uid(source, kind, model), identifier=f"{MANUFACTURER} {name}")
+
+
+def _whole_film(source: Source) -> Points:
+    """The outline of the film."""
+    width, height = float(source.header.Columns), float(source.header.Rows)
+    return np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height], [0.0, 0.0]])
 
 
 def _reference(source: Source) -> tuple[str, str]:

@@ -86,6 +86,8 @@ class Spool:
             one.chmod(0o700)
         self._lock = threading.RLock()
         self._claimed: set[int] = set()
+        self._arriving: set[str] = set()
+        self._left = threading.Condition(self._lock)
         database = folder / "spool.sqlite"
         os.close(os.open(database, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its other files the same mode
         self._database = sqlite3.connect(database, timeout=30.0, isolation_level=None, check_same_thread=False)
@@ -132,15 +134,32 @@ class Spool:
         OSError, sqlite3.Error
             It cannot be kept, and was not.
         """
-        if self._one("SELECT id FROM films WHERE uid = ?", uid):
-            return False
-        path = self._film(uid)
-        write_bytes(path, data, mode=0o600, durable=True)
+        with self._alone(uid):
+            if self._one("SELECT id FROM films WHERE uid = ?", uid):
+                # Sent again because it failed.
+                revive = "UPDATE films SET state = 'waiting', attempts = 0, due = 0 WHERE uid = ? AND state = 'failed'"
+                self._change(revive, uid)
+                return False
+            path = self._film(uid)
+            write_bytes(path, data, mode=0o600, durable=True)
+            try:
+                return self._insert(uid, calling, urgency)
+            except sqlite3.Error:
+                path.unlink(missing_ok=True)
+                raise
+
+    @contextmanager
+    def _alone(self, uid: str) -> Iterator[None]:
+        """Let one thread at a time take a film; others may take other films meanwhile."""
+        with self._left:
+            self._left.wait_for(lambda: uid not in self._arriving)
+            self._arriving.add(uid)
         try:
-            return self._insert(uid, calling, urgency)
-        except sqlite3.Error:
-            path.unlink(missing_ok=True)
-            raise
+            yield
+        finally:
+            with self._left:
+                self._arriving.discard(uid)
+                self._left.notify_all()
 
     def _insert(self, uid: str, calling: str, urgency: int) -> bool:
         statement = "INSERT OR IGNORE INTO films (uid, calling, urgency, received) VALUES (?, ?, ?, ?)"

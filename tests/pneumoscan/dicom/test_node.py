@@ -300,6 +300,27 @@ def test_the_most_urgent_film_is_next_and_then_the_oldest(tmp_path: Path) -> Non
     assert [film and film.path.stem for film in claimed] == ["1.2", "1.4", "1.0", "1.3", "1.1", None]
 
 
+def test_a_film_that_many_send_at_once_is_taken_once_and_whole(tmp_path: Path) -> None:
+    spool, data = Spool(tmp_path), bytes(range(256)) * 4000
+    with ThreadPoolExecutor(8) as senders:
+        for number in range(5):
+            taken = list(senders.map(lambda _, uid=f"1.{number}": spool.receive(uid, data, "CT1", 1), range(8)))
+            assert sorted(taken) == [False] * 7 + [True]
+            assert (spool.films / f"1.{number}.dcm").read_bytes() == data
+    assert spool.status().films["waiting"] == 5
+
+
+def test_a_film_that_failed_and_is_sent_again_is_tried_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.receive("1.2", b"film", "CT1", 1)
+    film = spool.claim_film()
+    assert film is not None
+    spool.postpone_film(film, "INTERNAL", "It failed.", None)
+    assert spool.claim_film() is None
+    assert not spool.receive("1.2", b"film", "CT1", 1)
+    assert spool.claim_film() == film
+
+
 def test_only_its_user_reads_the_spool(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     spool.receive("1.2", b"film", "CT1", 1)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread
-from pydicom.uid import CTImageStorage, JPEGLosslessSV1
+from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 
 from cxr import NOTICE
 from cxr_client import InferenceClient
@@ -155,6 +155,23 @@ def test_highdicom_reads_the_report_back(tmp_path: Path, server: FilmServer) -> 
     assert {digest.decode() for digest in digests} == {made.films["film.dcm"]["model"]["weights_sha256"]}
 
 
+def test_every_group_of_a_report_has_a_place_on_the_film(tmp_path: Path, server: FilmServer) -> None:
+    """OHIF 3.12 opens no other report: its first measurement, or the group itself, has coordinates."""
+    given = {"a": chest_film(PNEUMONIA), "b": chest_film(NORMAL), "c": chest_film(7, ViewPosition="LL")}
+    made = Made(tmp_path, server.url, given, "--refusals", "sr")
+    for name in given:
+        for group in groups_of(made.read(name, "SR")):
+            measurement = next((item for item in group.ContentSequence if item.ValueType == "NUM"), group)
+            places = [*group.ContentSequence, *measurement.get("ContentSequence", [])]
+            assert "SCOORD" in {item.ValueType for item in places}
+    (whole,) = [
+        item.ContentSequence[0].GraphicData
+        for item in groups_of(made.read("b", "SR"))[0].ContentSequence
+        if item.ValueType == "NUM" and "ContentSequence" in item
+    ]
+    assert list(whole) == [0, 0, 260, 0, 260, 300, 0, 300, 0, 0]
+
+
 def test_a_film_that_is_called_normal_has_no_region(tmp_path: Path, server: FilmServer) -> None:
     made = Made(tmp_path, server.url, {"film.dcm": chest_film(NORMAL)})
     assert made.films["film.dcm"]["regions"] == []
@@ -211,6 +228,22 @@ def test_a_repeat_gives_the_same_bytes(tmp_path: Path, server: FilmServer) -> No
     again = Made(tmp_path / "again", server.url, given, "--refusals", "sr", "--jobs", "1")
     assert len(first.files) == 6
     assert first.files == again.files
+
+
+def test_a_film_has_the_same_results_in_every_transfer_syntax(tmp_path: Path, server: FilmServer) -> None:
+    code, physician = Dataset(), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399208008", "SCT", "Plain chest X-ray"
+    physician.PersonIdentificationCodeSequence = [code]
+    tags = {"ProcedureCodeSequence": [code], "ReferringPhysicianIdentificationSequence": [physician]}
+    given = {
+        "explicit": chest_film(**tags),
+        "implicit": chest_film(syntax=ImplicitVRLittleEndian, **tags),
+        "deflated": chest_film(syntax=DeflatedExplicitVRLittleEndian, **tags),
+        "lossless": films.compressed(chest_film(**tags), JPEGLosslessSV1),
+    }
+    made = [Made(tmp_path / name, server.url, {"film": data}).files for name, data in given.items()]
+    assert made[0] == made[1] == made[2] == made[3]
+    assert sum(b"Plain chest X-ray" in data for data in made[0].values()) == 2
 
 
 def test_what_is_said_of_the_patient_is_the_films_and_nothing_else(tmp_path: Path, server: FilmServer) -> None:
