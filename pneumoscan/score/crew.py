@@ -124,14 +124,15 @@ class Crew:
         """Give idle workers something to do; False when all is done."""
         if any(one.task and one.task.is_second_try for one in self._workers):
             return True
-        for worker in self._workers:
-            is_working = any(one.task for one in self._workers)
-            if not worker.is_idle or (self._again and is_working):
-                continue
+        is_working = any(one.task for one in self._workers)
+        for worker in [one for one in self._workers if one.is_idle]:
+            if self._again and is_working:
+                break
             task = self._again.popleft() if self._again else next(tasks, None)
             if task is None:
                 return is_working
             worker.take(task)
+            is_working = True
             self.first_film_at = self.first_film_at or time.monotonic()
             if task.is_second_try:
                 break

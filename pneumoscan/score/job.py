@@ -74,16 +74,23 @@ def score(request: Request) -> Summary:
         Workers end before they are ready.
     """
     out = request.out
-    try:
+    with _nothing_begun():
         with request.archive.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         out.mkdir(parents=True, exist_ok=True)
-        paths = tuple(str(path.absolute()) for path in request.paths)
-        wanted = Job(paths, digest, request.view, request.part)
-        with locked(out / _LOCK, busy=UsageError(f"another pneumoscan score writes to {out}: wait for its end")):
-            job = open_job(out, wanted, request.paths, force=request.force)
-            return _finish(request, job)
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+    paths = tuple(str(path.absolute()) for path in request.paths)
+    with locked(out / _LOCK, busy=UsageError(f"another pneumoscan score writes to {out}: wait for its end")):
+        with _nothing_begun():
+            job = open_job(out, Job(paths, digest, request.view, request.part), request.paths, force=request.force)
+        return _finish(request, job)
+
+
+@contextmanager
+def _nothing_begun() -> Iterator[None]:
+    """What cannot be read or written now was not to be asked for."""
+    try:
+        yield
+    except OSError as error:
         raise UsageError(str(error)) from error
 
 

@@ -98,26 +98,34 @@ def open_job(out: Path, wanted: Job, sources: Sequence[Path], *, force: bool) ->
     sources
         Films, folders, lists and ZIPs.
     force
-        Begin again where the folder holds something else.
+        Begin again where the folder holds something else. A job without a row is given up without it.
 
     Raises
     ------
     UsageError
         The folder holds another job, or something else, or there is no film.
     """
-    out.mkdir(parents=True, exist_ok=True)
     clear_drafts(out)
-    job_path = out / JOB_FILE
     if force:
-        for path in (job_path, out / SUMMARY_FILE, out / FILMS_FILE, out / LOG_FILE, *out.glob(_PARTS)):
+        for path in (*(out / name for name in (JOB_FILE, SUMMARY_FILE, FILMS_FILE, LOG_FILE)), *out.glob(_PARTS)):
             path.unlink(missing_ok=True)
-    if not job_path.exists():
-        # Of a start that was killed before the plan was whole, the list and the log are left.
-        ours = {FILMS_FILE, LOG_FILE}
-        if not force and (others := sorted(p.name for p in out.iterdir() if p.name not in ours and p.name[0] != ".")):
+    if not (out / JOB_FILE).exists():
+        # Of a start that was killed before the plan was whole, the list is left.
+        others = sorted(path.name for path in out.iterdir() if path.name != FILMS_FILE and path.name[0] != ".")
+        if others and not force:
             raise UsageError(f"{out} holds {others[0]} and no job of pneumoscan score: give another --out, or --force")
         return _begin(out, wanted, sources)
-    job = read_file(job_path, Job, "pneumoscan score --force")
+    job = read_file(out / JOB_FILE, Job, "pneumoscan score --force")
+    try:
+        _check_same(out, job, wanted)
+    except UsageError:
+        if any(out.glob(_PARTS)):
+            raise
+        return _begin(out, wanted, sources)  # no row is lost
+    return job
+
+
+def _check_same(out: Path, job: Job, wanted: Job) -> None:
     for name, is_same in (
         ("by another archive", job.archive_sha256 == wanted.archive_sha256),
         ("of other paths", job.paths == wanted.paths),
@@ -128,7 +136,6 @@ def open_job(out: Path, wanted: Job, sources: Sequence[Path], *, force: bool) ->
             raise UsageError(f"{out} holds a job {name}: give another --out, or --force to begin again")
     if not (out / FILMS_FILE).is_file() or _digest(out / FILMS_FILE) != job.films_sha256:
         raise UsageError(f"{out / FILMS_FILE} is not the list that the job began with: give --force to begin again")
-    return job
 
 
 def read_films(out: Path) -> Iterator[ListedFilm]:

@@ -143,9 +143,9 @@ def write_table(summary: Summary, to: IO[str]) -> None:
     print(f"refused   {summary.refused:>9,}", file=to)
     print(f"failed    {summary.failed:>9,}", file=to)
     for reason in summary.reasons:
-        print(f"  {reason.outcome}  {reason.code}  {reason.films:,}: {reason.examples[0].detail}", file=to)
+        print(f"  {reason.outcome}  {reason.code}  {reason.films:,}", file=to)
         for example in reason.examples:
-            print(f"    {example.file}", file=to)
+            print(f"    {example.file}: {example.detail}", file=to)
     for name, films in summary.flags.items():
         print(f"  flagged  {name}  {films:,}", file=to)
     if summary.films_per_s is not None:
