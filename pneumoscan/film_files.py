@@ -5,19 +5,43 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
-# Where a format's first bytes are, and what they are.
-_MAGIC = ((0, b"\x89PNG\r\n\x1a\n"), (0, b"\xff\xd8\xff"), (128, b"DICM"))
+# Where a format's first bytes are, and what they are; a DICOM file may lack the 128 bytes before them.
+_MAGIC = ((0, b"\x89PNG\r\n\x1a\n"), (0, b"\xff\xd8\xff"), (128, b"DICM"), (0, b"DICM"))
+# Without its meta group it begins with an element of group 8, whose length is short or comes after a VR in letters.
+_GROUP_8 = b"\x08\x00"
+_LONGEST_FIRST = 1024
+_TABLE_OF_CONTENTS = b"1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR, whatever the file is called
+_HEAD_BYTES = 1024
+_KINDS_NAMED = 5
 
 
-def find_films(paths: Sequence[Path]) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The films at some paths, each once, and the other files that lie in their folders."""
+
+    films: list[Path]
+    left_out: list[Path]
+
+    @property
+    def what_was_left_out(self) -> str:
+        """How many files are no films, by suffix; empty where all are."""
+        if not self.left_out:
+            return ""
+        counts = Counter(path.suffix.lower() if _has_suffix(path) else "without a suffix" for path in self.left_out)
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(_KINDS_NAMED))
+        rest = len(counts) - _KINDS_NAMED
+        return f"{len(self.left_out)} left out, no PNG, JPEG or DICOM: {kinds}" + (" and others" if rest > 0 else "")
+
+
+def find_films(paths: Sequence[Path]) -> Found:
     """Give the films at some paths, each once, in the order of the paths and by name inside a folder.
 
     A file that is named is always taken: the server says what is wrong with it. From a folder and the folders in it
-    come the files with a film's suffix, and those without a suffix whose first bytes are a film's, as picture archives
-    name DICOM files. Hidden ones are left out, and so is ``DICOMDIR``, a table of contents.
+    come the files whose first bytes are a film's, whatever they are called. Hidden ones are left out and not counted;
+    ``DICOMDIR``, a table of contents, is.
 
     Parameters
     ----------
@@ -30,12 +54,14 @@ def find_films(paths: Sequence[Path]) -> list[Path]:
         A path does not exist.
     """
     films: dict[Path, Path] = {}
+    others: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        for film in _walk(path) if path.is_dir() else [path]:
-            films.setdefault(film.resolve(), film)
-    return list(films.values())
+        for file in _walk(path) if path.is_dir() else [path]:
+            is_film = file == path or _looks_like_film(file)
+            (films if is_film else others).setdefault(file.resolve(), file)
+    return Found(list(films.values()), [other for place, other in others.items() if place not in films])
 
 
 def picture_names(films: Sequence[Path], kind: str) -> list[str]:
@@ -76,7 +102,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _walk(entry)
-        elif entry.suffix.lower() in SUFFIXES or (not _has_suffix(entry) and _looks_like_film(entry)):
+        elif entry.is_file():
             yield entry
 
 
@@ -86,8 +112,13 @@ def _has_suffix(path: Path) -> bool:
 
 
 def _looks_like_film(path: Path) -> bool:
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return True  # whoever asks about it gets the reason
+    if any(head[start : start + len(magic)] == magic for start, magic in _MAGIC):
+        return _TABLE_OF_CONTENTS not in head
+    if not head.startswith(_GROUP_8) or len(head) < 132:
         return False
-    with path.open("rb") as file:
-        head = file.read(132)
-    return any(head[start : start + len(magic)] == magic for start, magic in _MAGIC)
+    return (head[4:6].isalpha() and head[4:6].isupper()) or int.from_bytes(head[4:8], "little") <= _LONGEST_FIRST
