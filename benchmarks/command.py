@@ -4,6 +4,7 @@
 ``serve``: latency, throughput, processor time and memory of our server, and what it adds to the model alone.
 ``peers``: our server beside LitServe, BentoML and TorchServe with other handlers.
 ``decode``: from a file's bytes to the network's input, beside the well-known tutorial's way.
+``syntaxes``: what a DICOM film costs by its transfer syntax, in processor time beside a pass of the network.
 ``cam``: what a heat map costs, beside grad-cam's GradCAM.
 ``page``: puts results into docs/performance.md.
 ``train``: what a hundred epochs cost here and by the well-known tutorial's loop, and how good both models are.
@@ -23,6 +24,7 @@ from benchmarks.peers import PeerSettings, benchmark_peers
 from benchmarks.result import Result, check_writable, json_of, page_with, read_result, text_of, write_result
 from benchmarks.serve import STARTING, ServeSettings, benchmark_serve, plot_load
 from benchmarks.steps import CamSettings, DecodeSettings, RawSettings, benchmark_cam, benchmark_decode, benchmark_raw
+from benchmarks.syntaxes import SyntaxSettings, benchmark_syntaxes
 from benchmarks.train import TrainBenchmarkSettings, benchmark_training
 from cxr.errors import CxrError
 from cxr.model.network import ARCHITECTURES
@@ -93,6 +95,10 @@ def _add_steps(commands: Any) -> None:
     summary = "from a file's bytes to the network's input, beside the tutorial's way"
     decode = _Command(commands, "decode", DecodeSettings, benchmark_decode, summary)
     decode.option("rounds", positive, "rounds")
+    summary = "what a DICOM film costs by its transfer syntax, in processor time beside a pass of the network"
+    syntaxes = _Command(commands, "syntaxes", SyntaxSettings, benchmark_syntaxes, summary)
+    syntaxes.option("rounds", positive, "rounds")
+    syntaxes.option("arch", str, "the network", choices=list(ARCHITECTURES))
 
 
 def _add_train(commands: Any) -> None:

@@ -277,9 +277,9 @@ def _picture(film: Film, data: bytes) -> Pixels:
     """A decoded film at the size of the reply's pictures.
 
     What is scored must not depend on whether a picture is asked for, and the picture must not lose what the network
-    does without. One decoding serves both, but for a film in JPEG or JPEG 2000 whose sides are both at least twice those
-    that the network needs: its coding gives a half, a quarter or an eighth of the pixels by leaving out the finest
-    waves, which no averaging of larger pixels gives again to the bit. Only that one is decoded a second time.
+    does without. One decoding serves both, but for a film in JPEG or JPEG 2000 whose sides are both at least twice
+    those that the network needs: its coding gives a half, a quarter or an eighth of the pixels by leaving out the
+    finest waves, which no averaging of larger pixels gives again to the bit. Only that one is decoded a second time.
     """
     has_detail = film.is_whole or min(film.pixels.shape) >= MAX_SIDE
     return display_film(film.pixels if has_detail else decode(data, MAX_SIDE).pixels)
