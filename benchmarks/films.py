@@ -45,6 +45,11 @@ def _dicom(film: ToyFilm) -> bytes:
     return dicom_bytes(film, "MONOCHROME2", patient_id="SYN0001", age=50, sex="O", uid_seed="benchmark")
 
 
+def drawn_dicom(size: tuple[int, int]) -> bytes:
+    """An uncompressed DICOM film of 12 bits, MONOCHROME2, of so many rows and columns."""
+    return _dicom(_drawn(size, 0))
+
+
 KINDS: Final[dict[str, Callable[[int], bytes]]] = {
     "JPEG 2000x2500": lambda number: _jpeg(_grey(LARGE, number)),
     "PNG 1024x1024": lambda number: png_bytes(_drawn(MIDDLE, number), 8),
@@ -86,7 +91,7 @@ def films_of(folder: Path | None) -> dict[str, bytes]:
     """The films of a folder, or made-up ones where None is given."""
     if folder is None:
         return made_up_films()
-    found = {str(path): path.read_bytes() for path in find_films([folder])}
+    found = {str(path): path.read_bytes() for path in find_films([folder]).films}
     if not found:
         raise UsageError(f"{folder} holds no film: give a folder of JPEG, PNG or DICOM files, or leave --films out")
     return found

@@ -69,6 +69,17 @@ class DecodeSettings(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SyntaxSettings(Output):
+    """Time a DICOM film by its transfer syntax, in processor time beside a pass of the network.
+
+    A drawn film of 2500 x 2048 pixels and 12 bits in every transfer syntax that is read.
+    """
+
+    arch: Arch = "resnet152"
+    rounds: Annotated[int, Option("rounds", "N", check=at_least(1))] = 9
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainBenchmarkSettings(Output):
     """Time training beside the well-known tutorial's loop, and compare how good both models are."""
 
@@ -190,6 +201,7 @@ MEASUREMENTS: Final[dict[str, type[Any]]] = {
     "raw": RawSettings,
     "cam": CamSettings,
     "decode": DecodeSettings,
+    "syntaxes": SyntaxSettings,
     "train": TrainBenchmarkSettings,
     "serve": ServeSettings,
     "peers": PeerSettings,

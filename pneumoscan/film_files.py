@@ -5,22 +5,47 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
-# Where a format's first bytes are, and what they are.
-_MAGIC = ((0, b"\x89PNG\r\n\x1a\n"), (0, b"\xff\xd8\xff"), (128, b"DICM"))
+# Where a format's first bytes are, and what they are; a DICOM file may lack the 128 bytes before them.
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_DICOM_AT = (128, 0)
+_DICOM = b"DICM"
+# Without its meta group it begins with an element of group 8, whose length is short or comes after a VR in letters.
+_GROUP_8 = b"\x08\x00"
+_LONGEST_FIRST = 1024
+_SHORTEST = 132
+_TABLE_OF_CONTENTS = b"1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR, whatever the file is called
+HEAD_BYTES = 1024
+_KINDS_NAMED = 5
 
-Wanted = Callable[[str, Callable[[], bytes]], bool]  # of a file: its name, and what reads its first bytes
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The films at some paths, each once, and the other files that lie in their folders."""
+
+    films: list[Path]
+    left_out: list[Path]
+
+    @property
+    def what_was_left_out(self) -> str:
+        """How many files are no films, by suffix; empty where all are."""
+        if not self.left_out:
+            return ""
+        counts = Counter(path.suffix.lower() if _has_suffix(path) else "without a suffix" for path in self.left_out)
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(_KINDS_NAMED))
+        rest = len(counts) - _KINDS_NAMED
+        return f"{len(self.left_out)} left out, no PNG, JPEG or DICOM: {kinds}" + (" and others" if rest > 0 else "")
 
 
-def find_films(paths: Sequence[Path]) -> list[Path]:
+def find_films(paths: Sequence[Path]) -> Found:
     """Give the films at some paths, each once, in the order of the paths and by name inside a folder.
 
     A file that is named is always taken: the server says what is wrong with it. From a folder and the folders in it
-    come the files with a film's suffix, and those without a suffix whose first bytes are a film's, as picture archives
-    name DICOM files. Hidden ones are left out, and so is ``DICOMDIR``, a table of contents.
+    come the files whose first bytes are a film's, whatever they are called. Hidden ones are left out and not counted;
+    ``DICOMDIR``, a table of contents, is.
 
     Parameters
     ----------
@@ -33,19 +58,20 @@ def find_films(paths: Sequence[Path]) -> list[Path]:
         A path does not exist.
     """
     films: dict[Path, Path] = {}
+    others: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        for film in walk_films(path) if path.is_dir() else [path]:
-            films.setdefault(film.resolve(), film)
-    return list(films.values())
+        for file in _walk(path) if path.is_dir() else [path]:
+            is_taken = file == path or is_film(partial(_head, file))
+            (films if is_taken else others).setdefault(file.resolve(), file)
+    return Found(list(films.values()), [other for place, other in others.items() if place not in films])
 
 
 def find_dicom(path: Path) -> list[Path]:
     """Give the DICOM files of a folder and the folders in it by their first bytes, in the order of their names.
 
-    A file that is named is taken as it is; hidden files and ``DICOMDIR`` are left out as in `find_films`. One without
-    the mark of DICOM is found by its suffix alone.
+    A file that is named is taken as it is; hidden files and ``DICOMDIR`` are left out as in `find_films`.
 
     Raises
     ------
@@ -54,7 +80,43 @@ def find_dicom(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    return list(walk_films(path, _is_dicom)) if path.is_dir() else [path]
+    return [file for file in _walk(path) if is_dicom(partial(_head, file))] if path.is_dir() else [path]
+
+
+def walk_films(folder: Path) -> Iterator[Path]:
+    """Give the films in a folder and the folders in it, by name, as `find_films` chooses them.
+
+    Of one folder at a time the names are kept.
+    """
+    return (file for file in _walk(folder) if is_film(partial(_head, file)))
+
+
+def is_film(read_head: Callable[[], bytes]) -> bool:
+    """Whether a file is taken for a film by its first `HEAD_BYTES`.
+
+    One that cannot be read is taken, so that somebody hears of it.
+    """
+    try:
+        head = read_head()
+    except OSError:
+        return True
+    return head.startswith(_PICTURES) or _begins_as_dicom(head)
+
+
+def is_dicom(read_head: Callable[[], bytes]) -> bool:
+    """Whether a file is taken for a DICOM film by its first `HEAD_BYTES`; one that cannot be read is."""
+    try:
+        return _begins_as_dicom(read_head())
+    except OSError:
+        return True
+
+
+def _begins_as_dicom(head: bytes) -> bool:
+    if any(head[start : start + len(_DICOM)] == _DICOM for start in _DICOM_AT):
+        return _TABLE_OF_CONTENTS not in head
+    if not head.startswith(_GROUP_8) or len(head) < _SHORTEST:
+        return False
+    return (head[4:6].isalpha() and head[4:6].isupper()) or int.from_bytes(head[4:8], "little") <= _LONGEST_FIRST
 
 
 def picture_names(films: Sequence[Path], kind: str) -> list[str]:
@@ -89,56 +151,24 @@ def picture_names(films: Sequence[Path], kind: str) -> list[str]:
     return names
 
 
-def walk_films(folder: Path, is_wanted: Wanted | None = None) -> Iterator[Path]:
-    """Give the films in a folder and the folders in it, by name, as `find_films` chooses them, or other files.
-
-    Of one folder at a time the names are kept. A link to a folder that it lies in leads nowhere new and is passed over.
-    """
-    is_wanted = is_wanted or is_film
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files in a folder and the folders in it; a link to a folder that it lies in is passed over."""
     for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a name takes less memory than a path
         entry = folder / name
         if name.startswith("."):
             continue
         if entry.is_dir():
             if not (entry.is_symlink() and folder.resolve().is_relative_to(entry.resolve())):
-                yield from walk_films(entry, is_wanted)
-        elif is_wanted(name, partial(_head, entry)):
+                yield from _walk(entry)
+        elif entry.is_file():
             yield entry
 
 
-def is_film(name: str, read_head: Callable[[], bytes]) -> bool:
-    """Whether a file in a folder is taken for a film: by its suffix, and without one by its first 132 bytes.
-
-    One without a suffix that cannot be read is taken, so that somebody hears of it.
-    """
-    path = Path(name)
-    if path.suffix.lower() in SUFFIXES:
-        return True
-    # DICOM files are often named by their UID, 1.2.840.113619.2.5: digits are no suffix.
-    if path.name.upper() == "DICOMDIR" or (path.suffix != "" and not path.suffix[1:].isdigit()):
-        return False
-    try:
-        head = read_head()
-    except OSError:
-        return True
-    return any(head[start : start + len(magic)] == magic for start, magic in _MAGIC)
-
-
 def _head(path: Path) -> bytes:
-    if not path.is_file():  # a pipe, a socket
-        return b""
     with path.open("rb") as file:
-        return file.read(132)
+        return file.read(HEAD_BYTES)
 
 
-def _is_dicom(name: str, read_head: Callable[[], bytes]) -> bool:
-    """Whether a file in a folder is taken for a DICOM file: by its suffix or by its first 132 bytes."""
-    path = Path(name)
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        return True
-    if path.name.upper() == "DICOMDIR":
-        return False
-    try:
-        return read_head()[128:132] == b"DICM"
-    except OSError:
-        return False
+def _has_suffix(path: Path) -> bool:
+    # DICOM files are often named by their UID, 1.2.840.113619.2.5: digits are no suffix.
+    return path.suffix != "" and not path.suffix[1:].isdigit()

@@ -144,7 +144,7 @@ def register(options: Register) -> int:
 def verify(options: Verify) -> int:
     """Compare a version with the default one on films."""
     try:
-        films = find_films([options.films])
+        films = find_films([options.films]).films
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
     if not films:

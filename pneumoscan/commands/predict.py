@@ -30,7 +30,7 @@ class Options:
     paths: Annotated[
         tuple[Path, ...],
         Option(
-            "film, or folder searched for PNG, JPEG and DICOM files, those without a suffix included",
+            "film, or folder searched for PNG, JPEG and DICOM files, whatever they are called",
             "PATH",
             positional=True,
         ),
@@ -132,7 +132,10 @@ def ask(
 def _plan(options: Options) -> tuple[list[Path], list[Path | None]]:
     if options.out and options.map_form not in PICTURES:
         raise UsageError("--out needs --cam overlay or --cam heatmap: a grid is no picture")
-    films = find_films(options.paths)
+    found = find_films(options.paths)
+    films = found.films
+    if found.left_out:
+        print(f"pneumoscan predict: {found.what_was_left_out}", file=sys.stderr)
     if not films:
         raise UsageError(f"no film in {', '.join(map(str, options.paths))}: PNG, JPEG or DICOM files are looked for")
     if not options.out:

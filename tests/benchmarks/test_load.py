@@ -151,7 +151,7 @@ def test_results_go_between_their_marks_and_nothing_else_of_the_page_changes() -
 
 def test_the_page_has_a_place_for_every_result() -> None:
     page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
-    for what in ("serve", "peers", "decode", "cam", "raw"):
+    for what in ("serve", "peers", "decode", "syntaxes", "cam", "raw"):
         assert page.count(f"<!-- bench:{what} -->") == 1
 
 

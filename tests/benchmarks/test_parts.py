@@ -80,6 +80,18 @@ def test_reading_is_timed_for_each_kind_of_film(capsys: pytest.CaptureFixture[st
         assert one["tutorial_ms"].median > 0
 
 
+@pytest.mark.slow
+def test_every_syntax_is_timed_beside_a_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("bench", ["syntaxes", "--arch", "resnet10", "--rounds", "1", "--json"]) == 0
+    found = read_json(capsys.readouterr().out).rows("syntaxes")
+    assert len(found) == 11
+    timed = {name: one for name, one in found.items() if one}
+    assert len(timed) >= 9  # those that need no further encoder
+    for one in timed.values():
+        assert set(one) == {"bytes", *(f"{way}_{what}" for way in DECODES for what in ("ms", "share"))}
+    assert timed["JPEG 2000, lossless"]["reduced_ms"].median < timed["JPEG 2000, lossless"]["exact_ms"].median
+
+
 def test_the_map_is_timed_beside_another_library(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("bench", ["cam", "--arch", "resnet10", "--device", "cpu", "--rounds", "3", "--json"]) == 0
     found = read_json(capsys.readouterr().out)

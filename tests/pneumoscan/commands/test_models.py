@@ -81,7 +81,7 @@ def run(place: Place) -> Run:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for number in range(10):  # probabilities 0.02 to 0.9
-        (tmp_path / f"{number}.png").write_bytes(bytes([5 + 25 * number]))
+        (tmp_path / f"{number}.png").write_bytes(bytes([5 + 25 * number]).ljust(128, b"\0") + b"DICM")
     return tmp_path
 
 

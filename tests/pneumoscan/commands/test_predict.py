@@ -15,7 +15,13 @@ from pneumoscan.film_files import find_films, picture_names
 from tests.commands import run_command
 from tests.film_server import PNG, Answer, Asked, FilmServer, prediction, serving
 
-NORMAL, PNEUMONIA, DOUBTFUL, BAD = b"\x00 film", b"\xff film", b"\x80 film", b"bad film"
+
+def a_dicom(preamble: bytes) -> bytes:
+    """What has the first bytes of a DICOM file, and a preamble of which the server of these tests makes its answer."""
+    return preamble.ljust(128, b"\0") + b"DICM"
+
+
+NORMAL, PNEUMONIA, DOUBTFUL, BAD = map(a_dicom, (b"\x00", b"\xff", b"\x80", b"bad film"))
 
 
 @pytest.fixture
@@ -43,32 +49,43 @@ def films(tmp_path: Path) -> Path:
 # --- which files are films ----------------------------------------------------------------------------------------
 
 
-def test_folders_are_searched_for_films_by_suffix_or_first_bytes(tmp_path: Path) -> None:
-    dicom = b"\x00" * 128 + b"DICM"
+def test_folders_are_searched_for_films_by_their_first_bytes_alone(tmp_path: Path) -> None:
+    dicom = a_dicom(b"")
+    bare = b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100" + bytes(200)
+    contents = b"\0" * 128 + b"DICM\x02\x00\x00\x00UL\x04\x00" + b"1.2.840.10008.1.3.10\0"
     wanted = [
         put(tmp_path / "1.2.840.10008.5", dicom),
         put(tmp_path / "IM000001", dicom),
-        put(tmp_path / "a" / "b" / "deep.DCM", b""),
-        put(tmp_path / "film.JPEG", b""),
+        put(tmp_path / "a" / "b" / "deep.DCM", bare),
+        put(tmp_path / "film.bak", bare.replace(b"CS\x0a\x00", b"\x0a\0\0\0")),
+        put(tmp_path / "film.JPEG", b"\x89PNG\r\n\x1a\n"),
         put(tmp_path / "noname", b"\xff\xd8\xff\xe0"),
-        put(tmp_path / "photo", b"\x89PNG\r\n\x1a\n"),
-        put(tmp_path / "x.dicom", b""),
+        put(tmp_path / "notes.txt", dicom),
     ]
-    for path, content in (
-        ("DICOMDIR", dicom),
-        (".hidden.png", PNG),
-        (".git/x.png", PNG),
-        ("notes.txt", dicom),
-        ("README", b"DICM"),
-    ):
+    others = [
         put(tmp_path / path, content)
-    assert find_films([tmp_path]) == sorted(wanted)
+        for path, content in (
+            ("DICOMDIR", contents),
+            ("README", b"DIC"),
+            ("a/empty.dcm", b""),
+            ("a/scan.dcm", b"a letter"),
+            ("film.tif", b"II*\0"),
+            ("index.1", contents),
+        )
+    ]
+    put(tmp_path / ".hidden.png", PNG)
+    put(tmp_path / ".git" / "x.png", PNG)
+    found = find_films([tmp_path])
+    assert found.films == sorted(wanted)
+    assert sorted(found.left_out) == sorted(others)
+    assert found.what_was_left_out == "6 left out, no PNG, JPEG or DICOM: 3 without a suffix, 2 .dcm, 1 .tif"
+    assert find_films([tmp_path / "film.bak"]).what_was_left_out == ""
 
 
 def test_a_named_file_is_taken_whatever_it_is_called_and_only_once(tmp_path: Path) -> None:
     text = put(tmp_path / "notes.txt", b"")
     png = put(tmp_path / "a.png", b"")
-    assert find_films([text, png, tmp_path, text]) == [text, png]
+    assert find_films([text, png, tmp_path, text]).films == [text, png]
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
