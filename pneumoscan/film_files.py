@@ -20,6 +20,7 @@ _SHORTEST = 132
 _TABLE_OF_CONTENTS = b"1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR, whatever the file is called
 HEAD_BYTES = 1024
 _KINDS_NAMED = 5
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,17 @@ def find_dicom(path: Path) -> list[Path]:
 
 
 def walk_films(folder: Path) -> Iterator[Path]:
-    """Give the films in a folder and the folders in it, by name, as `find_films` chooses them.
+    """Give the files in a folder and the folders in it that are films or are called like films, by name.
 
-    Of one folder at a time the names are kept.
+    Unlike `find_films` it takes a film that is damaged from its first byte too: a job has a row for each. Of one folder
+    at a time the names are kept.
     """
-    return (file for file in _walk(folder) if is_film(partial(_head, file)))
+    return (file for file in _walk(folder) if is_called_film(file.name) or is_film(partial(_head, file)))
+
+
+def is_called_film(name: str) -> bool:
+    """Whether a file's name has the suffix of a film."""
+    return Path(name).suffix.lower() in _SUFFIXES
 
 
 def is_film(read_head: Callable[[], bytes]) -> bool:

@@ -19,7 +19,7 @@ from typing import Final
 from cxr.json_records import read_file, to_json
 from pneumoscan.errors import UsageError
 from pneumoscan.files import clear_drafts, write_text, write_whole
-from pneumoscan.film_files import HEAD_BYTES, is_film, walk_films
+from pneumoscan.film_files import HEAD_BYTES, is_called_film, is_film, walk_films
 from pneumoscan.score.rows import shown_path
 
 # Beside the parts. Readers of Parquet folders pass over names that begin so.
@@ -224,7 +224,7 @@ def _in_zip(path: Path) -> Iterator[ListedFilm]:
                 parts = Path(entry.filename).parts
                 if entry.is_dir() or any(part[:1] == "." or part == "__MACOSX" for part in parts):
                     continue
-                if is_film(partial(_head, packed, entry)):
+                if is_called_film(entry.filename) or is_film(partial(_head, packed, entry)):
                     yield ListedFilm(str(path), entry.filename)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is no ZIP that can be read ({error})") from error

@@ -54,7 +54,7 @@ def test_a_zip_gives_the_films_in_it_and_their_rows_are_those_of_the_files(tmp_p
         packed.writestr("study/IM1.dcm", "fine 0.25")
         packed.writestr("study/IM3", DICOM + b"fine 0.5")
         for name in ("study/notes.txt", "__MACOSX/x.png", "study/.x.png", "study/DICOMDIR"):
-            packed.writestr(name, DICOM)
+            packed.writestr(name, DICOM + b"1.2.840.10008.1.3.10" if name.endswith("DICOMDIR") else "no film")
     names = [f"{tmp_path}/study.zip/study/{name}" for name in ("IM2.png", "IM1.dcm", "IM3")]
     assert listed(tmp_path / "study.zip") == names
     words = [str(tmp_path / "study.zip"), "--archive", str(archive), "--out", str(out)]
