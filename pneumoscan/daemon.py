@@ -123,6 +123,8 @@ class Daemon:
         """
         hear, notify = os.pipe()
         end = command.index("--") if "--" in command else len(command)
+        if self.log.exists():  # why the last one ended may be wanted still
+            self.log.replace(self.log.with_name(f"{self.log.name}.1"))
         with self.log.open("w") as log:
             child = subprocess.Popen(
                 [*command[:end], "--notify-fd", str(notify), "--lock-fd", str(lock), *command[end:]],

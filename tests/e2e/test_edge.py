@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pneumoscan.edge import keys as key_file
 from tests.e2e.edges import Edge, fresh_edge
 from tests.e2e.servers import clean_environment
 from tests.e2e.small_server import SmallServer, small_server
+from tests.film_server import Answer, Asked, FilmServer, serving
 from tests.films import dicom, encoded, film
 from tests.places import REPOSITORY
 from tests.programs import NEEDS_JAVA, NEEDS_NGINX
@@ -353,6 +355,23 @@ def test_what_torchserve_says_itself_becomes_a_problem_and_the_handlers_words_st
     reply = edge.ask("POST", "/predictions/pneumonia", data=encoded(film(width=20, height=20)))
     assert problem(reply) == (422, "TOO_SMALL")
     assert "20" in reply.json()["detail"]
+
+
+def always(answer: Answer, _: Asked) -> Answer:
+    return answer
+
+
+def test_what_torchserve_says_of_a_lost_worker_has_a_code_and_can_be_sent_again() -> None:
+    """In TorchServe 0.12.0's own words, without a code, by a server that says nothing else."""
+    said = {500: "WORKER_LOST", 503: "OVERLOADED", 507: "OUT_OF_MEMORY"}
+    words = b'{"code": 500, "type": "InternalServerException", "message": "Worker died."}'
+    with serving(FilmServer()) as films, fresh_edge([films.url]) as edge:
+        for status, code in said.items():
+            films.answer = partial(always, Answer(status, words, {"Content-Type": "application/json"}))
+            reply = edge.ask("POST", "/predictions/pneumonia", data=FILM)
+            assert problem(reply)[1] == code
+            assert reply.json()["retryable"]
+            assert "Worker died" not in reply.text
 
 
 def test_one_client_with_too_many_requests_is_told_to_come_again(small_server: SmallServer) -> None:

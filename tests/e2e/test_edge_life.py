@@ -123,7 +123,7 @@ def test_an_edge_that_was_killed_leaves_no_process_and_starts_again_where_it_was
         assert edge.ask("POST", "/predictions/pneumonia", data=b"film").status_code == 200
         again = edge.call("--detach")
         assert again.returncode == 2
-        assert "cannot be used" in again.stderr
+        assert "an edge already runs from" in again.stderr
         edge.signal(signal.SIGKILL)
         edge.wait_until_gone()
         assert edge.call("--stop").returncode == 0

@@ -119,6 +119,15 @@ STARTER = (
 )
 
 
+def test_what_the_last_one_said_when_it_ended_is_kept_beside_what_this_one_says(tmp_path: Path) -> None:
+    server = daemon(tmp_path)
+    assert detach(server, "fails") == 1
+    assert detach(server) == 0
+    assert "no memory" in server.log.with_name("log.1").read_text()
+    assert server.log.read_text() == "starts\nready: http://here\n"
+    assert server.stop() == 0
+
+
 def test_an_interrupted_start_is_ended(tmp_path: Path) -> None:
     started = [sys.executable, "-c", STARTER, str(tmp_path), "slow"]
     with subprocess.Popen(started, stderr=subprocess.PIPE, text=True) as starter:
