@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.optimize import OptimizeResult, minimize
 
 from cxr_training.data.boxes import KeptBoxes, Marked, on_film
 from cxr_training.data.progress import progress_bar
@@ -36,7 +37,6 @@ from cxr_training.fit.settings import BoxSettings
 _CHUNK: Final = 64  # films whose cells are in memory at once
 _HISTORY: Final = 20  # steps that L-BFGS remembers
 _OFFSET: Final = -3.0  # log-odds to start from: few cells lie in a box
-_STILL: Final = 1e-6  # change of the loss below which training ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +138,29 @@ class _Training:
     def run(self, val_features: Features, val_targets: Targets) -> TrainedHead:
         val, val_labels = self._standard(val_features), torch.from_numpy(val_targets)
         counts, val_counts = (torch.from_numpy(one) for one in (self._weights.train, self._weights.val))
-        optimizer = torch.optim.LBFGS(
-            [self._contrast, self._rest], max_iter=1, history_size=_HISTORY, line_search_fn="strong_wolfe"
-        )
         history: list[Epoch] = []
-        before = float("inf")
-        for number in progress_bar(range(1, self._settings.epochs + 1), "head with boxes", "step"):
-            loss = float(optimizer.step(lambda: self._backward(optimizer)))  # type: ignore[no-untyped-call]  # torch 2.12
-            if not np.isfinite(loss):
-                raise TrainingError("the loss is no number: a film's features are infinite or NaN")
+
+        def note(intermediate_result: OptimizeResult) -> None:
+            del intermediate_result  # the parameters have its values
             with torch.inference_mode():
                 train_loss, train_accuracy = loss_and_accuracy(self._logits(self._views[0]), self._targets, counts)
                 val_loss, val_accuracy = loss_and_accuracy(self._logits(val), val_labels, val_counts)
-            history.append(Epoch(number, 1.0, train_loss, train_accuracy, val_loss, val_accuracy))
-            if before - loss < _STILL:
-                break
-            before = loss
+            history.append(Epoch(len(history) + 1, 1.0, train_loss, train_accuracy, val_loss, val_accuracy))
+            bar.update()
+
+        start = torch.cat([self._contrast, self._rest]).detach().double().numpy()
+        with progress_bar(range(self._settings.epochs), "head with boxes", "step") as bar:
+            found = minimize(
+                self._loss_at,
+                start,
+                jac=True,
+                method="L-BFGS-B",
+                callback=note,
+                options={"maxiter": self._settings.epochs, "maxcor": _HISTORY},
+            )
+        if not (np.isfinite(found.fun) and history):
+            raise TrainingError("the loss is no number: a film's features are infinite or NaN")
+        self._loss_at(found.x)  # the last values that were tried need not be the best
         weight = self._contrast.detach() / self._deviation
         bias = self._rest[0].detach() - weight @ self._mean
         halves = torch.tensor([-0.5, 0.5])
@@ -167,9 +174,18 @@ class _Training:
         contrast = standard @ self._contrast + self._rest[0]
         return torch.stack([-contrast / 2.0, contrast / 2.0], dim=1)
 
-    def _backward(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    def _loss_at(self, values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        """The loss where the parameters have these values, and its gradient; they keep them."""
+        with torch.no_grad():
+            self._contrast.copy_(torch.from_numpy(values[: -len(self._rest)]))
+            self._rest.copy_(torch.from_numpy(values[-len(self._rest) :]))
+        self._contrast.grad = self._rest.grad = None
+        loss = self._backward()
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in (self._contrast, self._rest)]
+        return loss, torch.cat(gradients).double().numpy()
+
+    def _backward(self) -> float:
         """The loss, with its gradients left in the parameters."""
-        optimizer.zero_grad(set_to_none=True)
         # The head has two rows of half the contrast: its penalty is half of that on the contrast.
         total = self._settings.weight_decay / 4.0 * self._contrast.square().sum()
         counts = torch.from_numpy(self._weights.train)
@@ -185,7 +201,7 @@ class _Training:
                 part = part * (self._settings.weight / (cells.shares.size * len(self._cells)))
                 torch.autograd.backward(part)
                 found = found + part.detach()
-        return found
+        return float(found)
 
     def _cell_loss(self, cells: Cells, films: slice) -> torch.Tensor:
         """Sum over the cells of some films."""
