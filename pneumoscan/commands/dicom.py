@@ -11,13 +11,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cxr_client import InferenceClient
 from pneumoscan.commands.predict import connect
 from pneumoscan.errors import UsageError
 from pneumoscan.film_files import find_dicom
 from pneumoscan.options import Option, at_least
+
+if TYPE_CHECKING:
+    from pneumoscan.dicom.node import Tls
 
 
 def _address(text: str) -> str:
@@ -95,6 +98,11 @@ class Node(Asking):
         tuple[str, ...],
         Option("destination of results, such as PACS@pacs.example:104", "TITLE@HOST:PORT", repeated=True),
     ] = ()
+    tls_cert: Annotated[
+        Path | None, Option("the node's certificate, PEM: callers and destinations then have to speak TLS", "FILE")
+    ] = None
+    tls_key: Annotated[Path | None, Option("its key, PEM", "FILE")] = None
+    tls_ca: Annotated[Path | None, Option("authority of the peers' certificates, PEM", "FILE")] = None
     keep: Annotated[
         float, Option("how long films and results stay in the spool after their end", "HOURS", check=at_least(0))
     ] = 24.0
@@ -169,6 +177,7 @@ def run_node(options: Node) -> int:
         *(options.ae, host.strip("[]"), int(port), destinations, options.calling, options.jobs),
         keep_s=options.keep * 3600.0,
         give_up_s=options.give_up * 3600.0,
+        tls=_tls(options),
     )
     with options.connect() as client, spool.held(UsageError(f"a node has the spool {options.spool}")):
         maker = ResultMaker(client, spool.results, options.model_version, options.refusals == "sr")
@@ -182,6 +191,22 @@ def run_node(options: Node) -> int:
         node.stop()
     spool.close()
     return 0
+
+
+def _tls(options: Node) -> Tls | None:
+    from pneumoscan.dicom.node import Tls
+
+    files = [path for path in (options.tls_cert, options.tls_key, options.tls_ca) if path is not None]
+    if not files:
+        return None
+    if len(files) < 3:
+        raise UsageError("--tls-cert, --tls-key and --tls-ca go together")
+    tls = Tls(*files)
+    try:
+        tls.listening()
+    except OSError as error:
+        raise UsageError(f"certificate, key or authority cannot be used: {error.strerror or error}") from error
+    return tls
 
 
 def _look_after(options: Node) -> int:

@@ -7,11 +7,13 @@ there to the server and results to their destinations; each may be away for as l
 from __future__ import annotations
 
 import sqlite3
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from pydicom import dcmread
@@ -35,6 +37,7 @@ _SENT: Final = (uids.ExplicitVRLittleEndian, uids.ImplicitVRLittleEndian)
 _SUCCESS, _OUT_OF_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
 _URGENCY: Final = {1: 0, 0: 1, 2: 2}  # PS3.7 9.3.1.1: medium is 0, high 1, low 2
 _MOST_ASSOCIATIONS: Final = 20
+_WORDLESS_S: Final = 60  # after which a peer that says nothing is let go
 _AT_ONCE: Final = 50  # objects in one association
 _IDLE_S: Final = 0.5
 _CLEANING_S: Final = 60.0
@@ -72,6 +75,50 @@ class Destination:
         return f"{self.title}@{self.host}:{self.port}"
 
 
+class _LateHandshake(ssl.SSLContext):
+    """Agrees on TLS when a caller is first read from, in that caller's own thread.
+
+    pynetdicom 3.0.4 would do it in the one thread that accepts all callers, and one who says nothing would stop them.
+    """
+
+    def wrap_socket(self, sock: Any, server_side: bool = False, *_: Any, **__: Any) -> ssl.SSLSocket:
+        sock.settimeout(_WORDLESS_S)
+        return super().wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates for both directions: the node's own, and the authority whose certificates its peers must have.
+
+    Each side shows a certificate (PS3.15 B.12), callers and destinations alike.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    def listening(self) -> ssl.SSLContext:
+        """How callers are let in.
+
+        Raises
+        ------
+        OSError
+            A file cannot be used; `ssl.SSLError` is one.
+        """
+        context = _LateHandshake(ssl.PROTOCOL_TLS_SERVER)
+        context.load_verify_locations(self.authority)
+        return self._shows_itself(context)
+
+    def calling(self) -> ssl.SSLContext:
+        """How destinations are called; raises as `listening` does."""
+        return self._shows_itself(ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self.authority)))
+
+    def _shows_itself(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        context.load_cert_chain(self.certificate, self.key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a node behaves.
@@ -92,6 +139,8 @@ class Settings:
         How long after its receipt an object is sent again and again to a destination that does not take it.
     first_pause_s
         Before a second attempt; each further one waits twice as long, up to ten minutes.
+    tls
+        For callers and destinations alike; without it neither is encrypted.
     """
 
     title: str
@@ -103,6 +152,7 @@ class Settings:
     keep_s: float = 24 * 3600.0
     give_up_s: float = 72 * 3600.0
     first_pause_s: float = 5.0
+    tls: Tls | None = None
 
     def pause_s(self, attempts: int) -> float:
         """How long to wait after so many attempts before."""
@@ -122,6 +172,7 @@ class Node:
         self.settings, self.spool, self.maker, self.say = settings, spool, maker, say
         self._stop = threading.Event()
         self._server: Any = None
+        self._calls_by: ssl.SSLContext | None = None
         self._threads: list[threading.Thread] = []
 
     @property
@@ -135,18 +186,22 @@ class Node:
         Raises
         ------
         OSError
-            The address cannot be listened on.
+            The address cannot be listened on, or a file of `tls` cannot be used.
         """
+        tls = self.settings.tls
+        context = None if tls is None else tls.listening()
+        self._calls_by = None if tls is None else tls.calling()
         entity: Any = AE(ae_title=self.settings.title)
         entity.maximum_associations = _MOST_ASSOCIATIONS
-        entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 30, 60, 60
+        entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = 30, _WORDLESS_S, _WORDLESS_S
         entity.require_called_aet = True
         entity.require_calling_aet = list(self.settings.calling)
         entity.add_supported_context(_ECHO)
-        for context in AllStoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, list(TRANSFER_SYNTAXES))
+        for storage in AllStoragePresentationContexts:
+            entity.add_supported_context(storage.abstract_syntax, list(TRANSFER_SYNTAXES))
         address = (self.settings.host, self.settings.port)
-        self._server = entity.start_server(address, block=False, evt_handlers=[(evt.EVT_C_STORE, self._receive)])
+        handlers = [(evt.EVT_C_STORE, self._receive)]
+        self._server = entity.start_server(address, block=False, evt_handlers=handlers, ssl_context=context)
         for destination in self.settings.destinations:
             self._start(partial(self._send_some, destination))
         for _ in range(self.settings.jobs):
@@ -223,10 +278,12 @@ class Node:
         if not due:
             return False
         entity: Any = AE(ae_title=self.settings.title)
-        entity.acse_timeout, entity.dimse_timeout, entity.network_timeout, entity.connection_timeout = 30, 60, 60, 10
+        entity.acse_timeout, entity.connection_timeout = 30, 10
+        entity.dimse_timeout = entity.network_timeout = _WORDLESS_S
         for storage in (uids.SecondaryCaptureImageStorage, uids.ComprehensiveSRStorage):
             entity.add_requested_context(storage, list(_SENT))
-        association = entity.associate(destination.host, destination.port, ae_title=destination.title)
+        tls = None if self._calls_by is None else (self._calls_by, destination.host)
+        association = entity.associate(destination.host, destination.port, ae_title=destination.title, tls_args=tls)
         if not association.is_established:
             for delivery in due:
                 self._not_taken(delivery, "it cannot be reached, or does not accept us", is_final=False)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import io
+import ipaddress
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pydicom import Dataset, dcmread
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
+
+from pneumoscan.dicom.node import Tls
 
 SUCCESS = 0x0000
 
@@ -48,12 +58,12 @@ class Archive:
 
 
 @contextmanager
-def listening(archive: Archive) -> Iterator[Archive]:
+def listening(archive: Archive, tls: ssl.SSLContext | None = None) -> Iterator[Archive]:
     """Take objects on a free port until the block ends."""
     entity: Any = AE(ae_title=archive.title)
     entity.supported_contexts = AllStoragePresentationContexts
     handlers = [(evt.EVT_C_STORE, archive.store)]
-    server = entity.start_server(("127.0.0.1", archive.port), block=False, evt_handlers=handlers)
+    server = entity.start_server(("127.0.0.1", archive.port), block=False, evt_handlers=handlers, ssl_context=tls)
     archive.port = server.socket.getsockname()[1]
     try:
         yield archive
@@ -61,14 +71,22 @@ def listening(archive: Archive) -> Iterator[Archive]:
         server.shutdown()
 
 
-def send(port: int, films: Sequence[bytes], *, calling: str = "MODALITY", called: str = "PNEUMOSCAN") -> list[int]:
+def send(
+    port: int,
+    films: Sequence[bytes],
+    *,
+    calling: str = "MODALITY",
+    called: str = "PNEUMOSCAN",
+    tls: ssl.SSLContext | None = None,
+) -> list[int]:
     """Store films; the status of each, -1 where none came or nobody let us in."""
     datasets = [dcmread(io.BytesIO(film)) for film in films]
     entity: Any = AE(ae_title=calling)
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = 20
     wanted = dict.fromkeys((one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in datasets)
     entity.requested_contexts = [build_context(*one) for one in wanted]
-    association = entity.associate("127.0.0.1", port, ae_title=called)
+    encrypted = None if tls is None else (tls, "127.0.0.1")
+    association = entity.associate("127.0.0.1", port, ae_title=called, tls_args=encrypted)
     statuses = []
     for dataset in datasets:
         try:
@@ -79,6 +97,25 @@ def send(port: int, films: Sequence[bytes], *, calling: str = "MODALITY", called
     if association.is_established:
         association.release()
     return statuses
+
+
+def certificate_in(folder: Path) -> Tls:
+    """A certificate for 127.0.0.1 that signed itself: it is its own authority."""
+    folder.mkdir()
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = Tls(folder / "tls.crt", folder / "tls.key", folder / "tls.crt")
+    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    files.key.write_bytes(key.private_bytes(*plain))
+    return files
 
 
 def until(holds: Callable[[], bool], limit_s: float = 60.0) -> None:

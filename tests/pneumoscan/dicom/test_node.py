@@ -31,7 +31,7 @@ from tests.commands import run_command
 from tests.e2e.servers import free_ports
 from tests.film_server import FilmServer, problem, serving
 from tests.places import REPOSITORY
-from tests.pneumoscan.dicom.archive import SUCCESS, Archive, listening, send, until
+from tests.pneumoscan.dicom.archive import SUCCESS, Archive, certificate_in, listening, send, until
 from tests.pneumoscan.dicom.model_server import chest_film, model_server
 from tests.programs import NEEDS_DICOM_TOOLS
 
@@ -168,6 +168,44 @@ def test_only_who_is_listed_may_call_and_only_by_the_nodes_name(
         assert send(node.port, [chest_film()], calling="CT1", called="SOMEBODY") == [-1]
         assert node.states == {}
         assert send(node.port, [chest_film()], calling="CT1") == [SUCCESS]
+
+
+def test_with_tls_only_peers_with_a_certificate_of_the_authority_take_part(tmp_path: Path, server: FilmServer) -> None:
+    tls, foreign = certificate_in(tmp_path / "ours"), certificate_in(tmp_path / "theirs")
+    stranger = replace(foreign, authority=tls.authority)  # believes us, and is not believed
+    with (
+        listening(Archive(), tls.listening()) as archive,
+        listening(Archive("OTHER"), replace(stranger, authority=foreign.authority).listening()) as other,
+        running(tmp_path / "spool", server.url, archive.address, other.address, tls=tls) as node,
+    ):
+        assert send(node.port, [chest_film()]) == [-1]
+        assert send(node.port, [chest_film()], tls=stranger.calling()) == [-1]
+        assert node.states == {}
+        assert send(node.port, [chest_film()], tls=tls.calling()) == [SUCCESS]
+        until(lambda: list(archive.kinds_by_study.values()) == [PAIR])
+        until(lambda: f"not sent to {other.address}" in "\n".join(node.log))
+        assert other.received == []
+
+
+def test_a_peer_that_stalls_before_tls_is_agreed_does_not_stop_the_others(tmp_path: Path, server: FilmServer) -> None:
+    tls = certificate_in(tmp_path / "ours")
+    with (
+        listening(Archive(), tls.listening()) as archive,
+        running(tmp_path / "spool", server.url, archive.address, tls=tls) as node,
+        socket.create_connection(("127.0.0.1", node.port)),
+    ):
+        assert send(node.port, [chest_film()], tls=tls.calling()) == [SUCCESS]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [(["--tls-cert", "a"], "go together"), (["--tls-cert", "a", "--tls-key", "b", "--tls-ca", "c"], "cannot be used")],
+)
+def test_files_of_tls_that_cannot_be_used_are_a_usage_error(
+    tmp_path: Path, given: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("dicom", ["node", "--spool", str(tmp_path), "--to", "PACS@127.0.0.1:104", *given]) == 2
+    assert told in capsys.readouterr().err
 
 
 # --- what fails ---------------------------------------------------------------------------------------------------
