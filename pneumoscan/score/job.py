@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -136,7 +136,7 @@ def _score_parts(out: Path, job: Job, lacking: Sequence[int], pool: WorkerPool) 
     begun: dict[int, dict[int, Row]] = {}
     whole = job.films - sum(map(job.films_in, lacking))
     with tqdm(total=job.films, initial=whole, unit="film", file=sys.stderr, disable=None) as bar:
-        for task, reply in pool.score(_tasks(out, job, lacking)):
+        for task, reply in pool.score(_tasks(out, job, lacking, bar.unpause)):
             assert pool.scorer is not None
             number, place = divmod(task.place, job.part)
             rows = begun.setdefault(number, {})
@@ -148,9 +148,10 @@ def _score_parts(out: Path, job: Job, lacking: Sequence[int], pool: WorkerPool) 
     return time.monotonic() - pool.first_film_at
 
 
-def _tasks(out: Path, job: Job, lacking: Sequence[int]) -> Iterator[Task]:
-    """The films of the parts that are lacking."""
+def _tasks(out: Path, job: Job, lacking: Sequence[int], begin: Callable[[], object]) -> Iterator[Task]:
+    """The films of the parts that are lacking; `begin` is called when the first is asked for, to time from there."""
     films, at = read_films(out), 0
+    begin()
     for number in lacking:
         start = number * job.part
         for place, film in enumerate(islice(films, start - at, start - at + job.films_in(number)), start=start):
