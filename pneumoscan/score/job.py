@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +17,8 @@ from cxr.json_records import to_json
 from pneumoscan.errors import UsageError
 from pneumoscan.files import locked, write_text, write_whole
 from pneumoscan.model_store import unpack_archive
-from pneumoscan.score.crew import Crew, Outfit, Task
 from pneumoscan.score.plan import LOG_FILE, SUMMARY_FILE, Job, open_job, part_file, read_films
+from pneumoscan.score.pool import Task, WorkerPool, WorkerSettings
 from pneumoscan.score.rows import Row, row_of, schema, table
 from pneumoscan.score.summary import Summary, summarise
 from pneumoscan.server.capacity import Capacity
@@ -101,8 +101,8 @@ def _finish(request: Request, job: Job) -> Summary:
     left = sum(map(job.films_in, lacking))
     seconds = 0.0
     if lacking:
-        with _crew(request, left) as crew:
-            seconds = _score_parts(out, job, lacking, crew)
+        with _pool(request, left) as pool:
+            seconds = _score_parts(out, job, lacking, pool)
     parts = [part_file(out, number) for number in range(job.parts)]
     summary = summarise(parts, left, seconds)
     write_text(out / SUMMARY_FILE, to_json(summary), durable=True)
@@ -110,7 +110,7 @@ def _finish(request: Request, job: Job) -> Summary:
 
 
 @contextmanager
-def _crew(request: Request, films: int) -> Iterator[Crew]:
+def _pool(request: Request, films: int) -> Iterator[WorkerPool]:
     """Workers with the archive, which is unpacked for as long as they live."""
     folder = (request.out / _ARCHIVE_FOLDER).resolve()
     shutil.rmtree(folder, ignore_errors=True)  # a kill leaves it
@@ -118,14 +118,14 @@ def _crew(request: Request, films: int) -> Iterator[Crew]:
         unpack_archive(request.archive, folder)
         headers = {"Cxr-Cam": "none"} | ({"Cxr-View": request.view} if request.view else {})
         with (request.out / LOG_FILE).open("ab") as log:
-            outfit = Outfit(folder, headers, request.capacity.thread_variables, request.timeout_s, log)
-            with Crew(outfit, min(request.capacity.workers, films)) as crew:
-                yield crew
+            settings = WorkerSettings(folder, headers, request.capacity.thread_variables, request.timeout_s, log)
+            with WorkerPool(settings, min(request.capacity.workers, films)) as pool:
+                yield pool
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _score_parts(out: Path, job: Job, lacking: Sequence[int], crew: Crew) -> float:
+def _score_parts(out: Path, job: Job, lacking: Sequence[int], pool: WorkerPool) -> float:
     """Write the parts that are lacking, each when its last row is there; give the seconds from first film to last row.
 
     Each part that is begun has a film with a worker or about to be tried again, so that the rows in memory are those of
@@ -136,21 +136,22 @@ def _score_parts(out: Path, job: Job, lacking: Sequence[int], crew: Crew) -> flo
     begun: dict[int, dict[int, Row]] = {}
     whole = job.films - sum(map(job.films_in, lacking))
     with tqdm(total=job.films, initial=whole, unit="film", file=sys.stderr, disable=None) as bar:
-        for task, reply in crew.score(_tasks(out, job, lacking)):
-            assert crew.scorer is not None
+        for task, reply in pool.score(_tasks(out, job, lacking, bar.unpause)):
+            assert pool.scorer is not None
             number, place = divmod(task.place, job.part)
             rows = begun.setdefault(number, {})
-            rows[place] = row_of(task.film.name, reply, crew.scorer)
+            rows[place] = row_of(task.film.name, reply, pool.scorer)
             bar.update()
             if len(rows) == job.films_in(number):
                 _write_part(part_file(out, number), [row for _, row in sorted(begun.pop(number).items())])
     assert not begun
-    return time.monotonic() - crew.first_film_at
+    return time.monotonic() - pool.first_film_at
 
 
-def _tasks(out: Path, job: Job, lacking: Sequence[int]) -> Iterator[Task]:
-    """The films of the parts that are lacking."""
+def _tasks(out: Path, job: Job, lacking: Sequence[int], begin: Callable[[], object]) -> Iterator[Task]:
+    """The films of the parts that are lacking; `begin` is called when the first is asked for, to time from there."""
     films, at = read_films(out), 0
+    begin()
     for number in lacking:
         start = number * job.part
         for place, film in enumerate(islice(films, start - at, start - at + job.films_in(number)), start=start):

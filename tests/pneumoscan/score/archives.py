@@ -14,6 +14,7 @@ from typing import Any, Final
 import pyarrow.parquet as pq
 
 from tests.conformance.archives import environment
+from tests.interrupts import hear_interrupts
 from tests.places import REPOSITORY
 
 VERSION: Final = "1.2.3"
@@ -101,6 +102,7 @@ def start(words: Sequence[str]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
 
 

@@ -47,7 +47,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Outfit:
+class WorkerSettings:
     """What every worker is started with.
 
     Parameters
@@ -71,7 +71,7 @@ class Outfit:
     log: IO[bytes]
 
 
-class Crew:
+class WorkerPool:
     """Workers for one job; they end with the block, and with this process however it ends.
 
     Parameters
@@ -80,8 +80,8 @@ class Crew:
         How many.
     """
 
-    def __init__(self, outfit: Outfit, size: int) -> None:
-        self._outfit, self._size = outfit, size
+    def __init__(self, settings: WorkerSettings, size: int) -> None:
+        self._settings, self._size = settings, size
         self._workers: list[_Worker] = []
         self._again: deque[Task] = deque()
         self._failed_starts = self._lost = 0
@@ -170,14 +170,14 @@ class Crew:
         """End a worker and put another in its place."""
         self._workers.remove(worker)
         ended = worker.end(_LAST_WORDS_S if code == WORKER_LOST else 0.0)
-        log = self._outfit.log.name
+        log = self._settings.log.name
         if worker.task is None:
             self._failed_starts += 1
             if self._failed_starts == _STARTS:
                 how = ended if code == WORKER_LOST else f"took more than {_START_S:.0f} s"
                 raise ScoreError(f"while it loaded the archive a worker {how}, {_STARTS} times in a row: see {log}")
         else:
-            how = ended if code == WORKER_LOST else f"did not answer within {self._outfit.timeout_s:g} s"
+            how = ended if code == WORKER_LOST else f"did not answer within {self._settings.timeout_s:g} s"
             task, digest = worker.done()
             if task.is_second_try:
                 self._lost += 1
@@ -191,22 +191,22 @@ class Crew:
 
     def _fill_up(self) -> None:
         while len(self._workers) < self._size:
-            self._workers.append(_Worker(self._outfit))
+            self._workers.append(_Worker(self._settings))
 
 
 class _Worker:
     """One process, and the film it has."""
 
-    def __init__(self, outfit: Outfit) -> None:
-        self._timeout_s = outfit.timeout_s
-        words = [sys.executable, "-P", str(_PROGRAM), str(outfit.folder), json.dumps(dict(outfit.headers))]
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._timeout_s = settings.timeout_s
+        words = [sys.executable, "-P", str(_PROGRAM), str(settings.folder), json.dumps(dict(settings.headers))]
         self._process = subprocess.Popen(
             words,
-            env={**os.environ, **outfit.threads},
-            cwd=outfit.folder.parent,
+            env={**os.environ, **settings.threads},
+            cwd=settings.folder.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=outfit.log,
+            stderr=settings.log,
             start_new_session=True,
             preexec_fn=die_with_parent(),
         )
