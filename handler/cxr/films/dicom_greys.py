@@ -110,7 +110,7 @@ def _background(values: Stored, dataset: Dataset) -> Mask:
 
 def _modality_values(stored: Stored, dataset: Dataset) -> Values:
     """Stored values after the modality LUT or the rescale: PS3.3 C.11.1."""
-    if dataset.get("ModalityLUTSequence"):
+    if dataset.get("ModalityLUTSequence") and not _is_emptied(dataset.ModalityLUTSequence[0]):
         try:
             return _through(_table(dataset.ModalityLUTSequence[0]), stored)
         except _BrokenTableError as error:
@@ -124,6 +124,11 @@ def _modality_values(stored: Stored, dataset: Dataset) -> Values:
     if not np.isfinite([values.min(), values.max()]).all():
         raise InputError("DAMAGED_IMAGE", "RescaleSlope or RescaleIntercept is no finite number. Export it again.")
     return np.asarray(values, dtype=np.float32)
+
+
+def _is_emptied(item: Dataset) -> bool:
+    """Whether a look-up table has elements without values only, as programs leave it that take names out of files."""
+    return not word_bytes(item, "LUTDescriptor") and not word_bytes(item, "LUTData")
 
 
 def _one_number(dataset: Dataset, keyword: str, absent: float) -> float:

@@ -64,7 +64,7 @@ def fit(values: npt.NDArray[Any], stream: Layout, tags: Layout, dataset: Dataset
     high = low + (1 << tags.bits) - 1
     limits = padding_limits(dataset) if fitted.ndim == 2 else None
     if low <= fitted.min() and fitted.max() <= high:
-        return _signed(fitted, tags)
+        return _signed(fitted, tags, dataset)
     outside = (fitted < low) | (fitted > high)
     padding = (fitted >= limits[0]) & (fitted <= limits[1]) & outside if limits else None
     if padding is not None and np.array_equal(padding, outside):
@@ -83,7 +83,7 @@ def fit(values: npt.NDArray[Any], stream: Layout, tags: Layout, dataset: Dataset
         return Frame(fitted, int(depth), ("bit_depth_unsure",))
     if padding is not None:
         taken_out[padding] = fitted[padding]
-    frame = _signed(taken_out, tags)
+    frame = _signed(taken_out, tags, dataset)
     is_sure = is_everywhere or as_they_are > _CLEARLY * without
     return frame if is_sure else replace(frame, flags=("bit_depth_unsure",))
 
@@ -100,11 +100,14 @@ def fit_reduced(values: npt.NDArray[Any] | None, stream: Layout, tags: Layout, d
     return None if frame.flags else frame
 
 
-def _signed(values: Stored, tags: Layout) -> Frame:
+def _signed(values: Stored, tags: Layout, dataset: Dataset) -> Frame:
     """The values with the sign that they have, should Pixel Representation be wrong.
 
-    With the wrong sign, values on either side of zero or of half the range lie at opposite ends of it.
+    With the wrong sign, values on either side of zero or of half the range lie at opposite ends of it. A modality LUT
+    was made for the values with the sign of the tags.
     """
+    if dataset.get("ModalityLUTSequence"):
+        return Frame(values, tags.bits)
     low, high = int(values.min()), int(values.max())
     half = 1 << (tags.bits - 1)
     if values.ndim == 2 and (low < 0 if tags.signed else high >= half):

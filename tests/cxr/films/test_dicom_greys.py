@@ -348,6 +348,32 @@ def test_negative_values_without_their_sign_in_the_upper_bits_are_negative() -> 
     np.testing.assert_array_equal(decode(dicom(bare, bits=12)).pixels, decode(dicom(signed, bits=12)).pixels)
 
 
+def test_a_modality_table_says_by_its_being_there_that_the_sign_is_right() -> None:
+    """As mlut_18.dcm of pydicom-data: half its pixels lie on either side of zero, which looks like a wrong sign."""
+    shown = film(height=480, width=400)
+    words = np.rint(shown / 255.0 * 4095).astype(np.int32)
+    signed = np.where(words >= 2048, words - 4096, words).astype(np.int16)  # black and white next to each other
+    shuffled = np.roll(np.arange(4096), 2048).astype(np.uint16)
+    tags = {"ModalityLUTSequence": [table(shuffled, 12, first=-2048)], "WindowCenter": 2048, "WindowWidth": 4096}
+    decoded = decode(dicom(signed, bits=12, **tags))
+    assert decoded.info.flags == ()
+    close_to(decoded, shuffled[signed.astype(int) + 2048] / 4095 * 255, 1)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "flags"), [("VOILUTSequence", ("window_unreadable",)), ("ModalityLUTSequence", ())]
+)
+def test_a_table_that_was_emptied_is_no_table(sequence: str, flags: tuple[str, ...]) -> None:
+    """As JPEGLosslessP14SV1_1s_1f_u_16_16.dcm of pylibjpeg-data, from which a program took all values."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", None)
+    item.add_new("LUTExplanation", "LO", "")
+    item.add_new("LUTData", "US", None)
+    decoded = decode(dicom(RAMP, **{sequence: [item]}))
+    assert decoded.info.flags == flags
+    close_to(decoded, RAMP / 4095 * 255)
+
+
 @pytest.mark.parametrize("bits", [12, 16])
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_film_with_the_wrong_sign_is_read_with_its_own_and_flagged(bits: int, signed: bool) -> None:
