@@ -24,9 +24,6 @@ LEVEL: Final = 0.5  # of the map's highest value
 _LEAST_SHARE: Final = 0.01
 _STEPS: Final = 12  # samples from one cell of the grid to the next
 _FRACTION: Final = 8  # of a pixel: what a float32 holds exactly, so that report and JSON have the same numbers
-# Whether the outer values of a grid lie on the centres of their cells, else on the corner pixels of the film: as
-# `cxr.model.cam.upsample` draws them.
-_ON_CENTRES: Final = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +100,8 @@ def as_stored(points: Points, directions: tuple[str, str], width: int, height: i
 
 
 def _places(count: int, length: int) -> Points:
-    """Where the values of a grid lie along one side of the film."""
-    if _ON_CENTRES:
-        return np.asarray((np.arange(count) + 0.5) * (length / count))
-    return np.linspace(0.5, length - 0.5, count, dtype=np.float64)
+    """Places of a grid's values along one side of the film: the centres of their cells (`cxr.model.cam.CAM_CELLS`)."""
+    return np.asarray((np.arange(count) + 0.5) * (length / count))
 
 
 def _samples(places: Points, length: int) -> Points:
