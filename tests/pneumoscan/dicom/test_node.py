@@ -289,6 +289,7 @@ def test_a_film_that_cannot_be_kept_is_not_answered_success(
         until(lambda: node.states == {"sent": 1})
 
 
+@pytest.mark.slow
 def test_no_film_is_lost_or_answered_twice_when_the_node_is_killed_again_and_again(
     tmp_path: Path, server: FilmServer, archive: Archive
 ) -> None:
@@ -449,6 +450,7 @@ def test_a_sender_that_breaks_off_in_the_middle_leaves_nothing(
         assert send(node.port, [chest_film()]) == [SUCCESS]
 
 
+@pytest.mark.slow
 def test_several_senders_at_once_lose_nothing(tmp_path: Path, server: FilmServer, archive: Archive) -> None:
     batches = [[chest_film(film, name=str(sender)) for film in range(3)] for sender in range(10)]
     with running(tmp_path, server.url, archive.address) as node, ThreadPoolExecutor(10) as senders:
