@@ -45,6 +45,9 @@ CODES: Final[dict[str, Code]] = {
 }
 
 
+_LONGEST_DETAIL: Final = 500  # characters
+
+
 class CxrError(Exception):
     """Anything PneumoScan raises on purpose.
 
@@ -66,10 +69,11 @@ class InputError(CxrError):
         A key of `CODES`.
     detail
         The value that was seen, the rule it broke and what to do about it. Never holds text taken from the upload
-        itself, so that no patient data can reach a reply or a log.
+        itself, so that no patient data can reach a reply or a log. One that is longer than a few lines is cut.
     """
 
     def __init__(self, code: str, detail: str) -> None:
+        detail = detail if len(detail) <= _LONGEST_DETAIL else f"{detail[: _LONGEST_DETAIL - 1]}…"
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail

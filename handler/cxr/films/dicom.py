@@ -7,6 +7,8 @@ else is refused.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -19,7 +21,10 @@ from cxr.films.dicom_header import read_header, word_bytes, words
 from cxr.films.dicom_tags import Claims, TagRefusal, read_claims
 from cxr.films.film import Film, ImageInfo, Pixels, unit_to_uint8
 from cxr.films.greys import MAX_COLOUR, check_grey, colour_of, luminance
+from cxr.films.pictures import JPEG_START, MOST_BESIDE, check_segments
 from cxr.films.stored_values import Frame, Stored
+
+_ITEM: Final = b"\xfe\xff\x00\xe0"
 
 
 def read_dicom(data: bytes, least_side: int | None = None) -> tuple[Film, TagRefusal | None]:
@@ -46,6 +51,7 @@ def read_dicom(data: bytes, least_side: int | None = None) -> tuple[Film, TagRef
 def _read(data: bytes, least_side: int | None) -> tuple[Film, TagRefusal | None]:
     dataset = read_header(data)
     claims = read_claims(dataset)
+    _check_code_stream(dataset.get_item("PixelData").value)
     frame = read_stored(dataset, least_side)
     pixels, flags = _shown(frame, claims, dataset)
     flags = tuple(dict.fromkeys((*claims.flags, *frame.flags, *flags)))
@@ -64,6 +70,15 @@ def _read(data: bytes, least_side: int | None) -> tuple[Film, TagRefusal | None]
         flags=flags,
     )
     return Film(pixels, info), claims.objection
+
+
+def _check_code_stream(value: object) -> None:
+    """Look at the segments of a JPEG in a DICOM file as at those of one by itself: PS3.5 A.4, the first fragment."""
+    if not isinstance(value, bytes) or value[:4] != _ITEM:
+        return
+    start = 16 + int.from_bytes(value[4:8], "little")  # behind the offset table and the head of the fragment
+    if value.startswith(JPEG_START, start):
+        check_segments(value[start : start + 2 * MOST_BESIDE])
 
 
 def _shown(frame: Frame, claims: Claims, dataset: Dataset) -> tuple[Pixels, tuple[str, ...]]:

@@ -51,6 +51,8 @@ _TAGS: Final = (
 )
 _PIXELS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _MOST_READS: Final = 30_000  # an element takes two or three; a large header has a few thousand elements
+_CHARSET: Final = (b"\x08\0\x05\0", b"\0\x08\0\x05")  # Specific Character Set, in either byte order
+_SHORT: Final = 32  # bytes, so few that the parts of a header are told from values
 _LONGEST_TEXT: Final = 4096  # bytes; sixteen values of the longest VR of numbers take 272
 _LONGEST_ITEM: Final = 1 << 20  # a look-up table of 65,536 values takes 128 kB
 _LONGEST_PALETTE: Final = 1 << 17
@@ -81,15 +83,30 @@ _ENCODINGS: Final = (
 
 
 class _Counted(io.BytesIO):
-    """A file that gives up where it is read from too often."""
+    """A file that gives up where it is read from too often, or for more character sets than there are.
+
+    pydicom splits and looks up Specific Character Set while it reads, at any depth; everything else it only cuts out.
+    """
 
     reads = 0
+    charset_bytes = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         if self.reads > _MOST_READS:
             raise InputError("DAMAGED_IMAGE", "the DICOM file has too many elements. Export it without private ones.")
-        return super().read(size)
+        value = super().read(size)
+        if len(value) > _SHORT and self._follows_charset(len(value)):
+            self.charset_bytes += len(value)
+            if self.charset_bytes > _LONGEST_TEXT:
+                raise InputError("DAMAGED_IMAGE", "more character sets than there are. Export the file again.")
+        return value
+
+    def _follows_charset(self, size: int) -> bool:
+        """Whether the bytes that were just read stand behind the tag (0008,0005) and its length."""
+        start = self.tell() - size
+        head = self.getbuffer()[max(start - 12, 0) : start]
+        return any(bytes(head[at : at + 4]) in _CHARSET for at in {len(head) - 8, 0} if at >= 0)
 
 
 def is_dicom(data: bytes) -> bool:
@@ -228,6 +245,24 @@ def words(dataset: Dataset, keyword: str) -> npt.NDArray[np.uint16]:
     """The value of an element of 16-bit words as unsigned numbers, whatever its VR says of their sign."""
     data = word_bytes(dataset, keyword)
     return np.frombuffer(data[: len(data) // 2 * 2], "<u2")
+
+
+def check_whole(dataset: Dataset, keyword: str) -> None:
+    """Refuse an element whose value is no whole number that 16 bits hold, whatever VR it came with.
+
+    Raises
+    ------
+    InputError
+        DAMAGED_IMAGE; the value, which can be a text of thousands of digits, is not in it.
+    """
+    try:
+        value = dataset[keyword].value
+        number = int(value)
+        is_right = 0 <= number < 1 << 16 and float(value) == number
+    except (TypeError, ValueError, OverflowError):
+        is_right = False
+    if not is_right:
+        raise InputError("DAMAGED_IMAGE", f"{keyword} is no whole number of 0 to 65,535. Export the file again.")
 
 
 def decimals(dataset: Dataset, keyword: str) -> list[float | None]:

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from cxr.errors import InputError
 from cxr.films.body_parts import folded, is_code_of_another_part, names_another_part, tokens
 from cxr.films.dicom_codecs import GREY, PALETTE
-from cxr.films.dicom_header import decimals, plain_text, readings
+from cxr.films.dicom_header import check_whole, decimals, plain_text, readings
 from cxr.films.film import Film, check_size
 
 _COLOURS: Final = (
@@ -73,6 +73,8 @@ _NEEDED: Final = (
     *("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation"),
     *("PhotometricInterpretation", "PixelData"),
 )
+_MOST_FRAMES: Final = 1e6  # that are told by their number
+_WHOLE: Final = (*_NEEDED[:6], "HighBit", "PlanarConfiguration")
 _VIEWS: Final = frozenset({"PA", "AP", "AP SUPINE", "AP ERECT", "AP AXIAL", "POSTERO_ANTERIOR", "ANTERO_POSTERIOR"})
 _FRONTAL: Final[dict[str, tuple[str, ...]]] = {
     "PA": ("PA", "POSTEROANTERIOR", "POSTEROANT", "POSTANT", "DORSOVENTRAL", "PADM", "ЗАДНЕПЕРЕДН"),
@@ -158,11 +160,15 @@ def read_claims(dataset: Dataset) -> Claims:
     missing = [keyword for keyword in _NEEDED if keyword not in dataset or dataset[keyword].value is None]
     if missing:
         raise InputError("DAMAGED_IMAGE", f"the DICOM file has no {', '.join(missing)}. Export it with its pixels.")
+    for keyword in _WHOLE:
+        if keyword in dataset and dataset[keyword].value is not None:
+            check_whole(dataset, keyword)
     _refuse_other_modalities(dataset)
     flags = _check_intent(dataset)
     frames = (decimals(dataset, "NumberOfFrames") or [1.0])[0]
     if frames is None or frames > 1:
-        said = "NumberOfFrames is no number" if frames is None else f"{frames:.0f} frames"
+        is_told = frames is not None and frames < _MOST_FRAMES
+        said = f"{frames:,.0f} frames" if is_told else "NumberOfFrames is no number of frames"
         raise InputError("MULTI_FRAME", f"{said}; one film holds 1. Send one frame as its own file.")
     photometric = plain_text(dataset, "PhotometricInterpretation")
     if photometric not in (*GREY, *_COLOURS):

@@ -25,6 +25,7 @@ _MOST_SEGMENTS: Final = 1000  # a large colour profile takes a few dozen
 _MOST_CHUNKS: Final = 100_000  # 48 MiB of pixels in the smallest chunks writers use, 8 kB, take 6,000
 _JPEG_SCAN: Final = b"\xff\xda"  # cannot occur in coded data: ITU-T T.81 section B.1.1.5
 _MOST_SCANS: Final = 100
+MOST_BESIDE: Final = 4_000_000  # bytes; colour profiles take up to 2 MB, the rest of Exif and XMP 64 kB
 _WITHOUT_LENGTH: Final = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # no segment, or one that ends the header
 _START_OF_SCAN: Final = 0xDA
 _SEQUENTIAL: Final = (0xC0, 0xC1)  # Huffman-coded frames that are not progressive: ITU-T T.81 table B.1
@@ -56,6 +57,20 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     raise InputError("DAMAGED_IMAGE", f"more than {_MOST_SEGMENTS:,} segments before the pixels. Export it again.")
 
 
+def check_segments(data: bytes) -> None:
+    """Refuse a JPEG with more beside its pixels than a film can need, or such a code stream.
+
+    Raises
+    ------
+    InputError
+        DAMAGED_IMAGE.
+    """
+    beside = 0
+    for _, at in jpeg_segments(data):
+        beside += int.from_bytes(data[at + 2 : at + 4], "big")
+        _check_beside(beside)
+
+
 def check_jpeg(data: bytes) -> None:
     """Refuse a JPEG that would take minutes: each scan of a progressive one goes over the whole film again.
 
@@ -64,6 +79,7 @@ def check_jpeg(data: bytes) -> None:
     InputError
         DAMAGED_IMAGE.
     """
+    check_segments(data)
     is_one_scan = False
     for marker, at in jpeg_segments(data):
         if marker in _SEQUENTIAL and data[at + 9 : at + 10] == b"\x01":  # one component: T.81 B.2.2
@@ -77,6 +93,14 @@ def check_jpeg(data: bytes) -> None:
         )
 
 
+def _check_beside(size: int) -> None:
+    """Refuse a file before a library puts what stands beside its pixels together, which it does piece by piece."""
+    if size > MOST_BESIDE:
+        raise InputError(
+            "DAMAGED_IMAGE", f"more than {MOST_BESIDE:,} bytes beside the pixels. Export the film without them."
+        )
+
+
 def check_png(data: bytes) -> None:
     """Refuse a PNG with more chunks than a film can need: PNG specification, section 5.
 
@@ -85,11 +109,14 @@ def check_png(data: bytes) -> None:
     InputError
         DAMAGED_IMAGE.
     """
-    at, chunks, others = len(PNG_START), 0, 0
+    at, chunks, others, beside = len(PNG_START), 0, 0, 0
     while at + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
         chunks += 1
-        others += data[at + 4 : at + 8] != b"IDAT"
+        if data[at + 4 : at + 8] != b"IDAT":
+            others += 1
+            beside += length
+            _check_beside(beside)
         if others > _MOST_SEGMENTS or chunks > _MOST_CHUNKS:
             raise InputError("DAMAGED_IMAGE", f"more than {chunks - 1:,} chunks. Export the film again.")
         at += 12 + length
