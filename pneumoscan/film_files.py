@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from pneumoscan.errors import UsageError
 
 # Where a format's first bytes are, and what they are; a DICOM file may lack the 128 bytes before them.
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
@@ -21,6 +26,20 @@ _TABLE_OF_CONTENTS = b"1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR, wha
 HEAD_BYTES = 1024
 _KINDS_NAMED = 5
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
+# Of a ZIP: what the server takes of one film, and what a study may have
+_MOST_BYTES = 48 * 1024 * 1024
+_MOST_MEMBERS = 10_000
+_MOST_UNPACKED = 8_000_000_000
+# What zipfile raises over damage and of one that is encrypted
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, lzma.LZMAError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A file in a ZIP."""
+
+    archive: Path
+    member: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,27 @@ class Found:
 
     films: list[Path]
     left_out: list[Path]
+    packed: dict[Path, Packed]  # the films among them that lie in a ZIP; their paths go on into it
+
+    def contents(self, film: Path) -> Path | bytes:
+        """Where a film's bytes are, or, of one in a ZIP, its bytes.
+
+        Raises
+        ------
+        OSError
+            It cannot be unpacked.
+        """
+        if film not in self.packed:
+            return film
+        packed = self.packed[film]
+        try:
+            with zipfile.ZipFile(packed.archive) as archive, archive.open(packed.member) as member:
+                data = member.read(_MOST_BYTES + 1)
+        except _DAMAGE as error:
+            raise OSError(f"it cannot be unpacked: {error}") from error
+        if len(data) > _MOST_BYTES:
+            raise OSError(f"it has more than {_MOST_BYTES:,} bytes")
+        return data
 
     @property
     def what_was_left_out(self) -> str:
@@ -41,7 +81,7 @@ class Found:
         return f"{len(self.left_out)} left out, no PNG, JPEG or DICOM: {kinds}" + (" and others" if rest > 0 else "")
 
 
-def find_films(paths: Sequence[Path]) -> Found:
+def find_films(paths: Sequence[Path], zips: bool = False) -> Found:
     """Give the films at some paths, each once, in the order of the paths and by name inside a folder.
 
     A file that is named is always taken: the server says what is wrong with it. From a folder and the folders in it
@@ -52,21 +92,38 @@ def find_films(paths: Sequence[Path]) -> Found:
     ----------
     paths
         Files and folders.
+    zips
+        Look into ZIP files as into folders, those that are named and those that lie in folders; not into ZIP files in
+        them. The films in one are read from it when they are needed, none is written to the disk.
 
     Raises
     ------
     FileNotFoundError
         A path does not exist.
+    UsageError
+        A ZIP that is named is damaged, encrypted or beyond the bounds: it holds 10,000 files and 8 GB at most.
     """
     films: dict[Path, Path] = {}
     others: dict[Path, Path] = {}
+    packed: dict[Path, Packed] = {}
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
         for file in _walk(path) if path.is_dir() else [path]:
+            if zips and zipfile.is_zipfile(file):
+                try:
+                    inside, rest = _look_into(file)
+                except UsageError:
+                    if file == path:
+                        raise
+                    inside, rest = {}, [file]
+                packed |= inside
+                films |= {film: film for film in inside}
+                others |= {other: other for other in rest}
+                continue
             is_taken = file == path or is_film(partial(_head, file))
             (films if is_taken else others).setdefault(file.resolve(), file)
-    return Found(list(films.values()), [other for place, other in others.items() if place not in films])
+    return Found(list(films.values()), [other for place, other in others.items() if place not in films], packed)
 
 
 def find_dicom(path: Path) -> list[Path]:
@@ -107,7 +164,7 @@ def is_film(read_head: Callable[[], bytes]) -> bool:
         head = read_head()
     except OSError:
         return True
-    return head.startswith(_PICTURES) or _begins_as_dicom(head)
+    return _begins_as_film(head)
 
 
 def is_dicom(read_head: Callable[[], bytes]) -> bool:
@@ -116,6 +173,10 @@ def is_dicom(read_head: Callable[[], bytes]) -> bool:
         return _begins_as_dicom(read_head())
     except OSError:
         return True
+
+
+def _begins_as_film(head: bytes) -> bool:
+    return head.startswith(_PICTURES) or _begins_as_dicom(head)
 
 
 def _begins_as_dicom(head: bytes) -> bool:
@@ -179,3 +240,31 @@ def _head(path: Path) -> bytes:
 def _has_suffix(path: Path) -> bool:
     # DICOM files are often named by their UID, 1.2.840.113619.2.5: digits are no suffix.
     return path.suffix != "" and not path.suffix[1:].isdigit()
+
+
+def _look_into(path: Path) -> tuple[dict[Path, Packed], list[Path]]:
+    """The films in a ZIP, and the other files in it."""
+    films: dict[Path, Packed] = {}
+    others: list[Path] = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [one for one in archive.infolist() if not one.is_dir()]
+            if len(members) > _MOST_MEMBERS or sum(one.file_size for one in members) > _MOST_UNPACKED:
+                raise UsageError(
+                    f"{path} holds {len(members):,} files of {sum(one.file_size for one in members):,} bytes; at most "
+                    f"{_MOST_MEMBERS:,} and {_MOST_UNPACKED:,} are looked into. Unpack it and give the folder."
+                )
+            for one in members:
+                parts = PurePosixPath(one.filename).parts
+                if any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX":
+                    continue
+                inside = path.joinpath(*(part for part in parts if part != "/"))
+                with archive.open(one) as member:
+                    is_taken = one.file_size <= _MOST_BYTES and _begins_as_film(member.read(HEAD_BYTES))
+                if is_taken:
+                    films[inside] = Packed(path, one.filename)
+                else:
+                    others.append(inside)
+    except _DAMAGE as error:
+        raise UsageError(f"{path} cannot be unpacked: {error}") from error
+    return films, others

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from cxr_client import AnswerLost, ClientError, InferenceClient, ServerUnreachable
 from pneumoscan.errors import UsageError
-from pneumoscan.film_files import find_films, picture_names
+from pneumoscan.film_files import Found, find_films, picture_names
 from pneumoscan.options import Option, at_least, web_address
 from pneumoscan.outcomes import CSV_COLUMNS, Outcome, write_csv, write_json, write_table
 
@@ -30,7 +30,7 @@ class Options:
     paths: Annotated[
         tuple[Path, ...],
         Option(
-            "film, or folder searched for PNG, JPEG and DICOM files, whatever they are called",
+            "film, or folder or ZIP searched for PNG, JPEG and DICOM files, whatever they are called",
             "PATH",
             positional=True,
         ),
@@ -79,11 +79,11 @@ OPTIONS = Options
 def run(options: Options) -> int:
     """Ask about every film and print what came of each; 1 if one was not answered."""
     try:
-        films, pictures = _plan(options)
+        found, pictures = _plan(options)
     except OSError as error:
         raise UsageError(str(error)) from error
     client = connect(options.url, options.ca, timeout_s=options.timeout, connections=options.jobs)
-    outcomes = _ask_all(options, client, films, pictures)
+    outcomes = _ask_all(options, client, found, pictures)
     write = write_json if options.json else write_csv if options.csv else write_table
     write(outcomes, sys.stdout)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -100,6 +100,7 @@ def ask(
     options: Mapping[str, Any],
     picture: Path | None,
     overwrite: bool = False,
+    contents: Callable[[Path], Path | bytes] = lambda film: film,
 ) -> Outcome:
     """Ask about one film and write its picture; an error stays with this film.
 
@@ -111,9 +112,11 @@ def ask(
         Where the reply's PNG is written; it is taken out of the reply, which then names the file.
     overwrite
         Whether a file there may be replaced.
+    contents
+        Where a film's bytes are, or the bytes.
     """
     try:
-        reply = client.predict(film, **options)
+        reply = client.predict(contents(film), **options)
         if picture is not None:
             cam_reply = dict(reply.get("cam") or {})
             png = base64.b64decode(cam_reply.pop("png", "") or "", validate=True)
@@ -129,22 +132,22 @@ def ask(
     return Outcome(film, reply=reply, picture=picture)
 
 
-def _plan(options: Options) -> tuple[list[Path], list[Path | None]]:
+def _plan(options: Options) -> tuple[Found, list[Path | None]]:
     if options.out and options.map_form not in PICTURES:
         raise UsageError("--out needs --cam overlay or --cam heatmap: a grid is no picture")
-    found = find_films(options.paths)
+    found = find_films(options.paths, zips=True)
     films = found.films
     if found.left_out:
         print(f"pneumoscan predict: {found.what_was_left_out}", file=sys.stderr)
     if not films:
         raise UsageError(f"no film in {', '.join(map(str, options.paths))}: PNG, JPEG or DICOM files are looked for")
     if not options.out:
-        return films, [None] * len(films)
+        return found, [None] * len(films)
     options.out.mkdir(parents=True, exist_ok=True)
     pictures: list[Path | None] = [options.out / name for name in picture_names(films, options.map_form)]
     if not options.force and (there := [path for path in pictures if path is not None and path.exists()]):
         raise UsageError(f"{there[0]} exists ({len(there)} of {len(pictures)} do): give --force or another --out")
-    return films, pictures
+    return found, pictures
 
 
 def connect(url: str, ca: Path | None, *, timeout_s: float, connections: int) -> InferenceClient:
@@ -165,9 +168,7 @@ def connect(url: str, ca: Path | None, *, timeout_s: float, connections: int) ->
         raise UsageError(f"PNEUMOSCAN_KEY: {error}") from error
 
 
-def _ask_all(
-    options: Options, client: InferenceClient, films: list[Path], pictures: list[Path | None]
-) -> list[Outcome]:
+def _ask_all(options: Options, client: InferenceClient, found: Found, pictures: list[Path | None]) -> list[Outcome]:
     from tqdm import tqdm
 
     gave_up: list[ServerUnreachable] = []
@@ -177,7 +178,7 @@ def _ask_all(
     def one(film: Path, picture: Path | None) -> Outcome:
         if gave_up:  # the next thousand films would each wait for the same nothing
             return Outcome(film, error=gave_up[0])
-        outcome = ask(client, film, wanted, picture, options.force)
+        outcome = ask(client, film, wanted, picture, options.force, found.contents)
         if isinstance(outcome.error, ServerUnreachable) and not isinstance(outcome.error, AnswerLost):
             gave_up.append(outcome.error)
         return outcome
@@ -186,9 +187,9 @@ def _ask_all(
         client,
         ThreadPoolExecutor(options.jobs) as pool,
     ):
-        answers = pool.map(one, films, pictures)
+        answers = pool.map(one, found.films, pictures)
         try:
-            return list(tqdm(answers, total=len(films), unit="film", file=sys.stderr, disable=None))
+            return list(tqdm(answers, total=len(found.films), unit="film", file=sys.stderr, disable=None))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -5,12 +5,14 @@ import io
 import json
 import os
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
+from pneumoscan.errors import UsageError
 from pneumoscan.film_files import find_films, picture_names
 from tests.commands import run_command
 from tests.film_server import PNG, Answer, Asked, FilmServer, prediction, serving
@@ -80,6 +82,78 @@ def test_folders_are_searched_for_films_by_their_first_bytes_alone(tmp_path: Pat
     assert sorted(found.left_out) == sorted(others)
     assert found.what_was_left_out == "6 left out, no PNG, JPEG or DICOM: 3 without a suffix, 2 .dcm, 1 .tif"
     assert find_films([tmp_path / "film.bak"]).what_was_left_out == ""
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_zip_is_searched_as_a_folder_is(tmp_path: Path) -> None:
+    nested = zipped(tmp_path / "nested.zip", {"c": PNG}).read_bytes()
+    (tmp_path / "nested.zip").unlink()
+    members = {"S1/IM1": NORMAL, "S1/IM2": PNEUMONIA, "DICOMDIR": b"", "a.pdf": b"%PDF", "more.zip": nested}
+    study = zipped(tmp_path / "study.zip", members | {"../up.png": PNG, "__MACOSX/x.png": PNG, ".DS_Store": b"x"})
+    for paths in ([study], [tmp_path]):
+        found = find_films(paths, zips=True)
+        assert found.films == [study / "S1" / "IM1", study / "S1" / "IM2"]
+        assert found.contents(study / "S1" / "IM2") == PNEUMONIA
+        assert found.what_was_left_out == "3 left out, no PNG, JPEG or DICOM: 1 without a suffix, 1 .pdf, 1 .zip"
+    assert find_films([tmp_path]).left_out == [study]
+
+
+def test_a_zip_beyond_the_bounds_or_damaged_is_refused_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = zipped(tmp_path / "study.zip", {str(number): PNG for number in range(30)})
+    monkeypatch.setattr("pneumoscan.film_files._MOST_MEMBERS", 29)
+    with pytest.raises(UsageError, match="holds 30 files"):
+        find_films([study], zips=True)
+    assert find_films([tmp_path], zips=True).left_out == [study]
+    monkeypatch.setattr("pneumoscan.film_files._MOST_MEMBERS", 30)
+    monkeypatch.setattr("pneumoscan.film_files._MOST_UNPACKED", 30 * len(PNG) - 1)
+    with pytest.raises(UsageError, match="Unpack it"):
+        find_films([study], zips=True)
+    monkeypatch.setattr("pneumoscan.film_files._MOST_UNPACKED", 10**9)
+    data = bytearray(study.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 42] = 0xFF  # where the last member lies
+    study.write_bytes(data)
+    with pytest.raises(UsageError, match="cannot be unpacked"):
+        find_films([study], zips=True)
+
+
+def test_a_film_in_a_zip_that_lies_about_its_size_is_read_no_further_than_a_film_can_be_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = zipped(tmp_path / "study.zip", {"a": PNG + bytes(5_000_000)})
+    data = study.read_bytes()
+    study.write_bytes(data.replace((len(PNG) + 5_000_000).to_bytes(4, "little"), (4000).to_bytes(4, "little")))
+    with pytest.raises((UsageError, OSError), match="unpacked"):
+        find_films([study], zips=True).contents(study / "a")
+    honest = zipped(tmp_path / "long.zip", {"a": PNG + bytes(5_000_000)})
+    found = find_films([honest], zips=True)
+    monkeypatch.setattr("pneumoscan.film_files._MOST_BYTES", 100_000)
+    assert find_films([honest], zips=True).left_out == [honest / "a"]
+    with pytest.raises(OSError, match="more than 100,000 bytes"):
+        found.contents(honest / "a")
+
+
+def test_the_films_of_a_zip_are_asked_about(
+    server: FilmServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = zipped(tmp_path / "study.zip", {"S1/IM1": NORMAL, "S1/IM2": PNEUMONIA, "notes": b"x"})
+    out = tmp_path / "out"
+    assert run_command("predict", [str(study), "--url", server.url, "--csv", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(captured.out)))
+    assert [(row["file"], row["label"]) for row in rows] == [
+        (str(study / "S1" / "IM1"), "NORMAL"),
+        (str(study / "S1" / "IM2"), "PNEUMONIA"),
+    ]
+    assert "1 left out" in captured.err
+    assert (out / "IM2.overlay.png").read_bytes() == PNG + PNEUMONIA
 
 
 def test_a_named_file_is_taken_whatever_it_is_called_and_only_once(tmp_path: Path) -> None:
