@@ -39,6 +39,13 @@ class Options:
             repeated=True,
         ),
     ] = None
+    balance: Annotated[
+        Literal["none", "class", "source"],
+        Option(
+            "let classes, or sources and classes, weigh the same for temperature and thresholds, however many films of "
+            "validation they have"
+        ),
+    ] = "none"
 
 
 OPTIONS = Options
@@ -49,5 +56,5 @@ def run(options: Options) -> int:
     from cxr_training.calibrate import calibrate_run
     from cxr_training.data.records import load_films
 
-    calibrate_run(options.run, lambda: load_films(options.data), options.device, options.engine)
+    calibrate_run(options.run, lambda: load_films(options.data), options.device, options.engine, options.balance)
     return 0

@@ -25,6 +25,7 @@ from cxr.predict import Prediction, Predictor, softmax
 from cxr_training.data.records import Films, Record
 from cxr_training.drift import FEWEST as FEWEST_FOR_DRIFT
 from cxr_training.drift import reference_of, signals_of, write_reference
+from cxr_training.fit.head import film_weights
 from cxr_training.fit.screen import FEWEST, screen_of
 from cxr_training.measure.calibration import calibrate
 from cxr_training.measure.parity import default_engines, parity_of, processor_name, with_engine
@@ -33,7 +34,9 @@ from cxr_training.runs import CALIBRATION, Calibration, Training, checkpoint_pre
 from pneumoscan.files import write_text
 
 
-def calibrate_run(run: Path, data: Callable[[], Films], device: str, engines: Sequence[str] | None) -> None:
+def calibrate_run(
+    run: Path, data: Callable[[], Films], device: str, engines: Sequence[str] | None, balance: str = "none"
+) -> None:
     """Fit everything to a run's checkpoint, leave `calibration.json` and the drift reference, and print the figures.
 
     Parameters
@@ -42,6 +45,8 @@ def calibrate_run(run: Path, data: Callable[[], Films], device: str, engines: Se
         Gives the films; called when all that needs none was checked.
     engines
         Those to measure; None: the float32 engines that run here, and one that does not is left out with a word.
+    balance
+        One of `cxr_training.fit.head.BALANCES`: how much each film counts for temperature and thresholds.
 
     Raises
     ------
@@ -63,7 +68,8 @@ def calibrate_run(run: Path, data: Callable[[], Films], device: str, engines: Se
         for engine in measured.values():
             engine.score(inputs)
     targets = np.array([record.target for record in records], dtype=np.int64)
-    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256)
+    weights = None if balance == "none" else film_weights(records, balance).astype(np.float64)
+    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights)
     fitted = replace(fitted, screen=screen_of([record for record in films.records if record.split == "train"]))
     probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
     reference = reference_of(signals, probabilities, predictor.spec, fitted.temperature)

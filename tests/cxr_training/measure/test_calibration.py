@@ -85,3 +85,20 @@ def test_the_band_holds_the_threshold_and_a_further_film_is_beyond_its_far_end_a
 def test_too_few_films_of_a_class_give_no_end_to_the_band() -> None:
     probabilities, targets = np.linspace(0.1, 0.9, 30), np.repeat([0, 1], [12, 18])
     assert fit_band(probabilities, targets, {"youden": 0.4}) == (0.0, 1.0)
+
+
+def test_weights_count_as_films_that_are_there_as_often() -> None:
+    rng = np.random.default_rng(6)
+    targets = rng.integers(0, 2, 120)
+    logits = rng.normal(size=(120, 2)) + 2.0 * np.eye(2)[targets]
+    probabilities = softmax(logits, 1.0)[:, 1]
+    times = np.where(np.arange(120) < 100, 1, 4)  # a small source that is to weigh more
+    many = np.repeat(np.arange(120), times)
+    weights = times.astype(np.float64)
+    assert fit_temperature(logits, targets, weights) == pytest.approx(fit_temperature(logits[many], targets[many]))
+    found, expected = (
+        fit_operating_points(probabilities, targets, weights),
+        fit_operating_points(probabilities[many], targets[many]),
+    )
+    for name, threshold in expected.items():
+        assert (probabilities >= found[name]).tolist() == (probabilities >= threshold).tolist(), name

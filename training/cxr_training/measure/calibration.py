@@ -25,8 +25,8 @@ _DECIDES: Final = "youden"
 _CAM_PERCENTILE: Final = 99.0
 
 
-def fit_temperature(logits: Floats, targets: Targets) -> float:
-    """The temperature with the lowest log loss: logits (N, K), targets (N,).
+def fit_temperature(logits: Floats, targets: Targets, weights: Floats | None = None) -> float:
+    """The temperature with the lowest log loss: logits (N, K), targets and weights (N,).
 
     Searched in 0.05 to 20, on a logarithmic axis.
 
@@ -36,13 +36,15 @@ def fit_temperature(logits: Floats, targets: Targets) -> float:
     """
 
     def loss(log_temperature: float) -> float:
-        return float(log_loss(targets, softmax(logits, float(np.exp(log_temperature))), labels=[0, 1]))
+        return float(
+            log_loss(targets, softmax(logits, float(np.exp(log_temperature))), labels=[0, 1], sample_weight=weights)
+        )
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
 
 
-def fit_operating_points(probabilities: Floats, targets: Targets) -> dict[str, float]:
-    """Thresholds on the probability of PNEUMONIA, (N,), by name.
+def fit_operating_points(probabilities: Floats, targets: Targets, weights: Floats | None = None) -> dict[str, float]:
+    """Thresholds on the probability of PNEUMONIA, (N,), by name; films count by their weights, (N,), where given.
 
     Each lies halfway between the probabilities of two validation films, so that rounding cannot move a film across it.
 
@@ -53,7 +55,9 @@ def fit_operating_points(probabilities: Floats, targets: Targets) -> dict[str, f
     ``specificity_95``
         The lowest threshold that still clears 95 % of the NORMAL films.
     """
-    false_positive, true_positive, thresholds = roc_curve(targets, probabilities, drop_intermediate=False)
+    false_positive, true_positive, thresholds = roc_curve(
+        targets, probabilities, sample_weight=weights, drop_intermediate=False
+    )
     halfway = (thresholds + np.append(thresholds[1:], 0.0)) / 2.0
     halfway[0] = (1.0 + thresholds[1]) / 2.0  # the curve starts at infinity, where no film is called
     return {
@@ -105,7 +109,9 @@ def fit_cam_scale(predictions: Sequence[Prediction], neutral: float) -> float:
     return max(float(np.percentile(cells, _CAM_PERCENTILE)), 1e-3)
 
 
-def calibrate(predictions: Sequence[Prediction], targets: Targets, weights_sha256: str) -> Calibration:
+def calibrate(
+    predictions: Sequence[Prediction], targets: Targets, weights_sha256: str, weights: Floats | None = None
+) -> Calibration:
     """Everything that is fitted on validation.
 
     Parameters
@@ -116,11 +122,13 @@ def calibrate(predictions: Sequence[Prediction], targets: Targets, weights_sha25
         (N,), 1 for PNEUMONIA; both classes are there.
     weights_sha256
         Of the checkpoint they belong to.
+    weights
+        How much each film counts for temperature and thresholds, (N,); all the same by default.
     """
     logits = np.stack([prediction.logits for prediction in predictions])
-    temperature = fit_temperature(logits, targets)
+    temperature = fit_temperature(logits, targets, weights)
     probabilities = softmax(logits, temperature)[:, 1]
-    points = fit_operating_points(probabilities, targets)
+    points = fit_operating_points(probabilities, targets, weights)
     return Calibration(
         weights_sha256,
         temperature,
