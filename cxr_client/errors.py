@@ -10,6 +10,7 @@ from typing import Any, Final
 
 RETRYABLE_STATUSES = frozenset({429, 503, 504, 507})
 # TorchServe 0.12.0's word where as many requests wait as may, or no worker is left.
+_LONGEST: Final = 1000  # characters of a text of a server
 _FULL: Final = "ServiceUnavailableException"
 
 
@@ -131,8 +132,8 @@ def problem_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> 
     retryable = said.get("retryable")
     title = _text(said.get("title")) or _reason(status)
     # TorchServe's own errors: "type" is a Java class ("ModelNotFoundException"), "code" repeats the HTTP status.
-    code = said.get("code")
-    if not isinstance(code, str):
+    code = _text(said.get("code"))
+    if not code:
         code = _text(said.get("type")) if isinstance(said.get("message"), str) else ""
     if code == _FULL:
         code = "OVERLOADED"
@@ -146,7 +147,7 @@ def problem_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> 
         code=code or f"HTTP_{status}",
         title=title,
         detail=detail,
-        request_id=str(request_id) if request_id else None,
+        request_id=shown(str(request_id)) if request_id else None,
         retryable=retryable if isinstance(retryable, bool) else status in RETRYABLE_STATUSES,
     )
 
@@ -160,13 +161,19 @@ def error_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> Pr
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
-    except ValueError:  # not JSON, or not even text
+    except (ValueError, RecursionError):  # not JSON, not even text, or values inside values without end
         return {}
     return value if isinstance(value, dict) else {}
 
 
+def shown(text: str) -> str:
+    """A server's text as it may be shown: one line of a length that fits a screen, without control characters."""
+    plain = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - 1]}…"
+
+
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return shown(value) if isinstance(value, str) else ""
 
 
 def _reason(status: int) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 from cxr_client.closing import HoldsSession
-from cxr_client.errors import AnswerLost, Problem, ServerFailed, ServerUnreachable, error_from_reply
+from cxr_client.errors import AnswerLost, Problem, ServerFailed, ServerUnreachable, error_from_reply, shown
 
 MODEL_NAME = "pneumonia"
 CAMS = ("none", "grid", "heatmap", "overlay")
@@ -22,6 +23,8 @@ TARGETS = ("predicted", "NORMAL", "PNEUMONIA", "contrast")
 VIEWS = ("PA", "AP", "LATERAL")
 
 CONNECT_TIMEOUT_S = 5.0
+_PART: Final = 1 << 16
+_MOST_BYTES: Final = 64 << 20  # of a reply: max_response_size in config.properties
 
 
 class InferenceClient(HoldsSession):
@@ -114,13 +117,13 @@ class InferenceClient(HoldsSession):
             Nobody to ask.
         """
         options = {"cam": cam, "target": target, "view": view, "film": "png" if film_picture else None}
-        reply = self._post(film, options, version, accept="application/json")
+        reply, body = self._post(film, options, version, accept="application/json")
         try:
-            value = json.loads(reply.content, parse_constant=_no_constant)
-        except ValueError:  # not JSON, not text, or NaN
+            value = json.loads(body, parse_constant=_no_constant)
+        except (ValueError, RecursionError):  # not JSON, not text, NaN, or values inside values without end
             value = None
         if not isinstance(value, dict):
-            raise ServerFailed(_bad_reply(reply, "a JSON object"))
+            raise ServerFailed(_bad_reply(reply, body, "a JSON object"))
         return value
 
     def overlay(
@@ -128,19 +131,20 @@ class InferenceClient(HoldsSession):
     ) -> bytes:
         """Give the overlay of one film as PNG bytes, at the film's own aspect ratio; see `predict` for the rest."""
         options = {"cam": "overlay", "target": target, "view": view}
-        reply = self._post(film, options, version, accept="image/png")
-        if not reply.content.startswith(b"\x89PNG\r\n\x1a\n"):
-            raise ServerFailed(_bad_reply(reply, "a PNG"))
-        return reply.content
+        reply, body = self._post(film, options, version, accept="image/png")
+        if not body.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise ServerFailed(_bad_reply(reply, body, "a PNG"))
+        return body
 
     def _post(
         self, film: bytes | Path, options: dict[str, str | None], version: str | None, accept: str
-    ) -> requests.Response:
+    ) -> tuple[requests.Response, bytes]:
         if not isinstance(film, bytes | Path):
             # A str would be sent as the film itself.
             raise TypeError(f"film is {type(film).__name__}: give bytes, or pathlib.Path(...) for a file")
         path = f"/predictions/{MODEL_NAME}" + (f"/{quote(version, safe='')}" if version else "")
         asked = {name: value for name, value in options.items() if value is not None}
+        deadline = time.monotonic() + self.timeout_s
         try:
             reply = self._session.post(
                 self.url + path,
@@ -156,16 +160,40 @@ class InferenceClient(HoldsSession):
                 timeout=(CONNECT_TIMEOUT_S, self.timeout_s),
                 allow_redirects=False,
                 verify=self._verify,
+                stream=True,
             )
-        except requests.ReadTimeout as error:
+            body = self._body(reply, deadline)
+        except (requests.ReadTimeout, TimeoutError) as error:
             raise AnswerLost(f"{without_password(self.url)} did not answer within {self.timeout_s:g} s") from error
+        except HTTPError as error:  # of the body: a timeout, a connection that broke off, packing that is damaged
+            raise AnswerLost(f"{without_password(self.url)} broke off: {shown(str(error))}") from error
         except requests.RequestException as error:
             if _never_connected(error):
                 raise ServerUnreachable(f"cannot reach {without_password(self.url)}: {_reason(error)}") from error
             raise AnswerLost(f"{without_password(self.url)} broke off: {_reason(error)}") from error
         if not 200 <= reply.status_code < 300:
-            raise error_from_reply(reply.status_code, reply.content, reply.headers)
-        return reply
+            raise error_from_reply(reply.status_code, body, reply.headers)
+        return reply, body
+
+    def _body(self, reply: requests.Response, deadline: float) -> bytes:
+        """The body of a reply, unpacked, as long as it comes in time and has an end.
+
+        Raises
+        ------
+        TimeoutError
+            It drips past the deadline.
+        ServerFailed
+            It is larger than any reply.
+        """
+        body = bytearray()
+        with reply:
+            while part := reply.raw.read1(_PART, decode_content=True):
+                body += part
+                if len(body) > _MOST_BYTES:
+                    raise ServerFailed(_bad_reply(reply, body, f"at most {_MOST_BYTES:,} bytes"))
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+        return bytes(body)
 
 
 class _Bearer(AuthBase):
@@ -179,13 +207,13 @@ class _Bearer(AuthBase):
         return request
 
 
-def _bad_reply(reply: requests.Response, promised: str) -> Problem:
-    kind = reply.headers.get("Content-Type", "no content type")
+def _bad_reply(reply: requests.Response, body: bytes | bytearray, promised: str) -> Problem:
+    kind = shown(reply.headers.get("Content-Type", "no content type"))
     return Problem(
         status=reply.status_code,
         code="BAD_REPLY",
         title="Not the reply that was promised",
-        detail=f"The reply is not {promised} but {len(reply.content)} bytes of {kind}. Is this a PneumoScan server?",
+        detail=f"The reply is not {promised} but {len(body)} bytes of {kind}. Is this a PneumoScan server?",
         request_id=reply.headers.get("x-request-id"),
     )
 
@@ -226,4 +254,4 @@ def _reason(error: requests.RequestException) -> str:
     cause: BaseException = error
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner
-    return str(cause) or type(cause).__name__
+    return shown(str(cause)) or type(cause).__name__

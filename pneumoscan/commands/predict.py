@@ -127,7 +127,7 @@ def ask(
             reply = {**reply, "cam": {**cam_reply, "file": str(picture)}}
     except (ClientError, OSError) as error:
         return Outcome(film, error=error)
-    except ValueError as error:  # binascii.Error
+    except (ValueError, TypeError) as error:  # binascii.Error, or a value of another type than the contract's
         return Outcome(film, error=ClientError(f"the reply's picture is not base64: {error}"))
     return Outcome(film, reply=reply, picture=picture)
 
