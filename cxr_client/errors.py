@@ -18,7 +18,7 @@ _FULL: Final = "ServiceUnavailableException"
 class Problem:
     """What an ``application/problem+json`` body says about one request.
 
-    Attributes
+    Parameters
     ----------
     status
         HTTP status of the reply.
@@ -153,7 +153,7 @@ def problem_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> 
 
 
 def error_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> PredictionFailed:
-    """Give the exception for a reply that is no prediction: 4xx is refused, all else is the server's failure."""
+    """The exception for a reply that is no prediction: 4xx is refused, all else is the server's failure."""
     problem = problem_from_reply(status, body, headers)
     return PredictionRefused(problem) if 400 <= status < 500 else ServerFailed(problem)
 

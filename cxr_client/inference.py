@@ -83,7 +83,7 @@ class InferenceClient(HoldsSession):
         *,
         film_picture: bool = False,
     ) -> dict[str, Any]:
-        """Give the server's reply about one film.
+        """The server's reply about one film.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class InferenceClient(HoldsSession):
     def overlay(
         self, film: bytes | Path, target: str = "predicted", version: str | None = None, view: str | None = None
     ) -> bytes:
-        """Give the overlay of one film as PNG bytes, at the film's own aspect ratio; see `predict` for the rest."""
+        """The overlay of one film as PNG bytes, at the film's own aspect ratio; see `predict` for the rest."""
         options = {"cam": "overlay", "target": target, "view": view}
         reply, body = self._post(film, options, version, accept="image/png")
         if not body.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -250,7 +250,7 @@ def _never_connected(error: requests.RequestException) -> bool:
 
 
 def _reason(error: requests.RequestException) -> str:
-    """Give the innermost cause: requests wraps "Connection refused" three times over."""
+    """The innermost cause: requests wraps "Connection refused" three times over."""
     cause: BaseException = error
     while (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner

@@ -87,12 +87,12 @@ class ManagementClient(HoldsSession):
         self._url = f"http+unix://{quote(str(self.socket_path), safe='')}"
 
     def list_models(self) -> list[dict[str, str]]:
-        """Give ``{"modelName", "modelUrl"}`` for each registered model (of its default version)."""
+        """``{"modelName", "modelUrl"}`` for each registered model (of its default version)."""
         models = self._get("/models?limit=1000").get("models", [])
         return [dict(model) for model in models]
 
     def describe(self, model: str, version: str | None = None) -> list[dict[str, Any]]:
-        """Give TorchServe's description of a model: one object for a version, or for the default version.
+        """TorchServe's description of a model: one object for a version, or for the default version.
 
         Parameters
         ----------
@@ -115,7 +115,7 @@ class ManagementClient(HoldsSession):
         return value
 
     def card(self, model: str, version: str | None = None) -> dict[str, Any]:
-        """Give the model card that a worker tells of itself: its use and limits, what it was made from, how it did.
+        """The model card that a worker tells of itself: its use and limits, what it was made from, how it did.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class ManagementClient(HoldsSession):
         return card
 
     def ready(self, model: str) -> Readiness:
-        """Give the state of every registered version of a model; none of them if the model is not registered."""
+        """The state of every registered version of a model; none of them if the model is not registered."""
         try:
             every = self.describe(model, "all")
             default = {str(entry["modelVersion"]) for entry in self.describe(model)}

@@ -33,7 +33,7 @@ class Snapshot:
     Counters have the names of OpenMetrics, which end in ``_total``: TorchServe's ``Requests5XX`` is
     ``Requests5XX_total`` here.
 
-    Attributes
+    Parameters
     ----------
     at
         Seconds since 1970.
@@ -49,7 +49,7 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str, at: float) -> Snapshot:
-        """Give what Prometheus' text format 0.0.4 says.
+        """What Prometheus' text format 0.0.4 says.
 
         Raises
         ------
@@ -69,18 +69,18 @@ class Snapshot:
         return cls(at, values, kinds)
 
     def having(self, name: str, labels: Mapping[str, str] = _NO_LABELS) -> Iterator[tuple[dict[str, str], float]]:
-        """Give labels and value of each series of a name that has these labels."""
+        """Labels and value of each series of a name that has these labels."""
         for (found, pairs), value in self.values.items():
             theirs = dict(pairs)
             if found == name and all(theirs.get(label) == wanted for label, wanted in labels.items()):
                 yield theirs, value
 
     def total(self, name: str, labels: Mapping[str, str] = _NO_LABELS) -> float:
-        """Give the sum of all series of a name that have these labels; 0 where there is none."""
+        """The sum of all series of a name that have these labels; 0 where there is none."""
         return sum(value for _, value in self.having(name, labels))
 
     def by(self, name: str, label: str, labels: Mapping[str, str] = _NO_LABELS) -> dict[str, float]:
-        """Give the sums by the values of one label."""
+        """The sums by the values of one label."""
         sums: dict[str, float] = {}
         for theirs, value in self.having(name, labels):
             if label in theirs:
@@ -88,7 +88,7 @@ class Snapshot:
         return sums
 
     def since(self, earlier: Snapshot) -> Snapshot:
-        """Give what happened since an earlier look: increases of counters and histograms, gauges as they are now.
+        """What happened since an earlier look: increases of counters and histograms, gauges as they are now.
 
         A value lower than before means that the server was restarted; all of it then counts as new.
         """
@@ -104,7 +104,7 @@ class Snapshot:
         return Snapshot(self.at, values, self.kinds)
 
     def quantile(self, name: str, share: float, labels: Mapping[str, str] = _NO_LABELS) -> float | None:
-        """Give a quantile of a histogram, as Prometheus' ``histogram_quantile`` estimates it.
+        """A quantile of a histogram, as Prometheus' ``histogram_quantile`` estimates it.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class Snapshot:
         return low
 
     def mean(self, name: str, labels: Mapping[str, str] = _NO_LABELS) -> float | None:
-        """Give the mean of a histogram; None where nothing was observed."""
+        """The mean of a histogram; None where nothing was observed."""
         count = self.total(f"{name}_count", labels)
         return self.total(f"{name}_sum", labels) / count if count else None
 
@@ -155,7 +155,7 @@ class MetricsClient(HoldsSession):
         self._session.trust_env = not is_loopback(self.url)  # no proxy knows this machine's own address
 
     def look(self) -> Snapshot:
-        """Give the server's metrics now.
+        """The server's metrics now.
 
         Raises
         ------

@@ -61,7 +61,7 @@ def _holder(lock: Path) -> int | None:
 class Running:
     """What the state file of a server says of it.
 
-    Attributes
+    Parameters
     ----------
     pid
         The process to signal.
@@ -80,7 +80,7 @@ class Running:
 class Daemon:
     """One kind of server in one run folder.
 
-    Attributes
+    Parameters
     ----------
     program, noun
         What messages call its command line and itself.
@@ -156,7 +156,7 @@ class Daemon:
         return status or 1
 
     def ready(self, why_not: Callable[[Running], str | None]) -> int:
-        """Give 0 if it runs and nothing keeps it from answering, else 1 and one line of why on stderr."""
+        """0 if it runs and nothing keeps it from answering, else 1 and one line of why on stderr."""
         found = self.running()
         if not is_locked(self.lock):
             why: str | None = f"no {self.noun} runs from {self.folder}"

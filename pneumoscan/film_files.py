@@ -82,7 +82,7 @@ class Found:
 
 
 def find_films(paths: Sequence[Path], zips: bool = False) -> Found:
-    """Give the films at some paths, each once, in the order of the paths and by name inside a folder.
+    """The films at some paths, each once, in the order of the paths and by name inside a folder.
 
     A file that is named is always taken: the server says what is wrong with it. From a folder and the folders in it
     come the files whose first bytes are a film's, whatever they are called. Hidden ones are left out and not counted;
@@ -127,7 +127,7 @@ def find_films(paths: Sequence[Path], zips: bool = False) -> Found:
 
 
 def find_dicom(path: Path) -> list[Path]:
-    """Give the DICOM files of a folder and the folders in it by their first bytes, in the order of their names.
+    """The DICOM files of a folder and the folders in it by their first bytes, in the order of their names.
 
     A file that is named is taken as it is; hidden files and ``DICOMDIR`` are left out as in `find_films`.
 
@@ -142,7 +142,7 @@ def find_dicom(path: Path) -> list[Path]:
 
 
 def walk_films(folder: Path) -> Iterator[Path]:
-    """Give the files in a folder and the folders in it that are films or are called like films, by name.
+    """The files in a folder and the folders in it that are films or are called like films, by name.
 
     Unlike `find_films` it takes a film that is damaged from its first byte too: a job has a row for each. Of one folder
     at a time the names are kept.
@@ -188,7 +188,7 @@ def _begins_as_dicom(head: bytes) -> bool:
 
 
 def picture_names(films: Sequence[Path], kind: str) -> list[str]:
-    """Give a file name for each film's picture, all different: ``<stem>.<kind>.png`` where that is.
+    """A file name for each film's picture, all different: ``<stem>.<kind>.png`` where that is.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ _HIGHEST_S: Final = 10.0
 
 
 def report_of(seen: Snapshot, seconds: float | None) -> dict[str, Any]:
-    """Give the figures as JSON values.
+    """The figures as JSON values.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def _order(version: str) -> tuple[bool, Any]:
 
 
 def lines_of(report: Mapping[str, Any]) -> list[str]:
-    """Give the figures as text for a terminal."""
+    """The figures as text for a terminal."""
     seconds = report["seconds"]
     lines = ["since the server started" if seconds is None else f"in the last {seconds:.0f} s"]
     server = report["server"]

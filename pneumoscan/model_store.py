@@ -33,7 +33,7 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> Version | None:
-        """Give the version that a text writes, or None if it writes none."""
+        """The version that a text writes, or None if it writes none."""
         return cls(text) if _VERSION.fullmatch(text) else None
 
     @property
@@ -64,12 +64,12 @@ class Archive:
 
 
 def archive_name(version: str) -> str:
-    """Give the file name of a version's archive."""
+    """The file name of a version's archive."""
     return f"{MODEL_NAME}-{version}.mar"
 
 
 def list_archives(store: Path) -> tuple[list[Archive], list[str]]:
-    """Give the archives of a store, newest version first, and the names of the ``.mar`` files that are none of them.
+    """The archives of a store, newest version first, and the names of the ``.mar`` files that are none of them.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def list_archives(store: Path) -> tuple[list[Archive], list[str]]:
 
 
 def archive_digest(archive: Archive) -> str:
-    """Give the SHA-256 of an archive's file, as hexadecimal digits.
+    """The SHA-256 of an archive's file, as hexadecimal digits.
 
     Raises
     ------

@@ -158,7 +158,7 @@ def completion_parser(prog: str, commands: Mapping[str, tuple[Any, str]]) -> arg
 
 
 def web_address(text: str) -> str:
-    """Give an address as a person types it, ``localhost:8080``, with the scheme that it then has."""
+    """An address as a person types it, ``localhost:8080``, with the scheme that it then has."""
     return text if "://" in text else f"http://{text}"
 
 

@@ -43,7 +43,7 @@ _TOLERANCE: Final = 1e-5  # between a film scored in any two batches, in float32
 class ModelPlan:
     """What a model is made from, and where it goes.
 
-    Attributes
+    Parameters
     ----------
     run
         Folder of the training run.

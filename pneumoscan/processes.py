@@ -175,7 +175,7 @@ class Child:
         self._is_quiet = True
 
     def last_output(self) -> str:
-        """Give the last lines that it wrote, shown or not."""
+        """The last lines that it wrote, shown or not."""
         self._reader.join(timeout=1.0 if self.exit_status is not None else 0.0)
         return "".join(self._last)
 
@@ -263,7 +263,7 @@ def adopt_orphans() -> None:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """Give what a child runs before it becomes another program, so that ``kill -9`` of its parent ends it too."""
+    """What a child runs before it becomes another program, so that ``kill -9`` of its parent ends it too."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be

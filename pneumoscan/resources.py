@@ -15,18 +15,18 @@ from cxr import __version__
 
 
 def resource(name: str) -> Path:
-    """Give the path of a file in ``pneumoscan/data/``, whether the package is a checkout or an installed wheel."""
+    """The path of a file in ``pneumoscan/data/``, whether the package is a checkout or an installed wheel."""
     return Path(str(files("pneumoscan"))) / "data" / name
 
 
 def package_folder(name: str) -> Path:
-    """Give the folder of an installed package."""
+    """The folder of an installed package."""
     return Path(str(files(name)))
 
 
 @functools.cache
 def code_version() -> str:
-    """Give version and commit, such as ``0.2.0+g1a2b3c4d5e6f`` (PEP 440), with ``.dirty`` where files were changed.
+    """Version and commit, such as ``0.2.0+g1a2b3c4d5e6f`` (PEP 440), with ``.dirty`` where files were changed.
 
     A checkout asks git; a wheel has the commit it was built from in ``data/commit``, which `setup.py` writes. Where
     neither is known it is the version alone.

@@ -14,7 +14,7 @@ _SILENCE: Final = {
 
 
 def import_mlflow() -> ModuleType:
-    """Give MLflow; it talks to the server that it is given and to nobody else.
+    """MLflow; it talks to the server that it is given and to nobody else.
 
     Raises
     ------

@@ -27,7 +27,7 @@ _PATIENCE_S: Final = 300.0
 class Audit:
     """What came of an audit.
 
-    Attributes
+    Parameters
     ----------
     unchecked
         Why nothing was checked; None where it was.
@@ -55,7 +55,7 @@ def audit() -> Audit:
 
 
 def installed() -> list[str]:
-    """Give every installed package but ours as a requirement.
+    """Every installed package but ours as a requirement.
 
     pip-audit could list them itself, but --strict fails on ours, which no index has, whether it is skipped or not.
     """
@@ -94,7 +94,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Give the parser of this command line."""
+    """The parser of this command line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.audit",
         description="Ask pip-audit about the installed Python packages. Where its service cannot be reached, or "

@@ -33,7 +33,7 @@ class SbomError(Exception):
 
 
 def python_components() -> list[Component]:
-    """Give the installed Python packages, sorted by name."""
+    """The installed Python packages, sorted by name."""
     found: dict[str, Component] = {}
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"].lower().replace("_", "-").replace(".", "-")
@@ -46,7 +46,7 @@ def python_components() -> list[Component]:
 
 
 def jar_components() -> Iterator[Component]:
-    """Give each jar of the installed TorchServe with what is inside it.
+    """Each jar of the installed TorchServe with what is inside it.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def jar_components() -> Iterator[Component]:
 
 
 def make_bom() -> Bom:
-    """Give the bill of materials of this environment.
+    """The bill of materials of this environment.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def make_bom() -> Bom:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Give the parser of this command line."""
+    """The parser of this command line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.sbom",
         description="Write what this installation is made of as CycloneDX 1.6 JSON: the Python packages, and the Java "
@@ -177,7 +177,7 @@ class JarPart:
 
 
 def parts_of(jar: Path) -> list[JarPart]:
-    """Give the libraries of a jar, sorted.
+    """The libraries of a jar, sorted.
 
     A build that packs all libraries into one jar overwrites the files that name them, and drops most; what is left is
     ``pom.properties``, Netty's and Groovy's own lists and Apache's dependency notes. Libraries that are recognised by a

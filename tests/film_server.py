@@ -82,7 +82,7 @@ class FilmServer:
         self.url = ""
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
-        """Give the request handler class, bound to this server."""
+        """The request handler class, bound to this server."""
         films = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -115,7 +115,7 @@ class FilmServer:
 
 
 def described(version: str, *statuses: str, min_workers: int = 1) -> dict[str, Any]:
-    """Give one entry as TorchServe 0.12.0 describes a version."""
+    """One entry as TorchServe 0.12.0 describes a version."""
     workers = [
         {"id": str(9000 + at), "startTime": "2026-01-01T00:00:00.000Z", "status": status, "pid": 100 + at, "gpu": False}
         for at, status in enumerate(statuses)

@@ -51,7 +51,7 @@ _LONGEST_DETAIL: Final = 500  # characters
 class CxrError(Exception):
     """Anything PneumoScan raises on purpose.
 
-    Attributes
+    Parameters
     ----------
     exit_status
         What a command ends with after this error: 1 it failed, 2 what was asked for cannot be done.

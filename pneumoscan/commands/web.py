@@ -142,7 +142,7 @@ def draw_examples(folder: Path) -> None:
 
 
 def page_command(port: int) -> list[str]:
-    """Give the command line of the page's server: one process, so that its memory of the model card is one."""
+    """The command line of the page's server: one process, so that its memory of the model card is one."""
     settings = ["--worker-class", "gthread", "--workers", "1", "--threads", str(_THREADS), "--timeout", "120"]
     quiet = ["--no-control-socket", "--log-level", "warning"]
     # Its heartbeat is a file; on a disk that stalls it would kill a worker that is well.

@@ -43,7 +43,7 @@ class EdgeReadiness:
         self._film = canary_film()
 
     def why_not(self) -> str | None:
-        """Give None when one answers, else why none does."""
+        """None when one answers, else why none does."""
         with self._lock:
             if self._answer is None or time.monotonic() - self._answer[0] > _READY_S:
                 why = self._ask()
@@ -188,7 +188,7 @@ class AuthServer:
 
 
 def key_of(authorization: str, x_api_key: str) -> str:
-    """Give the key of a request's two headers: the bearer token (RFC 6750 section 2.1), else ``X-Api-Key``."""
+    """The key of a request's two headers: the bearer token (RFC 6750 section 2.1), else ``X-Api-Key``."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else x_api_key
 

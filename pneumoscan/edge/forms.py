@@ -30,7 +30,7 @@ _CHARSET: Final = re.compile(r';\s*charset="?([^\s;"]*)', re.IGNORECASE)
 
 
 def why_not(path: Path, content_type: str) -> str | None:
-    """Give the name of the problem with a form, or None where TorchServe can be given it.
+    """The name of the problem with a form, or None where TorchServe can be given it.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ _HEAD: Final = "# Keys of the edge: name, SHA-256 of the key, when it ends. Writ
 class Key:
     """One key, as the file knows it.
 
-    Attributes
+    Parameters
     ----------
     name
         Who uses it; stands in the access log.
@@ -51,7 +51,7 @@ class Key:
 
 
 def read(path: Path) -> tuple[Key, ...]:
-    """Give the keys of a file.
+    """The keys of a file.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def read(path: Path) -> tuple[Key, ...]:
 
 
 def match(keys: Sequence[Key], text: str, now: datetime) -> Key | None:
-    """Give the valid key that a text is, or None.
+    """The valid key that a text is, or None.
 
     Every key is compared, each in constant time, and of digests only: how long it takes tells nothing about a key.
     """
@@ -148,7 +148,7 @@ class KeyRing:
         self._keys: tuple[Key, ...] = ()
 
     def match(self, text: str) -> Key | None:
-        """Give the valid key that a text is, or None; None for every text while the file cannot be believed."""
+        """The valid key that a text is, or None; None for every text while the file cannot be believed."""
         self._look()
         return match(self._keys, text, datetime.now(UTC)) if 0 < len(text) <= LONGEST_KEY else None
 

@@ -47,7 +47,7 @@ _ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C"}
 class EdgeSettings:
     """What one edge is rendered from.
 
-    Attributes
+    Parameters
     ----------
     listen
         ``address:port`` of the only exposed port.
@@ -72,7 +72,7 @@ class EdgeSettings:
 
 
 def host_and_port(text: str, what: str) -> str:
-    """Give ``host:port`` of an address or URL.
+    """``host:port`` of an address or URL.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def host_and_port(text: str, what: str) -> str:
 
 
 def network(text: str) -> str:
-    """Give a network in CIDR notation.
+    """A network in CIDR notation.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def network(text: str) -> str:
 
 
 def render_edge(settings: EdgeSettings) -> str:
-    """Give the text of the edge's nginx.conf; every path in it counts from the run folder."""
+    """The text of the edge's nginx.conf; every path in it counts from the run folder."""
     servers = [f"        server unix:films-{n}.sock max_fails=0;" for n in range(len(settings.upstreams))]
     parts = {
         "USER": _user(),
@@ -125,7 +125,7 @@ def render_edge(settings: EdgeSettings) -> str:
 
 
 def render_adapter(settings: EdgeSettings) -> str:
-    """Give the text of the second nginx's configuration, with one socket for each TorchServe."""
+    """The text of the second nginx's configuration, with one socket for each TorchServe."""
     each = _template("nginx-torchserve.conf")
     servers = [_fill(each, {"N": str(n), "ADDRESS": address}) for n, address in enumerate(settings.upstreams)]
     parts = {"USER": _user(), "WORKERS": settings.workers, "ADAPTERS": "\n".join(servers)}
@@ -162,7 +162,7 @@ def _metrics(settings: EdgeSettings) -> str:
 
 
 def find_nginx() -> str:
-    """Give the path of nginx.
+    """The path of nginx.
 
     Raises
     ------
@@ -242,7 +242,7 @@ class Nginx:
 
 
 def without_quotes(line: str) -> str:
-    """Give a line of nginx's error log without what it quotes of a request: path, query, header, host.
+    """A line of nginx's error log without what it quotes of a request: path, query, header, host.
 
     Kept are the moment, what happened and which server it happened with.
     """

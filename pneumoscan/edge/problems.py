@@ -14,7 +14,7 @@ HSTS: Final = ("Strict-Transport-Security", "max-age=31536000")
 class EdgeProblem:
     """One answer of the edge.
 
-    Attributes
+    Parameters
     ----------
     name
         Last part of its internal path, ``/_problem/<name>``.
@@ -185,7 +185,7 @@ PROBLEMS: Final = (
 
 
 def document(problem: EdgeProblem, request_id: str) -> str:
-    """Give the body of a problem as JSON text."""
+    """The body of a problem as JSON text."""
     body = {
         "type": f"urn:pneumoscan:error:{problem.code}",
         "title": problem.title,
@@ -199,7 +199,7 @@ def document(problem: EdgeProblem, request_id: str) -> str:
 
 
 def locations() -> str:
-    """Give nginx's ``error_page`` lines and the internal locations that answer them."""
+    """nginx's ``error_page`` lines and the internal locations that answer them."""
     lines: list[str] = []
     for problem in PROBLEMS:
         path = f"/_problem/{problem.name}"

@@ -40,7 +40,7 @@ _UNKNOWN: Final = "the command that started it has ended, so nobody would know o
 class EdgePlan:
     """Everything an edge is started from, checked.
 
-    Attributes
+    Parameters
     ----------
     keys
         File of the keys' digests.
@@ -75,7 +75,7 @@ class EdgePlan:
 
 
 def check_listen(text: str) -> str:
-    """Give ``address:port`` to listen on.
+    """``address:port`` to listen on.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def state_file(run_dir: RunDir) -> Path:
 
 
 def read_state(run_dir: RunDir) -> EdgeState | None:
-    """Give what the state file says, or None where there is none that can be read."""
+    """What the state file says, or None where there is none that can be read."""
     try:
         return EdgeState(**json.loads(state_file(run_dir).read_text()))
     except (OSError, ValueError, TypeError):
@@ -271,7 +271,7 @@ def daemon(run_dir: RunDir) -> Daemon:
 
 
 def why_not_ready(edge: Running) -> str | None:
-    """Give why no film is answered behind a running edge, or None when one is."""
+    """Why no film is answered behind a running edge, or None when one is."""
     host, port = _here(edge.url.removeprefix("https://"))
     # Whether it answers is asked, on this machine, and not who it is.
     anyone = ssl.create_default_context()

@@ -66,7 +66,7 @@ class CapacityOptions:
 class Capacity:
     """The capacity of each registered version.
 
-    Attributes
+    Parameters
     ----------
     workers
         Worker processes.
@@ -114,12 +114,12 @@ class Capacity:
         return json.dumps({model: dict.fromkeys(versions, each)})
 
     def to_dict(self) -> dict[str, int]:
-        """Give the numbers by name."""
+        """The numbers by name."""
         return asdict(self)
 
 
 def plan(machine: Machine, options: CapacityOptions, versions: int = 1) -> Capacity:
-    """Give the capacity of a server.
+    """The capacity of a server.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def plan(machine: Machine, options: CapacityOptions, versions: int = 1) -> Capac
 
 
 def workers_in_memory(memory_bytes: int | None, versions: int = 1) -> int:
-    """Give the workers of each version that fit by the estimate of `WORKER_BYTES`; at least 1."""
+    """The workers of each version that fit by the estimate of `WORKER_BYTES`; at least 1."""
     if memory_bytes is None:
         return 1 << 16
     return max(1, memory_bytes // (WORKER_BYTES * max(1, versions)))
@@ -165,7 +165,7 @@ _NO_LIMIT: Final = 1 << 60  # cgroup v1 writes "no limit" as a number beyond any
 class Machine:
     """The resources that may be used.
 
-    Attributes
+    Parameters
     ----------
     cores
         Processors this process may run on at the same time, at least 1.
@@ -181,12 +181,12 @@ class Machine:
 
 
 def machine(gpus: int = 0) -> Machine:
-    """Give what this process may use, with as many graphics cards as were found before."""
+    """What this process may use, with as many graphics cards as were found before."""
     return Machine(cores(), free_memory(), gpus)
 
 
 def cores(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
-    """Give the processors this process may use at once: its affinity, and no more than its control groups' share.
+    """The processors this process may use at once: its affinity, and no more than its control groups' share.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def cores(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
 
 
 def free_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
-    """Give the bytes of memory that may still be taken, or None where the system does not tell."""
+    """The bytes of memory that may still be taken, or None where the system does not tell."""
     found = []
     for line in _text(proc / "meminfo").splitlines():
         if line.startswith("MemAvailable:"):
@@ -224,7 +224,7 @@ def free_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
 
 
 def count_gpus(environment: Mapping[str, str]) -> int:
-    """Give the number of graphics cards that TorchServe would find and a worker could compute on.
+    """The number of graphics cards that TorchServe would find and a worker could compute on.
 
     TorchServe 0.12.0 believes ``nvidia-smi``; torch is asked as well, in another process since its import takes
     seconds: a build of it for the CPU, or a driver too old for it, finds none.

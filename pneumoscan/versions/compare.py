@@ -56,7 +56,7 @@ class Pair:
         return self.shift is None and self.old.code != self.new.code
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the pair for JSON."""
+        """The pair for JSON."""
         return {
             "file": str(self.film),
             "old": _as_dict(self.old),
@@ -70,7 +70,7 @@ class Pair:
 class Limits:
     """How different a new version may be.
 
-    Attributes
+    Parameters
     ----------
     flips
         Share of the films whose label may flip.
@@ -126,7 +126,7 @@ class Comparison:
         return float(np.mean(np.abs(self.shifts))) if self.shifts else 0.0
 
     def verified(self, old_sha256: str) -> Verified:
-        """Give what is kept of it: no file names."""
+        """What is kept of it: no file names."""
         sizes = np.abs(self.shifts or [0.0])
         return Verified(
             against=self.old,
@@ -141,7 +141,7 @@ class Comparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the comparison for JSON."""
+        """The comparison for JSON."""
         shifts = np.array(self.shifts)
         size = np.abs(shifts)
         figures: dict[str, Any] = {"films": len(self.pairs), "compared": len(shifts), "flips": len(self.flipped)}
@@ -187,7 +187,7 @@ def compare(url: str, old: str, new: str, films: Sequence[Path], limits: Limits,
 
 
 def ask(client: InferenceClient, film: bytes, version: str, patience_s: float = _PATIENCE_S) -> Answer:
-    """Give what a version says about a film; a server that is too busy is asked again for a while.
+    """What a version says about a film; a server that is too busy is asked again for a while.
 
     Raises
     ------

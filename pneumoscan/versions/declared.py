@@ -59,7 +59,7 @@ class Registered:
 class Declared:
     """The declared state of a store.
 
-    Attributes
+    Parameters
     ----------
     default
         The version that a request without a version gets.
@@ -75,34 +75,34 @@ class Declared:
 
     @classmethod
     def first(cls, default: str, digests: dict[str, str]) -> Declared:
-        """Give the state of a server that was started without a file."""
+        """The state of a server that was started without a file."""
         return cls(default, (), {version: Registered(sha256, now()) for version, sha256 in digests.items()})
 
     def registered(self, version: str, sha256: str) -> Declared:
-        """Give the state with one more version, or another archive of one; nothing is known about it."""
+        """The state with one more version, or another archive of one; nothing is known about it."""
         return replace(self, versions={**self.versions, version: Registered(sha256, now())})
 
     def verified(self, version: str, verified: Verified) -> Declared:
-        """Give the state with what a comparison found about a version."""
+        """The state with what a comparison found about a version."""
         return replace(self, versions={**self.versions, version: replace(self.versions[version], verified=verified)})
 
     def promoted(self, version: str) -> Declared:
-        """Give the state with another default; the old one is where a rollback goes to."""
+        """The state with another default; the old one is where a rollback goes to."""
         previous = tuple(each for each in self.previous if each != version)
         return replace(self, default=version, previous=(*previous, self.default))
 
     def rolled_back(self) -> Declared:
-        """Give the state with the previous default, which a second rollback goes behind."""
+        """The state with the previous default, which a second rollback goes behind."""
         return replace(self, default=self.previous[-1], previous=self.previous[:-1])
 
     def retired(self, version: str) -> Declared:
-        """Give the state without a version."""
+        """The state without a version."""
         previous = tuple(each for each in self.previous if each != version)
         versions = {each: found for each, found in self.versions.items() if each != version}
         return replace(self, previous=previous, versions=versions)
 
     def why_unverified(self, version: str) -> str | None:
-        """Give why a version may not become the default yet; None once it was compared and found good enough."""
+        """Why a version may not become the default yet; None once it was compared and found good enough."""
         found, default = self.versions[version].verified, self.default
         if found is None:
             return f"was not verified against {default}"
@@ -116,22 +116,22 @@ class Declared:
         )
 
     def in_order(self) -> list[str]:
-        """Give the versions, the default first and then from the newest to the oldest."""
+        """The versions, the default first and then from the newest to the oldest."""
         newest = sorted(self.versions, key=lambda text: Version(text), reverse=True)
         return sorted(newest, key=lambda text: text != self.default)
 
     def to_json(self) -> str:
-        """Give the file's text."""
+        """The file's text."""
         return json.dumps({"format": _FORMAT, "model": MODEL_NAME, **asdict(self)}, indent=2) + "\n"
 
 
 def now() -> str:
-    """Give the time as it stands in the file: UTC, to the second."""
+    """The time as it stands in the file: UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_declared(store: Path) -> Declared | None:
-    """Give the declared state of a store, or None where it has none.
+    """The declared state of a store, or None where it has none.
 
     Raises
     ------
@@ -205,7 +205,7 @@ def _parsed(value: dict[str, Any]) -> Declared:
 class ServingSet:
     """What a server starts with.
 
-    Attributes
+    Parameters
     ----------
     archives
         The default version's first.
@@ -221,7 +221,7 @@ class ServingSet:
 
 
 def serving_set(store: Path) -> ServingSet:
-    """Give the archives that a store's server starts with.
+    """The archives that a store's server starts with.
 
     Raises
     ------

@@ -26,7 +26,7 @@ _POLL_S: Final = 0.2
 class LiveServer:
     """One running server.
 
-    Attributes
+    Parameters
     ----------
     run_dir
         Its run folder.
@@ -51,15 +51,15 @@ class LiveServer:
         return self.state.capacity or Capacity(1, 1, 1, 1, 64)
 
     def look(self) -> Readiness:
-        """Give the state of all its versions."""
+        """The state of all its versions."""
         return self.management.ready(MODEL_NAME)
 
     def versions(self) -> dict[str, VersionState]:
-        """Give the state of all its versions by version."""
+        """The state of all its versions by version."""
         return {version.version: version for version in self.look().versions}
 
     def default(self) -> str:
-        """Give its default version.
+        """Its default version.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class LiveServer:
         raise VersionError(f"{version} is not ready within {timeout_s:g} s: {why}")
 
     def why_no_answer(self, version: str) -> str | None:
-        """Give why a version does not answer the canary film; None when it does.
+        """Why a version does not answer the canary film; None when it does.
 
         Raises
         ------
@@ -166,7 +166,7 @@ class LiveServer:
 
 @contextmanager
 def live_server(run_dir: RunDir) -> Iterator[LiveServer]:
-    """Give the running server of a run folder.
+    """The running server of a run folder.
 
     Raises
     ------

@@ -15,7 +15,7 @@ _SHOWN: Final = 20
 
 
 def overview(store: Path, live: Readiness | None) -> dict[str, Any]:
-    """Give all versions that are declared, on the server or in the store; None for `live` where no server runs.
+    """All versions that are declared, on the server or in the store; None for `live` where no server runs.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def overview(store: Path, live: Readiness | None) -> dict[str, Any]:
 
 
 def overview_table(found: dict[str, Any]) -> str:
-    """Give the overview for people."""
+    """The overview for people."""
     rows = [("VERSION", "", "SERVER", "WAITING", "SHA256", "VERIFIED")]
     notes = []
     for entry in found["versions"]:
@@ -89,7 +89,7 @@ def overview_table(found: dict[str, Any]) -> str:
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Give a comparison for people: the films that differ most, then the figures."""
+    """A comparison for people: the films that differ most, then the figures."""
     old, new = comparison.old, comparison.new
     figures = comparison.to_dict()
     lines: list[str] = []

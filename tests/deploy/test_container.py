@@ -36,7 +36,7 @@ SCHEMA = "1.31"
 
 
 def instruction(name: str) -> list[str]:
-    """Give the JSON of an instruction of the Containerfile; of the last one, as an engine does."""
+    """The JSON of an instruction of the Containerfile; of the last one, as an engine does."""
     return list(json.loads(re.findall(rf"^{name} (\[.*\])$", CONTAINERFILE, re.MULTILINE)[-1]))
 
 

@@ -22,7 +22,7 @@ FORM = "multipart/form-data; boundary=XX"
 class Form:
     """One form of a request.
 
-    Attributes
+    Parameters
     ----------
     is_echoed
         TorchServe 0.12.0 repeats it on its own port, to who sent it: docs/api.md names these.

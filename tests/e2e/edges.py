@@ -96,7 +96,7 @@ class Edge:
         )
 
     def connect(self) -> ssl.SSLSocket:
-        """Give a bare connection, for what no HTTP library would send."""
+        """A bare connection, for what no HTTP library would send."""
         context = ssl.create_default_context(cafile=str(self.believed))
         return context.wrap_socket(socket.create_connection(("127.0.0.1", self.port)), server_hostname="127.0.0.1")
 
@@ -106,7 +106,7 @@ class Edge:
         os.kill(state.pid, number)
 
     def processes(self) -> list[int]:
-        """Give every process that has this edge's folder in its command line or as its working folder."""
+        """Every process that has this edge's folder in its command line or as its working folder."""
         found: list[int] = []
         for path in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # it ended while we looked

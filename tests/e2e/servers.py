@@ -54,7 +54,7 @@ class Server:
         )
 
     def processes(self) -> list[int]:
-        """Give every process that has this server's folder in its command line: supervisor, JVM, workers."""
+        """Every process that has this server's folder in its command line: supervisor, JVM, workers."""
         found: list[int] = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:

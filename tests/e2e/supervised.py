@@ -90,7 +90,7 @@ def load(clients: Iterable[Edge]) -> Iterator[Load]:
 class Supervised:
     """A server and the loop that starts the same command again when it ends, as systemd and Kubernetes do.
 
-    Attributes
+    Parameters
     ----------
     ends
         Of each end that was not asked for: the exit status, and which processes were still there.

@@ -544,6 +544,6 @@ def test_nothing_of_a_client_is_left_on_disk(small_server: SmallServer) -> None:
 
 
 def held(folder: Path, text: str) -> list[str]:
-    """Give the names of the files under a folder that hold a text."""
+    """The names of the files under a folder that hold a text."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return [path.name for path in files if text.encode() in path.read_bytes()]

@@ -12,7 +12,7 @@ from tests.film_server import Answer, Asked, FilmServer, Management, described, 
 class Managed(Management):
     """Versions by name, the default one, and what fails when it is asked to.
 
-    Attributes
+    Parameters
     ----------
     states
         What the workers of a version that will be registered say; READY unless it stands here.

@@ -78,14 +78,14 @@ class NoFiles(FileUploadHandler):
         """Keep nothing."""
 
     def file_complete(self, file_size: int) -> None:
-        """Give no file."""
+        """No file."""
 
 
 @dataclass(frozen=True)
 class Trouble:
     """The reason why a film has no answer.
 
-    Attributes
+    Parameters
     ----------
     kind
         ``down`` nobody answers; ``slow`` no answer in time; ``overloaded`` busy, later; ``key`` the key is refused;

@@ -105,7 +105,7 @@ _DIRECTIONS: Final = re.compile(r"[LRAPHF]{1,3}")  # PS3.3 C.7.6.1.1.1
 class TagRefusal(InputError):
     """A film whose tags say it is not the chest or not frontal; whoever knows better may overrule them.
 
-    Attributes
+    Parameters
     ----------
     film
         The film all the same, None before it is decoded.

@@ -30,7 +30,7 @@ CAPACITY = Capacity(workers=3, threads=2, batch_size=1, batch_delay_ms=1, queue=
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """Give an empty folder whose path leaves room for a unix socket's 107 bytes."""
+    """An empty folder whose path leaves room for a unix socket's 107 bytes."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         yield Path(folder)
 
@@ -52,7 +52,7 @@ def _clean_shell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """Give what was said on stderr, which has to be one line; nothing was said on stdout."""
+    """What was said on stderr, which has to be one line; nothing was said on stdout."""
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -336,7 +336,7 @@ def test_only_lines_of_this_run_are_shown_from_its_logs(short_path: Path) -> Non
 
 
 def config(run_dir: RunDir, device: str = "auto", *versions: str) -> dict[str, str]:
-    """Give the effective configuration as java.util.Properties reads it: a later line wins, backslashes escape."""
+    """The effective configuration as java.util.Properties reads it: a later line wins, backslashes escape."""
     archives = [Archive(Path("/st\u00f6re") / f"pneumonia-{text}.mar", Version(text)) for text in versions]
     base = (REPOSITORY / "config.properties").read_text()
     text = effective_config(base, run_dir, Path("/t"), Addresses(18080, 18082), archives, device, CAPACITY)

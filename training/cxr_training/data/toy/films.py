@@ -23,7 +23,7 @@ VEIL = 0.35  # share of an opacity's mean density that the smooth shadow in its 
 class ToyFilm:
     """A drawn film.
 
-    Attributes
+    Parameters
     ----------
     pixels
         float32 (H, W) in 0-1, dense parts white.
