@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ def export(run: Path, form: str = "pth", engines: Mapping[str, str | None] | Non
     spec = dataclasses.replace(spec, engines={name: named.get(name) or _default(spec, name) for name in DEVICES})
     weights = run / WEIGHTS_FILES[form]
     if form == "pth":
-        write_whole(weights, lambda path: _copy(run / CHECKPOINT, path))
+        write_whole(weights, functools.partial(shutil.copyfile, run / CHECKPOINT))
         if sha256_of(weights) != spec.weights_sha256:
             raise TrainingError(f"{run / CHECKPOINT} was changed while it was copied: run pneumoscan export again")
     else:
@@ -61,7 +62,3 @@ def export(run: Path, form: str = "pth", engines: Mapping[str, str | None] | Non
 def _default(spec: ModelSpec, device: str) -> str:
     name = _FLOAT32[device]
     return name if name in spec.parity and not spec.parity[name].misses else REFERENCE
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)

@@ -199,11 +199,7 @@ def quantise(predictor: Predictor, records: Sequence[Record], run: Path, keep: S
         with graph.open("ab") as stream:
             stream.write(int8_mark(graph.read_bytes(), weights.read_bytes()))
         for made in (weights, graph):  # the graph last: where it is, its weights are
-            write_whole(run / made.name, functools.partial(_copy, made))
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
+            write_whole(run / made.name, functools.partial(shutil.copyfile, made))
 
 
 class _Tensors:

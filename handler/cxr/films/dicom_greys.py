@@ -17,12 +17,11 @@ from pydicom import Dataset
 
 from cxr.errors import InputError
 from cxr.films.dicom_header import decimals, plain_text, word_bytes, words
-from cxr.films.film import Pixels, unit_to_uint8
+from cxr.films.film import UNSURE_DEPTH, Pixels, unit_to_uint8
 from cxr.films.greys import own_range
 from cxr.films.stored_values import Frame, Stored, padding_limits
 
 UNREADABLE_WINDOW: Final = "window_unreadable"
-UNSURE_DEPTH: Final = "bit_depth_unsure"
 _FULL: Final = 0.75  # of a depth that a look-up table has to reach to leave no doubt about it
 _FUNCTIONS: Final = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 _WINDOWS_A_RANGE: Final = 10.0  # a film spans fewer windows than this, where a width below 1 is meant

@@ -201,7 +201,7 @@ def _check_length(element: object) -> None:
 
 
 def _keep_first_item(dataset: Dataset, element: object) -> None:
-    """Take a sequence apart as far as its first item, which is the one that counts; one that is damaged has none of it.
+    """Read a sequence as far as its first item, which is the one that counts; one that is damaged has none of it.
 
     Writers give a dozen alternative look-up tables, of 128 kB each.
     """
@@ -219,7 +219,7 @@ def _keep_first_item(dataset: Dataset, element: object) -> None:
         if length > _LONGEST_ITEM:
             raise ValueError("longer than a look-up table")
         item = read_sequence_item(_Counted(value[:length]), is_implicit, is_little, "iso8859")
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception:  # pydicom 3.0 raises whatever the damage leads to
         item = None

@@ -17,11 +17,12 @@ MAX_PIXELS: Final = 50_000_000  # the largest flat-panel detectors have about 20
 MIN_SIDE: Final = 64  # below this a film shows no lung structure
 _MOST_CLIPPED: Final = 0.1  # share of the middle of the film
 
+UNSURE_DEPTH: Final = "bit_depth_unsure"
 FLAGS: Final[dict[str, str]] = {
     "inverted": "black and white look swapped; the film was scored as it came",
     "clipped": "more than a tenth of the middle of the film is pure black or pure white",
     "unlike_frontal": "does not look like a frontal chest film; it was scored because file or request say it is one",
-    "bit_depth_unsure": "which values are black and white had to be guessed; the film may be too dark or too bright",
+    UNSURE_DEPTH: "which values are black and white had to be guessed; the film may be too dark or too bright",
     "window_unreadable": "window or VOI look-up table cannot be read; the other one, or the film's own range, was used",
     "for_processing": "raw values of the detector, shown by the window beside them",
     "polarity_unsure": "tags contradict each other on black and white; PhotometricInterpretation was believed",
@@ -55,6 +56,9 @@ class ImageInfo:
     photometric_interpretation: str | None = None
     view_position: str | None = None
     flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert FLAGS.keys() >= set(self.flags), f"{self.flags} has a flag that no document explains"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from cxr.errors import InputError
-from cxr.films.film import Pixels, significant_bits, unit_to_uint8
+from cxr.films.film import UNSURE_DEPTH, Pixels, significant_bits, unit_to_uint8
 from cxr.films.greys import LUMINANCE, check_distance, check_grey, own_range
 
 JPEG_START: Final = b"\xff\xd8\xff"  # and the first byte of the marker that has to follow
@@ -148,7 +148,6 @@ _GREY_ALPHA, _COLOUR, _COLOUR_ALPHA = 4, 2, 6  # PNG specification, section 11.2
 _SIDE: Final = 64  # of the sample whose colours are looked at
 _FULL: Final = 0.6  # of a depth that the brightest value has to reach to leave no doubt about it
 _OFFSET: Final = 0.25  # of the depth: a film that begins above it and spans less has had something added
-_UNSURE: Final = ("bit_depth_unsure",)
 
 Deep = npt.NDArray[np.uint16]
 
@@ -281,7 +280,7 @@ def _range_of(
         bits = significant_bits(highest)
     top = (1 << bits) - 1
     if low > _OFFSET * top and high - low < _OFFSET * top:  # as signed values with 32,768 added are
-        return low, high, significant_bits(int(high - low)), _UNSURE
+        return low, high, significant_bits(int(high - low)), (UNSURE_DEPTH,)
     # Detectors have an even number of bits; a film that seems to have an odd one may be a dim one of the next.
     is_sure = not is_guessed and (bits in (8, 16) or (bits % 2 == 0 and high >= _FULL * top))
-    return 0.0, float(top), bits, () if is_sure else _UNSURE
+    return 0.0, float(top), bits, () if is_sure else (UNSURE_DEPTH,)

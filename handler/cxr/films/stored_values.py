@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
+from cxr.films.film import UNSURE_DEPTH
+
 Stored = npt.NDArray[np.int32]
 
 _LOSSY_OUTSIDE: Final = 0.001  # share of the pixels that lossy coding may push beyond the range
@@ -80,12 +82,12 @@ def fit(values: npt.NDArray[Any], stream: Layout, tags: Layout, dataset: Dataset
     as_they_are, without = _steps(fitted, taken_out)
     if as_they_are < without:
         depth = max(int(fitted.max()).bit_length(), int(-1 - fitted.min()).bit_length()) + (fitted.min() < 0)
-        return Frame(fitted, int(depth), ("bit_depth_unsure",))
+        return Frame(fitted, int(depth), (UNSURE_DEPTH,))
     if padding is not None:
         taken_out[padding] = fitted[padding]
     frame = _signed(taken_out, tags, dataset)
     is_sure = is_everywhere or as_they_are > _CLEARLY * without
-    return frame if is_sure else replace(frame, flags=("bit_depth_unsure",))
+    return frame if is_sure else replace(frame, flags=(UNSURE_DEPTH,))
 
 
 def fit_reduced(values: npt.NDArray[Any] | None, stream: Layout, tags: Layout, dataset: Dataset) -> Frame | None:
@@ -116,7 +118,7 @@ def _signed(values: Stored, tags: Layout, dataset: Dataset) -> Frame:
         if _is_in_areas(rows, tags):
             step, other_step = _steps(rows, _other_sign(rows, tags), ~is_extreme)
             if step > _CLEARLY * other_step > 0:
-                return Frame(_other_sign(values, tags).astype(np.int32), tags.bits, ("bit_depth_unsure",))
+                return Frame(_other_sign(values, tags).astype(np.int32), tags.bits, (UNSURE_DEPTH,))
     return Frame(values, tags.bits)
 
 

@@ -8,6 +8,7 @@ libraries, whose warnings can quote a film's tags.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import re
@@ -85,13 +86,12 @@ class BatchMetrics:
     def zeros(cls) -> BatchMetrics:
         """Every counter at zero, so that the first event of each kind is already an increase to who reads them."""
         zero = cls()
-        for code in (OK, *CODES):
+        for code in (OK, *CODES):  # an outcome goes with its codes alone
             zero.counts[_key("cxr_requests_total", (outcome_of(code), code))] = 0
-        for name in ("cxr_predictions_total", "cxr_images_total"):
-            for value in next(iter(SERIES[name].labels.values())):
-                zero.counts[_key(name, (value,))] = 0
-        for name in ("cxr_indeterminate_total", "cxr_rescored_total"):
-            zero.counts[_key(name, ())] = 0
+        for name, series in SERIES.items():
+            if series.kind == "counter" and name != "cxr_requests_total":
+                for labels in itertools.product(*series.labels.values()):
+                    zero.counts[_key(name, labels)] = 0
         return zero
 
     def count(self, name: str, *labels: str) -> None:
