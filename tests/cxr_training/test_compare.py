@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
-from cxr.json_records import to_json
+from cxr.json_records import SEAL, to_json
 from cxr_training.compare import Scored, compare
 from cxr_training.data.records import load_films
 from cxr_training.errors import TrainingError
@@ -159,6 +159,7 @@ def test_films_are_matched_by_name_and_patients_come_from_the_data(
     file = str(turned / "predictions.csv")
     assert run_command("compare", ["--first", str(one), "--second", file, *base, str(tmp_path / "b")]) == 0
     a, b = (json.loads((tmp_path / name / "comparison.json").read_text(encoding="utf-8")) for name in "ab")
+    assert a.pop(SEAL) != b.pop(SEAL)
     assert a["second"].pop("name") == "two"
     assert b["second"].pop("name") == "turned"
     assert a == b

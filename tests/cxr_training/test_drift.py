@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import zipfile
 from pathlib import Path
 
@@ -82,8 +82,8 @@ def test_the_archive_carries_it_and_one_of_another_model_stays_behind(
     text = (run / DRIFT_FILE).read_text(encoding="utf-8")
     with zipfile.ZipFile(package(run, "1.0.0", tmp_path)) as packed:
         assert packed.read(DRIFT_FILE).decode() == text
-    other = json.loads(text) | {"weights_sha256": "0" * 64}
-    (run / DRIFT_FILE).write_text(json.dumps(other), encoding="utf-8")
+    other = dataclasses.replace(Reference.from_json(text), weights_sha256="0" * 64)
+    (run / DRIFT_FILE).write_text(other.to_json(), encoding="utf-8")
     try:
         with zipfile.ZipFile(package(run, "2.0.0", tmp_path)) as packed:
             assert DRIFT_FILE not in packed.namelist()

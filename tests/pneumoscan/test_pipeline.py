@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cxr_training.data.toy.files import MIN_PATIENTS, write_toy_data
+from cxr_training.errors import TrainingError
 from pneumoscan.errors import DemoError
 from pneumoscan.pipeline import (
     ModelPlan,
@@ -64,7 +65,7 @@ def test_the_sheet_shows_a_line_for_each_class(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_not_evaluated_is_not_served(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"predictions\.csv"):
+    with pytest.raises(TrainingError, match=r"predictions\.csv is missing: run pneumoscan evaluate"):
         serve_and_compare(tmp_path, tmp_path, tmp_path / "a.mar", "cpu")
 
 
