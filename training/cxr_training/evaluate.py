@@ -31,19 +31,19 @@ from cxr.films.frontal import Verdict
 from cxr.json_records import to_json
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
-from cxr_training.data.boxes import NO_BOXES, KeptBoxes, Marked, load_boxes, on_film
+from cxr_training.data.boxes import NO_BOXES, BoxedFilm, KeptBoxes, boxed_film, load_boxes
 from cxr_training.data.groups import groups_of
 from cxr_training.data.records import IGNORED_LABEL, Record, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.screen import verdict_counts
 from cxr_training.measure.curves import bands, reliability
 from cxr_training.measure.intervals import STANDARD, Bootstrap, group_figures
-from cxr_training.measure.localisation import evidence_in_boxes, localisation_figures, look
+from cxr_training.measure.localisation import evidence_in_boxes, localisation_figures, maps_on_boxes
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.records import PREVALENCES, GroupFigures, Metrics, Screened
 from cxr_training.measure.scoring import KeptFilms, ScoredFilm, score, scored_films
 from cxr_training.pages.figures import plot_confusion, plot_precision, plot_reliability, plot_roc
-from cxr_training.pages.films import MOST_ERRORS, MOST_LOOKS, at_shown_size, draw_errors, draw_looks
+from cxr_training.pages.films import MOST_ERRORS, MOST_ON_BOXES, at_shown_size, draw_errors, draw_localisation
 from cxr_training.pages.page import figure
 from cxr_training.pages.report import TITLES, write_report
 from cxr_training.runs import PREDICTIONS
@@ -85,23 +85,23 @@ def evaluate(
             raise TrainingError(f"prevalence is {prevalence:g}: a share above 0 and below 1")
     spec = predictor.spec
     predictions: list[Prediction] = []
-    marked: list[Marked | None] = []
+    boxed: list[BoxedFilm | None] = []
     verdicts: list[Verdict] = []
     shown = _ShownFilms(spec.threshold)
     for place, film in enumerate(scored_films(predictor, records)):
         predictions.append(film.prediction)
-        marked.append(on_film(boxes, film.record, *film.pixels.shape))
+        boxed.append(boxed_film(boxes, film.record, *film.pixels.shape))
         if spec.screen:
             verdicts.append(spec.screen.judge(film.pixels))
-        shown.add(place, film, marked[-1])
+        shown.add(place, film, boxed[-1])
     targets = np.array([record.target for record in records], dtype=np.int64)
     probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
     metrics = summarise(spec, records, targets, probabilities, bootstrap, prevalences)
-    looks = look(marked, predictions)
+    on_boxes = maps_on_boxes(boxed, predictions)
     metrics = replace(
         metrics,
         screen=Screened(**verdict_counts(verdicts)) if spec.screen else None,
-        localisation=localisation_figures(looks, marked, records, boxes.kept_in, bootstrap),
+        localisation=localisation_figures(on_boxes, boxed, records, boxes.kept_in, bootstrap),
         everything_else=against_everything_else(
             [*records, *others],
             np.append(probabilities, [one.probabilities[1] for one in score(predictor, others)] if others else []),
@@ -117,7 +117,7 @@ def evaluate(
     _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics.overall)
     errors = draw_errors(out, records, predictions, spec.threshold, spec.cam_scale, shown.by_name())
     constant = predictions[0].explain("contrast").bias
-    extremes = draw_looks(out, looks, spec.cam_scale, shown.by_name())
+    extremes = draw_localisation(out, on_boxes, spec.cam_scale, shown.by_name())
     write_report(out, spec, metrics, constant, errors, extremes)
     write_text(out / "metrics.json", to_json(metrics))
     return metrics
@@ -129,9 +129,9 @@ class _ShownFilms:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._missed, self._alarmed = (KeptFilms(MOST_ERRORS, at_shown_size) for _ in range(2))
-        self._highest, self._lowest = (KeptFilms(MOST_LOOKS, at_shown_size) for _ in range(2))
+        self._highest, self._lowest = (KeptFilms(MOST_ON_BOXES, at_shown_size) for _ in range(2))
 
-    def add(self, place: int, film: ScoredFilm, marked: Marked | None) -> None:
+    def add(self, place: int, film: ScoredFilm, boxed: BoxedFilm | None) -> None:
         """A film with its place in the pass, by which those alike are ordered."""
         probability = float(film.prediction.probabilities[1])
         called = probability >= self._threshold
@@ -139,8 +139,8 @@ class _ShownFilms:
             self._missed.offer((math.inf if math.isnan(probability) else probability, place), film)
         elif called and not film.record.target:
             self._alarmed.offer((-probability, -place), film)
-        if marked and film.record.target:
-            evidence = evidence_in_boxes(marked, film.prediction)
+        if boxed and film.record.target:
+            evidence = evidence_in_boxes(boxed, film.prediction)
             self._highest.offer((-evidence, -place), film)
             self._lowest.offer((evidence, place), film)
 

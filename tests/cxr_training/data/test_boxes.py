@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cxr_training.data.boxes import NO_BOXES, KeptBoxes, Marked, load_boxes, on_film
+from cxr_training.data.boxes import NO_BOXES, BoxedFilm, KeptBoxes, boxed_film, load_boxes
 from cxr_training.data.collections.candidates import Box
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
@@ -41,8 +41,8 @@ def write(path: Path, *rows: Sequence[object]) -> Path:
     return path
 
 
-def on_its_film(boxes: KeptBoxes, record: Record) -> Marked | None:
-    return on_film(boxes, record, *record.read().shape)
+def on_its_film(boxes: KeptBoxes, record: Record) -> BoxedFilm | None:
+    return boxed_film(boxes, record, *record.read().shape)
 
 
 def boxes_on(folder: Path, place: int = 0) -> tuple[Box, ...]:

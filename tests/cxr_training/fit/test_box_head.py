@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from cxr.model.cam import class_maps, logits_of
-from cxr_training.data.boxes import Marked, load_boxes
+from cxr_training.data.boxes import BoxedFilm, load_boxes
 from cxr_training.data.collections.candidates import Box
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
@@ -36,7 +36,7 @@ RECORD = Record(Path("none.png"), "none.png", "PNEUMONIA", "p", "train", "ab" * 
 
 
 def known(*boxes: Box, height: int = 140, width: int = 210) -> KnownFilm:
-    return KnownFilm(RECORD, Marked(RECORD, height, width, boxes), height, width)
+    return KnownFilm(RECORD, BoxedFilm(RECORD, height, width, boxes), height, width)
 
 
 def test_a_cell_has_the_share_of_it_that_lies_in_a_box() -> None:
@@ -84,7 +84,9 @@ class Problem:
 
     def cells(self, count: int) -> Cells:
         rows = np.array(self.maps[:count], dtype=np.float16).view(np.memmap)
-        return Cells(StoredFeatures(rows, np.arange(count)), self.shares[:count])
+        sums = np.zeros((count, 32), dtype=np.uint8).view(np.memmap)
+        films = tuple(f"{number:064x}" for number in range(count))
+        return Cells(StoredFeatures(rows, sums, np.arange(count), films), self.shares[:count])
 
 
 def problem(seed: int = 0, films: int = 160) -> Problem:
@@ -191,12 +193,12 @@ def test_films_without_opacity_teach_cells_where_those_who_drew_boxes_labelled_t
     films = load_films(write_data(tmp_path / "data"))
     others = [record for record in films.others if record.split == "train"]
     found = known_films([*films.of("train"), *others], load_boxes(films))
-    names = {film.record.name: bool(film.marked) for film in found}
+    names = {film.record.name: bool(film.boxed) for film in found}
     assert names == {
         **{f"train-{i}.png": True for i in (5, 7, 9)},
         **{f"train-{i}.png": False for i in (4, 6, 8, 10, 11)},
     }
-    assert all(not film.shares(View(1), (2, 2)).any() for film in found if film.marked is None)
+    assert all(not film.shares(View(1), (2, 2)).any() for film in found if film.boxed is None)
 
 
 ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--boxes", "--epochs", "12"]

@@ -17,19 +17,19 @@ from scipy.ndimage import zoom
 
 from cxr.json_records import parse, read, to_json
 from cxr.predict import Prediction
-from cxr_training.data.boxes import Marked
+from cxr_training.data.boxes import BoxedFilm
 from cxr_training.data.collections.candidates import Box
 from cxr_training.data.records import Record
 from cxr_training.measure.intervals import Bootstrap
 from cxr_training.measure.localisation import (
     FIGURES,
     SIDE,
-    Looks,
+    MapsOnBoxes,
     cells_inside,
     disjoint,
     energy_inside,
     localisation_figures,
-    look,
+    maps_on_boxes,
     peak,
     places,
 )
@@ -48,9 +48,9 @@ LEFT, RIGHT = Box(0, 0, 256, 512), Box(256, 0, 256, 512)
 Grid = npt.NDArray[np.float32]
 
 
-def marked(*boxes: Box, height: int = 512, width: int = 512, patient: str = "p", label: str = "PNEUMONIA") -> Marked:
+def marked(*boxes: Box, height: int = 512, width: int = 512, patient: str = "p", label: str = "PNEUMONIA") -> BoxedFilm:
     record = Record(Path("a.png"), "a.png", label, patient, "test", "")
-    return Marked(record, height, width, boxes)
+    return BoxedFilm(record, height, width, boxes)
 
 
 def grid_of(**cells: float) -> Grid:
@@ -74,15 +74,15 @@ def says(grid: Grid, bias: float = 0.0, *, called: bool = True) -> Prediction:
     return Prediction(logits, np.array([0.5, 0.5]), maps, np.array([0.0, bias]), label, False)
 
 
-def looks_of(films: Sequence[Marked | None], predictions: Sequence[Prediction]) -> Looks:
-    looks = look(films, predictions)
-    assert looks is not None
-    return looks
+def on_boxes_of(films: Sequence[BoxedFilm | None], predictions: Sequence[Prediction]) -> MapsOnBoxes:
+    on_boxes = maps_on_boxes(films, predictions)
+    assert on_boxes is not None
+    return on_boxes
 
 
-def figures(films: Sequence[Marked | None], predictions: Sequence[Prediction]) -> Localisation:
+def figures(films: Sequence[BoxedFilm | None], predictions: Sequence[Prediction]) -> Localisation:
     records = [one.record for one in films if one]
-    found = localisation_figures(look(films, predictions), films, records, "boxes.csv", FEW)
+    found = localisation_figures(maps_on_boxes(films, predictions), films, records, "boxes.csv", FEW)
     assert found is not None
     return found
 
@@ -118,9 +118,11 @@ def test_overlapping_boxes_become_rectangles_that_cover_each_place_once() -> Non
 def test_a_map_of_one_positive_value_has_the_area_of_the_boxes_as_its_energy(height: int, width: int) -> None:
     box = Box(width * 0.1, height * 0.2, width * 0.35, height * 0.4)
     inside = Box(width * 0.2, height * 0.3, width * 0.1, height * 0.1)
-    looks = looks_of([marked(box, inside, height=height, width=width)], [says(np.full((7, 7), 0.4, dtype=np.float32))])
-    assert looks.area[0] == pytest.approx(0.35 * 0.4)
-    assert looks.energy[0, 0] == pytest.approx(0.35 * 0.4, rel=1e-6)
+    on_boxes = on_boxes_of(
+        [marked(box, inside, height=height, width=width)], [says(np.full((7, 7), 0.4, dtype=np.float32))]
+    )
+    assert on_boxes.area[0] == pytest.approx(0.35 * 0.4)
+    assert on_boxes.energy[0, 0] == pytest.approx(0.35 * 0.4, rel=1e-6)
 
 
 def test_evidence_that_lies_in_the_box_alone_is_an_energy_of_one_and_beside_it_of_zero() -> None:
@@ -150,9 +152,9 @@ def test_evidence_for_normal_does_not_take_from_evidence_for_pneumonia() -> None
 
 def test_the_bias_decides_what_counts_as_evidence() -> None:
     grid = grid_of(r2c4=3.0, r5c1=1.0)
-    looks = looks_of([marked(CELL)] * 3, [says(grid), says(grid, -1.0), says(grid, -3.5)])
-    np.testing.assert_allclose(np.diagonal(looks.energy), [0.75, 1.0, 0.0], atol=1e-3)
-    assert looks.has_evidence.tolist() == [True, True, False]
+    on_boxes = on_boxes_of([marked(CELL)] * 3, [says(grid), says(grid, -1.0), says(grid, -3.5)])
+    np.testing.assert_allclose(np.diagonal(on_boxes.energy), [0.75, 1.0, 0.0], atol=1e-3)
+    assert on_boxes.has_evidence.tolist() == [True, True, False]
 
 
 def test_the_maximum_lies_on_the_centre_of_its_cell() -> None:
@@ -181,8 +183,8 @@ def test_a_constant_in_the_map_or_the_bias_does_not_move_the_maximum() -> None:
     for _ in range(50):
         grid, box = noise(rng), random_box(rng)
         hits = {points_inside(grid + np.float32(offset), box) for offset in (-50.0, 0.0, 3.25)}
-        looks = looks_of([marked(box)] * 2, [says(grid), says(grid, -7.0)])
-        assert len(hits | set(looks.pointing.astype(bool).ravel().tolist())) == 1
+        on_boxes = on_boxes_of([marked(box)] * 2, [says(grid), says(grid, -7.0)])
+        assert len(hits | set(on_boxes.pointing.astype(bool).ravel().tolist())) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -199,10 +201,10 @@ def test_both_figures_agree_with_scipys_zoom_and_a_mask_pixel_by_pixel(seed: int
             for column in range(*x):
                 mask[row, column] = True
     large = zoom(grid.astype(np.float64) + bias, 512 / 7, order=1, grid_mode=True, mode="nearest")
-    looks = looks_of([marked(*boxes, height=height, width=width)], [says(grid, bias)])
-    assert looks.area[0] == pytest.approx(mask.mean())
+    on_boxes = on_boxes_of([marked(*boxes, height=height, width=width)], [says(grid, bias)])
+    assert on_boxes.area[0] == pytest.approx(mask.mean())
     expected = large[mask & (large > 0)].sum() / large[large > 0].sum()
-    assert looks.energy[0, 0] == pytest.approx(expected, rel=1e-5)
+    assert on_boxes.energy[0, 0] == pytest.approx(expected, rel=1e-5)
     row, column = (int(place) for place in np.unravel_index(large.argmax(), large.shape))
     assert (row * 7 // 512, column * 7 // 512) == peak(grid)
 
@@ -210,9 +212,9 @@ def test_both_figures_agree_with_scipys_zoom_and_a_mask_pixel_by_pixel(seed: int
 def test_the_same_film_at_another_size_gives_the_same_figures() -> None:
     grid = noise(np.random.default_rng(3))
     films = [marked(Box(a, 2 * a, 3 * a, 4 * a), height=12 * a, width=10 * a) for a in (7, 256)]
-    looks = looks_of(films, [says(grid)] * 2)
-    assert looks.energy[0, 0] == pytest.approx(looks.energy[1, 1], rel=1e-9)
-    assert looks.pointing.min() == looks.pointing.max()
+    on_boxes = on_boxes_of(films, [says(grid)] * 2)
+    assert on_boxes.energy[0, 0] == pytest.approx(on_boxes.energy[1, 1], rel=1e-9)
+    assert on_boxes.pointing.min() == on_boxes.pointing.max()
 
 
 def test_figures_are_means_over_films_and_a_film_without_evidence_counts_as_zero() -> None:
@@ -268,11 +270,11 @@ def test_a_model_that_says_the_same_of_every_film_has_nothing_over_swapped_maps(
 def test_maps_that_have_nothing_to_do_with_the_films_are_rarely_said_to_see_something() -> None:
     rng = np.random.default_rng(4)
     boxes, predictions = [random_box(rng) for _ in range(60)], [says(noise(rng)) for _ in range(60)]
-    all_looks = looks_of([marked(box, patient=str(i)) for i, box in enumerate(boxes)], predictions)
+    all_looks = on_boxes_of([marked(box, patient=str(i)) for i, box in enumerate(boxes)], predictions)
     claims = 0
     for _ in range(60):
         films, maps = (rng.choice(60, 25, replace=False) for _ in range(2))
-        looks = Looks(
+        on_boxes = MapsOnBoxes(
             tuple(all_looks.films[i] for i in films),
             tuple(predictions[j] for j in maps),
             all_looks.pointing[np.ix_(films, maps)],
@@ -282,7 +284,7 @@ def test_maps_that_have_nothing_to_do_with_the_films_are_rarely_said_to_see_some
             all_looks.mean_map_energy[films],
             all_looks.area[films],
         )
-        found = localisation_figures(looks, [], [], "", FEW)
+        found = localisation_figures(on_boxes, [], [], "", FEW)
         assert found is not None
         claims += found.all.energy_over_swapped_ci[0] > 0.0
     assert claims <= 5  # 1.5 in the long run; more than 5 in fewer than 1 of 100 such tests
@@ -328,7 +330,7 @@ def test_films_without_boxes_and_films_labelled_normal_are_left_out() -> None:
     found = figures(films, [says(grid_of(r3c1=1.0), called=False)] * 3)
     assert (found.all.films, found.normal_with_boxes, found.positive) == (1, 1, 1)
     assert found.called is None
-    assert look([None], [says(grid_of())]) is None
+    assert maps_on_boxes([None], [says(grid_of())]) is None
     assert localisation_figures(None, [None], [], "", FEW) is None
 
 
@@ -341,7 +343,7 @@ def test_examples_are_the_extremes_and_no_film_is_shown_twice() -> None:
 def test_boxes_are_drawn_on_the_film_and_on_the_map(tmp_path: Path) -> None:
     Image.fromarray(film(1, 112, 112) // 2).save(tmp_path / "a.png")  # shown at four times its size
     record = Record(tmp_path / "a.png", "a.png", "PNEUMONIA", "p", "test", "")
-    marked = Marked(record, 112, 112, (Box(20, 30, 40, 50),))
+    marked = BoxedFilm(record, 112, 112, (Box(20, 30, 40, 50),))
     picture = with_boxes(marked, record.read(), says(grid_of(r6c6=1.0)), 2.0).astype(int)
     white = (picture == 255).all(axis=2)
     for start in (0, 448 + 8):

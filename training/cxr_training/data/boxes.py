@@ -143,7 +143,7 @@ def _plain(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class BoxedFilm:
     """A film with its boxes, in pixels of the film."""
 
     record: Record
@@ -163,7 +163,7 @@ def load_boxes(films: Films) -> KeptBoxes:
     return kept_boxes(films.folder, {record.name: record.extra.get(COLUMN) or "" for record in films.records})
 
 
-def on_film(kept: KeptBoxes, record: Record, height: int, width: int) -> Marked | None:
+def boxed_film(kept: KeptBoxes, record: Record, height: int, width: int) -> BoxedFilm | None:
     """A film of this size with its boxes, or None where it has none.
 
     Raises
@@ -187,4 +187,4 @@ def on_film(kept: KeptBoxes, record: Record, height: int, width: int) -> Marked 
                 f"{box.height:g}: it has to have an area and lie on {side or width}x{side or height} pixels. "
                 "Mend it or take it out."
             )
-    return Marked(record, height, width, tuple(box.scaled(width / (side or width)) for box in boxes))
+    return BoxedFilm(record, height, width, tuple(box.scaled(width / (side or width)) for box in boxes))

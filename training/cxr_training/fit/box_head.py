@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.optimize import OptimizeResult, minimize
 
-from cxr_training.data.boxes import KeptBoxes, Marked, on_film
+from cxr_training.data.boxes import BoxedFilm, KeptBoxes, boxed_film
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
@@ -44,14 +44,14 @@ class KnownFilm:
     """A film of which it is known where opacities are: in its boxes, or nowhere."""
 
     record: Record
-    marked: Marked | None
+    boxed: BoxedFilm | None
     height: int
     width: int
 
     def shares(self, view: View, cells: tuple[int, int]) -> npt.NDArray[np.float32]:
         """The share of each cell of the network's map that lies in a box under a view, (h, w), to one in 255."""
         mask = np.zeros((self.height, self.width), dtype=np.uint8)
-        for box in self.marked.boxes if self.marked else ():
+        for box in self.boxed.boxes if self.boxed else ():
             left, top, right, bottom = (round(n) for n in (box.x, box.y, box.x + box.width, box.y + box.height))
             mask[top:bottom, left:right] = 255
         picture = Image.fromarray(view.changed(self.record, mask))
@@ -73,8 +73,8 @@ def known_films(records: Sequence[Record], boxes: KeptBoxes) -> list[KnownFilm]:
     for record in records:
         if record.target and boxes.of(record.name):
             info = record.film_in(record.file.read_bytes()).info
-            marked = on_film(boxes, record, info.height, info.width)
-            found.append(KnownFilm(record, marked, info.height, info.width))
+            boxed = boxed_film(boxes, record, info.height, info.width)
+            found.append(KnownFilm(record, boxed, info.height, info.width))
     if not found:
         raise TrainingError("--boxes: no training film of PNEUMONIA has a box; train without, or add boxes to the data")
     readers = {film.record.extra.get("label_source") for film in found}

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from cxr.model.cam import Cam, upsample
 from cxr.model.spec import CLASSES
 from cxr.predict import Prediction
-from cxr_training.data.boxes import Marked
+from cxr_training.data.boxes import BoxedFilm
 from cxr_training.data.collections.candidates import Box
 from cxr_training.data.records import Record
 from cxr_training.measure.intervals import Bootstrap, percentiles, share_interval
@@ -47,7 +47,7 @@ Rectangles = Floats  # (R, 4): left, top, right, bottom on the square
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class MapsOnBoxes:
     """How the maps do on the boxes, for N films of PNEUMONIA that have boxes.
 
     Parameters
@@ -63,7 +63,7 @@ class Looks:
         (N,), share of each film in boxes.
     """
 
-    films: tuple[Marked, ...]
+    films: tuple[BoxedFilm, ...]
     predictions: tuple[Prediction, ...]
     pointing: Floats
     energy: Floats
@@ -73,24 +73,24 @@ class Looks:
     area: Floats
 
 
-def look(marked: Iterable[Marked | None], predictions: Iterable[Prediction]) -> Looks | None:
+def maps_on_boxes(boxed: Iterable[BoxedFilm | None], predictions: Iterable[Prediction]) -> MapsOnBoxes | None:
     """How the maps do on the boxes; None where no film of PNEUMONIA has a box."""
     chosen = [
         (film, prediction)
-        for film, prediction in zip(marked, predictions, strict=True)
+        for film, prediction in zip(boxed, predictions, strict=True)
         if film is not None and film.record.label == CLASSES[1]
     ]
     if not chosen:
         return None
-    films, said = zip(*chosen, strict=True)
-    grids = np.stack([prediction.evidence for prediction in said])
+    films, answers = zip(*chosen, strict=True)
+    grids = np.stack([prediction.evidence for prediction in answers])
     mean: Cam = grids.mean(axis=0, dtype=np.float64).astype(np.float32)
     rectangles = [disjoint(_on_square(film)) for film in films]
     hits = np.stack([cells_inside(mean.shape, own) for own in rectangles])
     energy = np.stack([energy_inside(grid, rectangles) for grid in grids], axis=1)
-    return Looks(
+    return MapsOnBoxes(
         films,
-        said,
+        answers,
         pointing=np.stack([hits[:, *peak(grid)] for grid in grids], axis=1).astype(np.float64),
         energy=np.nan_to_num(energy),
         has_evidence=~np.isnan(energy[0]),
@@ -100,12 +100,12 @@ def look(marked: Iterable[Marked | None], predictions: Iterable[Prediction]) -> 
     )
 
 
-def evidence_in_boxes(film: Marked, prediction: Prediction) -> float:
+def evidence_in_boxes(film: BoxedFilm, prediction: Prediction) -> float:
     """The share of the evidence for PNEUMONIA of a film's map that lies in the film's boxes; 0 without evidence."""
     return float(np.nan_to_num(energy_inside(prediction.evidence, [disjoint(_on_square(film))])[0]))
 
 
-def _on_square(film: Marked) -> list[Box]:
+def _on_square(film: BoxedFilm) -> list[Box]:
     across, down = SIDE / film.width, SIDE / film.height
     return [Box(box.x * across, box.y * down, box.width * across, box.height * down) for box in film.boxes]
 
@@ -199,31 +199,31 @@ _SHARES_OF_FILMS: Final = ("pointing", "pointing_mean_map")
 
 
 def localisation_figures(
-    looks: Looks | None,
-    marked: Iterable[Marked | None],
+    on_boxes: MapsOnBoxes | None,
+    boxed: Iterable[BoxedFilm | None],
     records: Iterable[Record],
     boxes_from: str,
     bootstrap: Bootstrap,
 ) -> Localisation | None:
     """The content of ``localisation`` in `metrics.json`; None where no film of PNEUMONIA has a box."""
-    if looks is None:
+    if on_boxes is None:
         return None
-    called = np.array([prediction.label == CLASSES[1] for prediction in looks.predictions])
+    called = np.array([prediction.label == CLASSES[1] for prediction in on_boxes.predictions])
     return Localisation(
         boxes_from=boxes_from,
         positive=sum(record.target for record in records),
-        normal_with_boxes=sum(film is not None and film.record.label == CLASSES[0] for film in marked),
-        all=_figures(looks, np.ones_like(called), bootstrap),
-        called=_figures(looks, called, bootstrap) if called.any() else None,
+        normal_with_boxes=sum(film is not None and film.record.label == CLASSES[0] for film in boxed),
+        all=_figures(on_boxes, np.ones_like(called), bootstrap),
+        called=_figures(on_boxes, called, bootstrap) if called.any() else None,
     )
 
 
-def _figures(looks: Looks, rows: npt.NDArray[np.bool_], bootstrap: Bootstrap) -> BoxFigures:
-    films = [film for film, chosen in zip(looks.films, rows, strict=True) if chosen]
+def _figures(on_boxes: MapsOnBoxes, rows: npt.NDArray[np.bool_], bootstrap: Bootstrap) -> BoxFigures:
+    films = [film for film, chosen in zip(on_boxes.films, rows, strict=True) if chosen]
     patients = [film.record.patient_id for film in films]
     count = len(set(patients))
-    points = _means(looks, rows, patients, np.ones((1, len(films))))
-    blocks = [_means(looks, rows, patients, weights) for weights in bootstrap.weights(patients)]
+    points = _means(on_boxes, rows, patients, np.ones((1, len(films))))
+    blocks = [_means(on_boxes, rows, patients, weights) for weights in bootstrap.weights(patients)]
     figures: dict[str, Any] = {}
     exact: list[str] = []
     for name in FIGURES:
@@ -239,13 +239,15 @@ def _figures(looks: Looks, rows: npt.NDArray[np.bool_], bootstrap: Bootstrap) ->
         films=len(films),
         patients=count,
         boxes=sum(len(film.boxes) for film in films),
-        without_evidence=int((~looks.has_evidence[rows]).sum()),
+        without_evidence=int((~on_boxes.has_evidence[rows]).sum()),
         **figures,
         exact_ci=tuple(exact),
     )
 
 
-def _means(looks: Looks, rows: npt.NDArray[np.bool_], patients: Sequence[str], weights: Floats) -> dict[str, Floats]:
+def _means(
+    on_boxes: MapsOnBoxes, rows: npt.NDArray[np.bool_], patients: Sequence[str], weights: Floats
+) -> dict[str, Floats]:
     """Each of `FIGURES` averaged over films with each row of weights, (b, N): (b,) each.
 
     The mean map is held fixed. Swapped maps are weighted as their films are: in a resample they come from the patients
@@ -256,8 +258,8 @@ def _means(looks: Looks, rows: npt.NDArray[np.bool_], patients: Sequence[str], w
     among = weights @ others
     found: dict[str, Floats] = {}
     for name, crossed, mean_map in (
-        ("pointing", looks.pointing, looks.mean_map_pointing),
-        ("energy", looks.energy, looks.mean_map_energy),
+        ("pointing", on_boxes.pointing, on_boxes.mean_map_pointing),
+        ("energy", on_boxes.energy, on_boxes.mean_map_energy),
     ):
         here = crossed[np.ix_(rows, rows)]
         with np.errstate(invalid="ignore"):  # 0 / 0 where a single patient was drawn
@@ -266,7 +268,7 @@ def _means(looks: Looks, rows: npt.NDArray[np.bool_], patients: Sequence[str], w
         found[f"{name}_swapped"] = _mean(weights, swapped)
         found[f"{name}_over_swapped"] = found[name] - found[f"{name}_swapped"]
         found[f"{name}_mean_map"] = _mean(weights, mean_map[rows])
-    found["area"] = _mean(weights, looks.area[rows])
+    found["area"] = _mean(weights, on_boxes.area[rows])
     return found
 
 

@@ -14,17 +14,17 @@ from PIL import Image, ImageDraw
 from cxr.films.film import Pixels
 from cxr.predict import Prediction
 from cxr.serving.render import overlay
-from cxr_training.data.boxes import Marked
+from cxr_training.data.boxes import BoxedFilm
 from cxr_training.data.groups import COLUMNS
 from cxr_training.data.records import Record
-from cxr_training.measure.localisation import Looks, peak, places
+from cxr_training.measure.localisation import MapsOnBoxes, peak, places
 from cxr_training.measure.metrics import Floats, Targets
 from pneumoscan.files import write_whole
 
 MOST_ERRORS: Final = 12  # of each kind
-MOST_LOOKS: Final = 6  # of each kind
+MOST_ON_BOXES: Final = 6  # of each kind
 _ERRORS: Final = "errors"  # folders
-_LOOKS: Final = "localisation"
+_LOCALISATION: Final = "localisation"
 _GAP: Final = 8  # pixels between film and map
 _SIDE: Final = 448  # longest side of a shown film
 
@@ -110,11 +110,13 @@ def draw_errors(
 def extremes(energy: Floats) -> tuple[list[int], list[int]]:
     """Places of the highest, the highest first, and of the lowest, the lowest first; none is in both."""
     order = np.argsort(energy, kind="stable")[::-1].tolist()
-    highest = order[: min(MOST_LOOKS, (len(order) + 1) // 2)]
-    return highest, order[len(highest) :][::-1][:MOST_LOOKS]
+    highest = order[: min(MOST_ON_BOXES, (len(order) + 1) // 2)]
+    return highest, order[len(highest) :][::-1][:MOST_ON_BOXES]
 
 
-def draw_looks(out: Path, looks: Looks | None, cam_scale: float, films: Mapping[str, Pixels]) -> Extremes | None:
+def draw_localisation(
+    out: Path, on_boxes: MapsOnBoxes | None, cam_scale: float, films: Mapping[str, Pixels]
+) -> Extremes | None:
     """Draw films with their boxes into ``out/localisation``; None where no film has a box.
 
     Pictures of an earlier evaluation are taken away, as `draw_errors` does.
@@ -125,19 +127,19 @@ def draw_looks(out: Path, looks: Looks | None, cam_scale: float, films: Mapping[
         At least those that are shown, by name.
     """
     for kind in ("highest", "lowest"):
-        _clear(out / _LOOKS, f"{kind}-*.jpg")
-    if looks is None:
+        _clear(out / _LOCALISATION, f"{kind}-*.jpg")
+    if on_boxes is None:
         return None
-    energy = np.diagonal(looks.energy)
+    energy = np.diagonal(on_boxes.energy)
 
     def shown(kind: str, chosen: Sequence[int]) -> tuple[Shown, ...]:
         pictures: list[Shown] = []
         for number, i in enumerate(chosen, 1):
-            film, prediction = looks.films[i], looks.predictions[i]
-            name = f"{_LOOKS}/{kind}-{number:02}.jpg"
+            film, prediction = on_boxes.films[i], on_boxes.predictions[i]
+            name = f"{_LOCALISATION}/{kind}-{number:02}.jpg"
             _save(with_boxes(film, films[film.record.name], prediction, cam_scale), out / name)
-            evidence = f"energy {energy[i]:.3f}" if looks.has_evidence[i] else "no evidence for PNEUMONIA"
-            text = f"{number}. {evidence}, maximum in {'a' if looks.pointing[i, i] else 'no'} box"
+            evidence = f"energy {energy[i]:.3f}" if on_boxes.has_evidence[i] else "no evidence for PNEUMONIA"
+            text = f"{number}. {evidence}, maximum in {'a' if on_boxes.pointing[i, i] else 'no'} box"
             caption = f"{text}, P(PNEUMONIA) {prediction.probabilities[1]:.3f}"
             pictures.append(Shown(name, f"{kind} energy {number}: film and map", caption, film.record.name))
         return tuple(pictures)
@@ -175,7 +177,7 @@ def side_by_side(pixels: Pixels, grid: npt.NDArray[np.float32], cam_scale: float
     return np.concatenate([np.repeat(shown[..., None], 3, 2), gap, overlay(shown, grid, "contrast", cam_scale)], axis=1)
 
 
-def with_boxes(film: Marked, pixels: Pixels, prediction: Prediction, cam_scale: float) -> npt.NDArray[np.uint8]:
+def with_boxes(film: BoxedFilm, pixels: Pixels, prediction: Prediction, cam_scale: float) -> npt.NDArray[np.uint8]:
     """Film and map side by side, (H, W, 3), with the boxes on both and a cross at the maximum of the map."""
     grid = prediction.explain("contrast").grid
     height, width = _shown_size(pixels)

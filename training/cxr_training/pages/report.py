@@ -48,7 +48,7 @@ _BOX_COUNTS: Final = (
 
 
 def write_report(
-    out: Path, spec: ModelSpec, metrics: Metrics, constant: float, errors: Errors, looks: Extremes | None
+    out: Path, spec: ModelSpec, metrics: Metrics, constant: float, errors: Errors, on_boxes: Extremes | None
 ) -> None:
     """Write `report.md`, `report.html`, `errors.md` and `localisation.md` beside the figures; the HTML has all in one.
 
@@ -56,7 +56,7 @@ def write_report(
     ----------
     constant
         Of the model's map of PNEUMONIA minus NORMAL, in logits.
-    looks
+    on_boxes
         None where no film has a box; then a page of an earlier evaluation is taken away.
     """
     groups = {"all": metrics.overall, **metrics.groups}
@@ -66,7 +66,7 @@ def write_report(
         "metrics": metrics,
         "constant": constant,
         "errors": errors,
-        "looks": looks,
+        "on_boxes": on_boxes,
         "all_films": figures_table(metrics.overall),
         "ranking": groups_table(groups, _RANKING),
         "probabilities": groups_table(groups, _PROBABILITIES),
@@ -77,7 +77,7 @@ def write_report(
         "boxes": metrics.localisation and boxes_table(metrics.localisation),
     }
     write_text(out / "errors.md", render("errors.md.j2", **values))
-    if looks is None:
+    if on_boxes is None:
         (out / "localisation.md").unlink(missing_ok=True)
     else:
         write_text(out / "localisation.md", render("localisation.md.j2", **values))
