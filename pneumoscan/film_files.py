@@ -129,7 +129,8 @@ def find_films(paths: Sequence[Path], zips: bool = False) -> Found:
 def find_dicom(path: Path) -> list[Path]:
     """The DICOM files of a folder and the folders in it by their first bytes, in the order of their names.
 
-    A file that is named is taken as it is; hidden files and ``DICOMDIR`` are left out as in `find_films`.
+    A file that is named is taken as it is, and one that is called ``.dcm`` or ``.dicom`` too, so that it has a reason
+    where it is none; hidden files and ``DICOMDIR`` are left out as in `find_films`.
 
     Raises
     ------
@@ -138,7 +139,10 @@ def find_dicom(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    return [file for file in _walk(path) if is_dicom(partial(_head, file))] if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    named = (".dcm", ".dicom")
+    return [file for file in _walk(path) if file.suffix.lower() in named or is_dicom(partial(_head, file))]
 
 
 def walk_films(folder: Path) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from tests.e2e.servers import fresh_server
 from tests.films import encoded, film
 from tests.programs import NEEDS_JAVA
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.alone, NEEDS_JAVA]
 
 SECONDS, CLIENTS, PAUSE_S = 10.0, 24, 0.1
 MISTAKES = 20  # one of so many is no film

@@ -24,7 +24,7 @@ from cxr.films.stream_codecs import LIBRARIES, Coded
 
 _SECONDS: Final = 3  # of processor time, and more for large films
 _PIXELS_A_SECOND: Final = 3_000_000  # the libraries decode several times as many
-_WALL_FACTOR: Final = 2.0  # other processes want the processors too
+_WALL_FACTOR: Final = 4.0  # other processes want the processors too
 _MEMORY: Final = 1 << 30  # of address space, which libraries take too
 _MEMORY_A_PIXEL: Final = 40
 _ATTEMPTS: Final = 2  # where the process is ended from outside

