@@ -65,7 +65,7 @@ def test_the_answered_share_is_the_clients_own_and_a_full_queue_keeps_the_server
         said = report_of(metrics.look().since(before), SECONDS)["server"]["answered"]
     share = statuses[200] / statuses.total()
     print(f"\n{dict(statuses)}: clients {share:.4f}, said {said}; --ready {len(ready)} times")
-    assert set(statuses) == {200, 415, 503}
+    assert {200, 503} <= set(statuses) <= {200, 415, 503}
     assert statuses[503] > statuses[200]
     assert said["share"] == pytest.approx(share, abs=0.02)
     assert [one.stderr for one in ready if one.returncode] == []
