@@ -96,13 +96,13 @@ bench-peers: $(VENV)/.ready  ## the servers that ours is compared with, in an en
 	$(PY) -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" > $$($(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check litserve==0.2.19 bentoml==1.4.40 captum==0.9.0
 
-# Tests that fill the machine or measure times have it for themselves; the others share it.
+# Tests that fill the machine or measure times have it for themselves; the others share it, in the order of tests/conftest.py.
 test: $(VENV)/.ready  ## all tests that need no GPU
-	$(PY) -m pytest -n auto --dist loadfile -m "not gpu and not alone"
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not gpu and not alone"
 	$(PY) -m pytest -m alone
 
 test-fast: $(VENV)/.ready  ## the tests that take two minutes
-	$(PY) -m pytest -n auto --dist loadfile -m "not gpu and not slow and not e2e"
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not gpu and not slow and not e2e"
 
 e2e: $(VENV)/.ready  ## the tests with a real TorchServe
 	$(PY) -m pytest -m e2e
