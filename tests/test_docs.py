@@ -82,7 +82,7 @@ def test_every_error_code_is_in_the_api_description_with_its_status() -> None:
 
 
 def test_the_demo_models_card_is_one_that_this_code_writes() -> None:
-    """Made by `pneumoscan card`; after a change there, make it anew."""
+    """Made by `pneumoscan card`; after a change there, write it again."""
     card = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.*)$", card, re.MULTILINE) == list(SECTIONS)
     assert f"PneumoScan `{__version__}" in card  # and the commit it was made by
