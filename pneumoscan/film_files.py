@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -30,8 +31,8 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom"})
 _MOST_BYTES = 48 * 1024 * 1024
 _MOST_MEMBERS = 10_000
 _MOST_UNPACKED = 8_000_000_000
-# What zipfile raises over damage and of one that is encrypted
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, lzma.LZMAError, OSError)
+# What zipfile raises over damage, and (RuntimeError) over what is encrypted or compressed in a way it does not know
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,8 @@ class Found:
         if film not in self.packed:
             return film
         packed = self.packed[film]
-        try:
-            with zipfile.ZipFile(packed.archive) as archive, archive.open(packed.member) as member:
-                data = member.read(_MOST_BYTES + 1)
-        except _DAMAGE as error:
-            raise OSError(f"it cannot be unpacked: {error}") from error
+        with damage_as_os_error(), zipfile.ZipFile(packed.archive) as archive, archive.open(packed.member) as member:
+            data = member.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise OSError(f"it has more than {_MOST_BYTES:,} bytes")
         return data
@@ -246,29 +244,58 @@ def _has_suffix(path: Path) -> bool:
     return path.suffix != "" and not path.suffix[1:].isdigit()
 
 
+def files_in_zip(path: Path) -> Iterator[tuple[zipfile.ZipInfo, Callable[[], bytes]]]:
+    """The files in a ZIP, each with what reads its first `HEAD_BYTES`; hidden ones and a Mac's notes are passed over.
+
+    Raises
+    ------
+    OSError
+        The ZIP is damaged. What reads a file raises it where that file is, or is encrypted or compressed in a way that
+        is not known here.
+    """
+    with damage_as_os_error(), zipfile.ZipFile(path) as archive:
+        for one in archive.infolist():
+            parts = PurePosixPath(one.filename).parts
+            if not one.filename.endswith("/") and not any(part[:1] == "." or part == "__MACOSX" for part in parts):
+                yield one, partial(_head_in_zip, archive, one)
+
+
+@contextmanager
+def damage_as_os_error() -> Iterator[None]:
+    """Whatever zipfile raises over a file in a ZIP in the block, as the error that an unreadable file has."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise OSError(f"it cannot be unpacked: {error}") from error
+
+
+def _head_in_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with damage_as_os_error(), archive.open(member) as stream:
+        return stream.read(HEAD_BYTES)
+
+
 def _look_into(path: Path) -> tuple[dict[Path, Packed], list[Path]]:
     """The films in a ZIP, and the other files in it."""
     films: dict[Path, Packed] = {}
     others: list[Path] = []
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [one for one in archive.infolist() if not one.is_dir()]
-            if len(members) > _MOST_MEMBERS or sum(one.file_size for one in members) > _MOST_UNPACKED:
-                raise UsageError(
-                    f"{path} holds {len(members):,} files of {sum(one.file_size for one in members):,} bytes; at most "
-                    f"{_MOST_MEMBERS:,} and {_MOST_UNPACKED:,} are looked into. Unpack it and give the folder."
-                )
-            for one in members:
-                parts = PurePosixPath(one.filename).parts
-                if any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX":
-                    continue
-                inside = path.joinpath(*(part for part in parts if part != "/"))
-                with archive.open(one) as member:
-                    is_taken = one.file_size <= _MOST_BYTES and _begins_as_film(member.read(HEAD_BYTES))
-                if is_taken:
-                    films[inside] = Packed(path, one.filename)
-                else:
-                    others.append(inside)
-    except _DAMAGE as error:
-        raise UsageError(f"{path} cannot be unpacked: {error}") from error
+        _check_size(path)
+        for one, read_head in files_in_zip(path):
+            inside = path.joinpath(*(part for part in PurePosixPath(one.filename).parts if part != "/"))
+            if one.file_size <= _MOST_BYTES and _begins_as_film(read_head()):
+                films[inside] = Packed(path, one.filename)
+            else:
+                others.append(inside)
+    except OSError as error:
+        raise UsageError(f"{path}: {error}") from error
     return films, others
+
+
+def _check_size(path: Path) -> None:
+    with damage_as_os_error(), zipfile.ZipFile(path) as archive:
+        sizes = [one.file_size for one in archive.infolist() if not one.filename.endswith("/")]
+    if len(sizes) > _MOST_MEMBERS or sum(sizes) > _MOST_UNPACKED:
+        raise UsageError(
+            f"{path} holds {len(sizes):,} files of {sum(sizes):,} bytes; at most {_MOST_MEMBERS:,} and "
+            f"{_MOST_UNPACKED:,} are looked into. Unpack it and give the folder."
+        )

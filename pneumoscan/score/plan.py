@@ -9,17 +9,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from cxr.json_records import read_file, to_json
 from pneumoscan.errors import UsageError
 from pneumoscan.files import clear_drafts, write_text, write_whole
-from pneumoscan.film_files import HEAD_BYTES, is_called_film, is_film, walk_films
+from pneumoscan.film_files import files_in_zip, is_called_film, is_film, walk_films
 from pneumoscan.score.rows import shown_path
 
 # Beside the parts. Readers of Parquet folders pass over names that begin so.
@@ -219,20 +217,8 @@ def _in_list(path: Path) -> Iterator[ListedFilm]:
 
 def _in_zip(path: Path) -> Iterator[ListedFilm]:
     try:
-        with zipfile.ZipFile(path) as packed:
-            for entry in packed.infolist():
-                parts = Path(entry.filename).parts
-                if entry.is_dir() or any(part[:1] == "." or part == "__MACOSX" for part in parts):
-                    continue
-                if is_called_film(entry.filename) or is_film(partial(_head, packed, entry)):
-                    yield ListedFilm(str(path), entry.filename)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        for entry, read_head in files_in_zip(path):
+            if is_called_film(entry.filename) or is_film(read_head):
+                yield ListedFilm(str(path), entry.filename)
+    except OSError as error:
         raise UsageError(f"{path} is no ZIP that can be read ({error})") from error
-
-
-def _head(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    try:
-        with packed.open(entry) as stream:
-            return stream.read(HEAD_BYTES)
-    except (RuntimeError, NotImplementedError) as error:  # encrypted, or compressed in an unknown way
-        raise OSError(str(error)) from error

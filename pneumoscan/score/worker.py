@@ -14,16 +14,21 @@ import base64
 import hashlib
 import importlib
 import json
+import lzma
 import os
 import stat
 import sys
 import traceback
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any, Final
 
 MAX_BYTES: Final = 64 * 1024 * 1024  # of a request to the server, `max_request_size` in config.properties
 _CHUNK: Final = 1 << 20
+# What zipfile raises besides `BadZipFile` over damage, and (RuntimeError) over what is encrypted or compressed in a way
+# it does not know; as in pneumoscan.film_files.
+_DAMAGE: Final = (zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 class Context:
@@ -84,7 +89,7 @@ class Files:
         try:
             with self._opened(path).open(member) as stream:
                 return _content(stream)
-        except (KeyError, RuntimeError, NotImplementedError, EOFError) as error:  # gone, encrypted, compressed unknown
+        except (KeyError, *_DAMAGE) as error:  # KeyError: it is gone
             raise ValueError(f"the ZIP does not give it ({type(error).__name__})") from error
 
     def _opened(self, path: str) -> zipfile.ZipFile:

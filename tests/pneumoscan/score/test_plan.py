@@ -64,6 +64,24 @@ def test_a_zip_gives_the_films_in_it_and_their_rows_are_those_of_the_files(tmp_p
     )
 
 
+def test_a_damaged_file_in_a_zip_is_a_row_and_the_others_are_scored(tmp_path: Path) -> None:
+    """Its compressed bytes, which zipfile's own libraries fail on, and the checksum behind them."""
+    archive, study, out = write_archive(tmp_path / "stub.mar"), tmp_path / "study.zip", tmp_path / "out"
+    with zipfile.ZipFile(study, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in ("a.png", "b", "c.png"):
+            packed.writestr(name, "fine 0.25" + " " * 40)
+    data = bytearray(study.read_bytes())
+    for name in (b"a.png", b"b"):
+        data[data.index(name) + len(name) + 2] ^= 0xFF  # of its stream, behind the local header
+    study.write_bytes(data)
+    assert run_command("score", [str(study), "--archive", str(archive), "--out", str(out)]) == 1
+    assert [(Path(row["file"]).name, row["code"]) for row in rows_in(out)] == [
+        ("a.png", "UNREADABLE"),
+        ("b", "UNREADABLE"),
+        ("c.png", None),
+    ]
+
+
 def test_a_file_that_a_list_names_and_nobody_finds_is_a_row(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("file\ngone.png\nlist.csv/x.png\n", encoding="utf-8")
     words = [str(tmp_path / "list.csv"), "--archive", str(write_archive(tmp_path / "stub.mar"))]
