@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import struct
@@ -47,6 +48,12 @@ def write_whole(path: Path, write: Callable[[Path], object], *, mode: int | None
             _sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits; `cxr.model.spec.sha256_of` is the one that ships in an archive."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_bytes(path: Path, data: bytes, *, mode: int | None = None, durable: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import struct
@@ -13,6 +12,7 @@ from functools import total_ordering
 from pathlib import Path
 
 from pneumoscan.errors import StoreError
+from pneumoscan.files import sha256_of
 
 MODEL_NAME = "pneumonia"
 
@@ -110,8 +110,7 @@ def archive_digest(archive: Archive) -> str:
         The file cannot be read.
     """
     try:
-        with archive.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(archive.path)
     except OSError as error:
         raise StoreError(f"{archive.path} cannot be read ({error.strerror})") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Final
 
 from cxr.json_records import to_json
 from pneumoscan.errors import UsageError
-from pneumoscan.files import locked, write_text, write_whole
+from pneumoscan.files import locked, sha256_of, write_text, write_whole
 from pneumoscan.model_store import unpack_archive
 from pneumoscan.score.plan import LOG_FILE, SUMMARY_FILE, Job, open_job, part_file, read_films
 from pneumoscan.score.pool import Task, WorkerPool, WorkerSettings
@@ -75,8 +74,7 @@ def score(request: Request) -> Summary:
     """
     out = request.out
     with _nothing_begun():
-        with request.archive.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = sha256_of(request.archive)
         out.mkdir(parents=True, exist_ok=True)
     paths = tuple(str(path.absolute()) for path in request.paths)
     with locked(out / _LOCK, busy=UsageError(f"another pneumoscan score writes to {out}: wait for its end")):

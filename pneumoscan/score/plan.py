@@ -7,7 +7,6 @@ added, moved or renamed meanwhile changes nothing. The list is written and read 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Final
 
 from cxr.json_records import read_file, to_json
 from pneumoscan.errors import UsageError
-from pneumoscan.files import clear_drafts, write_text, write_whole
+from pneumoscan.files import clear_drafts, sha256_of, write_text, write_whole
 from pneumoscan.film_files import files_in_zip, is_called_film, is_film, walk_films
 from pneumoscan.score.rows import shown_path
 
@@ -132,7 +131,7 @@ def _check_same(out: Path, job: Job, wanted: Job) -> None:
     ):
         if not is_same:
             raise UsageError(f"{out} holds a job {name}: give another --out, or --force to begin again")
-    if not (out / FILMS_FILE).is_file() or _digest(out / FILMS_FILE) != job.films_sha256:
+    if not (out / FILMS_FILE).is_file() or sha256_of(out / FILMS_FILE) != job.films_sha256:
         raise UsageError(f"{out / FILMS_FILE} is not the list that the job began with: give --force to begin again")
 
 
@@ -157,14 +156,9 @@ def _begin(out: Path, wanted: Job, sources: Sequence[Path]) -> Job:
         (out / FILMS_FILE).unlink()
         places = ", ".join(map(str, sources))
         raise UsageError(f"no film in {places}: PNG, JPEG or DICOM files, a CSV list or a ZIP are looked for")
-    job = replace(wanted, films=count, films_sha256=_digest(out / FILMS_FILE))
+    job = replace(wanted, films=count, films_sha256=sha256_of(out / FILMS_FILE))
     write_text(out / JOB_FILE, to_json(job), durable=True)
     return job
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_listed(sources: Sequence[Path]) -> Iterator[ListedFilm]:
