@@ -32,7 +32,7 @@ def run(options: Options) -> int:
     from cxr_training.audit import audit
     from cxr_training.data.records import load_films
     from cxr_training.measure.intervals import Bootstrap
-    from cxr_training.runs import exported_or_checkpoint
+    from cxr_training.runs import exported_or_checkpoint, features_folder
 
     bootstrap = Bootstrap(options.bootstrap, options.seed)
     out = options.out or options.run
@@ -40,7 +40,7 @@ def run(options: Options) -> int:
         exported_or_checkpoint(options.run, options.device),
         load_films(options.data),
         out,
-        cache=options.cache or options.run.parent / ".features",
+        cache=options.cache or features_folder(options.run),
         split=options.split,
         bootstrap=bootstrap,
     )

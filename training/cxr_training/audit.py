@@ -21,7 +21,7 @@ from cxr.json_records import to_json
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import ModelSpec, Preprocessing
 from cxr.predict import Predictor
-from cxr_training.data.records import Films, Record
+from cxr_training.data.records import Films, Record, all_synthetic
 from cxr_training.fit.features import FeatureCache, Filling, View
 from cxr_training.fit.settings import HeadSettings
 from cxr_training.measure.intervals import STANDARD, Bootstrap
@@ -99,7 +99,7 @@ def audit(
         data_sha256=films.digest(),
         trained_on_sha256=spec.data_sha256,
         backbone_frozen=Training.of(spec).frozen,
-        synthetic=all(record.extra.get("source") == "synthetic" for record in records),
+        synthetic=all_synthetic(records),
         bootstrap=bootstrap.record,
         sources=tuple(sorted(set(sources_of(records).tolist()) - {""})),
         strengths=strengths,

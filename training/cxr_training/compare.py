@@ -16,7 +16,7 @@ import numpy as np
 
 from cxr.json_records import to_json
 from cxr.model.spec import CLASSES
-from cxr_training.data.records import Record
+from cxr_training.data.records import Record, all_synthetic
 from cxr_training.errors import TrainingError
 from cxr_training.measure.intervals import LEVEL, STANDARD, Bootstrap
 from cxr_training.measure.metrics import Floats
@@ -187,7 +187,7 @@ def compare(first: Scored, second: Scored, records: Sequence[Record], bootstrap:
         films=len(films),
         patients=len(set(patients)),
         positive=int(targets.sum()),
-        synthetic=all(record.extra.get("source") == "synthetic" for record in films),
+        synthetic=all_synthetic(films),
         bootstrap=bootstrap.record,
         first=figures(first, one),
         second=figures(second, two),

@@ -33,7 +33,7 @@ from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Prediction, Predictor
 from cxr_training.data.boxes import NO_BOXES, BoxedFilm, KeptBoxes, boxed_film, load_boxes
 from cxr_training.data.groups import groups_of
-from cxr_training.data.records import IGNORED_LABEL, Record, load_films
+from cxr_training.data.records import IGNORED_LABEL, Record, all_synthetic, load_films
 from cxr_training.errors import TrainingError
 from cxr_training.fit.screen import verdict_counts
 from cxr_training.measure.curves import bands, reliability
@@ -190,7 +190,7 @@ def summarise(
         weights_sha256=spec.weights_sha256,
         threshold=spec.threshold,
         operating_point=spec.operating_point,
-        synthetic=all(record.extra.get("source") == "synthetic" for record in records),
+        synthetic=all_synthetic(records),
         bootstrap=bootstrap.record,
         overall=figures(np.ones(len(records), dtype=np.bool_)),
         groups={name: figures(rows) for name, rows in groups_of(records).items()},

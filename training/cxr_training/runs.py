@@ -183,6 +183,11 @@ class _Table:
     predictions_sha256: str = ""
 
 
+def features_folder(run: Path) -> Path:
+    """The folder of stored features that the runs beside each other share, where no other is given."""
+    return run.parent / ".features"
+
+
 def check_predictions(file: Path) -> None:
     """Hold a `predictions.csv` against the `metrics.json` beside it, where there is one.
 

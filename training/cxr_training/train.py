@@ -32,7 +32,7 @@ from cxr_training.fit.stages import Fit, Fitted
 from cxr_training.fit.tracking import TENSORBOARD, tracked
 from cxr_training.fit.weights import NORMALISATIONS, StartingPoint
 from cxr_training.pages.figures import plot_history, plot_views
-from cxr_training.runs import CHECKPOINT, NAMING_WEIGHTS, RUN_FILE, RunRecord
+from cxr_training.runs import CHECKPOINT, NAMING_WEIGHTS, RUN_FILE, RunRecord, features_folder
 from pneumoscan.files import write_text, write_whole
 
 
@@ -95,7 +95,7 @@ def train(
                 val=val_films,
                 preprocessing=preprocessing,
                 settings=settings,
-                cache=cache or run.parent / ".features",
+                cache=cache or features_folder(run),
                 processes=processes,
                 unfinished=unfinished,
                 save_every_s=save_every_s,

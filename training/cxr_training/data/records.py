@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,7 @@ from cxr_training.errors import TrainingError
 
 MANIFEST: Final = "manifest.csv"
 SPLITS: Final = ("train", "val", "test")
+SYNTHETIC: Final = "synthetic"  # the source of films that are drawn
 IGNORED_LABEL: Final = "OTHER"  # abnormal without pneumonia: neither class of a two-class reading
 _COLUMNS: Final = ("file", "label", "patient_id", "split")
 _SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".dcm", ".dicom", ""})
@@ -87,6 +88,11 @@ class Record:
             return decode(data, least_side)
         except InputError as error:
             raise TrainingError(f"{self.file}: {error}. Mend the file or take its row out.") from error
+
+
+def all_synthetic(records: Iterable[Record]) -> bool:
+    """Whether every film is drawn, by its source: figures then say nothing about patients."""
+    return all(record.extra.get("source") == SYNTHETIC for record in records)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,27 +19,28 @@ from cxr.films.film import Pixels
 from cxr.films.frontal import SIDE, Screen, Verdict, edge_histograms, thumbnail
 from cxr_training.data.prefetch import in_batches, prefetched
 from cxr_training.data.progress import progress_bar
-from cxr_training.data.records import Record
+from cxr_training.data.records import Record, all_synthetic
 
 FEWEST: Final = 30  # training films; with fewer there is no screen
 MOST: Final = 1000  # films that are used; more take longer and change little
 _REFUSED_BELOW: Final = -0.5  # log-odds: a film is refused where frontal has less than 2 in 5
 _STRENGTH: Final = 3.0  # inverse of the ridge penalty
 _DIGITS: Final = 4
+_SEED: Final = 0
 _BATCH: Final = 8  # films that are read together
 
 
-def screen_of(records: Sequence[Record], *, seed: int = 0) -> Screen | None:
+def screen_of(records: Sequence[Record]) -> Screen | None:
     """The screen for a data folder's training films, or None where they are too few.
 
     Where all of them are drawn, the screen flags and does not refuse: real films look otherwise.
     """
     if len(records) < FEWEST:
         return None
-    chosen = [records[i] for i in np.random.default_rng(seed).permutation(len(records))[:MOST]]
+    chosen = [records[i] for i in np.random.default_rng(_SEED).permutation(len(records))[:MOST]]
     batches = prefetched(in_batches(chosen, _BATCH), lambda record: thumbnail(record.read()))
     thumbnails = np.stack([*progress_bar(chain.from_iterable(batches), "screen", "film", total=len(chosen))])
-    return fit_screen(thumbnails, refuses=any(one.extra.get("source") != "synthetic" for one in records), seed=seed)
+    return fit_screen(thumbnails, refuses=not all_synthetic(records))
 
 
 def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -51,7 +52,7 @@ def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
     }
 
 
-def fit_screen(thumbnails: Pixels, *, refuses: bool = True, seed: int = 0) -> Screen:
+def fit_screen(thumbnails: Pixels, *, refuses: bool = True) -> Screen:
     """The screen for films like these.
 
     Parameters
@@ -61,7 +62,7 @@ def fit_screen(thumbnails: Pixels, *, refuses: bool = True, seed: int = 0) -> Sc
     refuses
         `Screen.refuses`.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SEED)
     frontal = np.concatenate([thumbnails, *([_changed(one, rng) for one in thumbnails] for _ in range(3))])
     other = np.concatenate(
         [

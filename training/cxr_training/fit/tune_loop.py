@@ -25,7 +25,7 @@ from cxr_training.data.progress import progress_bar
 from cxr_training.errors import TrainingError
 from cxr_training.fit.head import Epoch, loss_and_accuracy
 from cxr_training.fit.processes import Processes
-from cxr_training.fit.settings import TuneSettings
+from cxr_training.fit.settings import SAVE_EVERY_S, TuneSettings
 from cxr_training.fit.tune import (
     MOST_GRADIENT,
     TUNED,
@@ -90,7 +90,7 @@ class TuneLoop:
         seed: int,
         processes: Processes,
         save: Callable[[State], None] = _ignore,
-        save_every_s: float = 300.0,
+        save_every_s: float = SAVE_EVERY_S,
         on_epoch: Callable[[Epoch], None] = _ignore,
     ) -> None:
         self.batches = -(-len(train.targets) // settings.batch_size)

@@ -95,8 +95,7 @@ def read_films(
     def load(record: Record) -> ReadFilm:
         data = record.data()
         film = record.film_in(data, preprocessing.least_side)
-        is_whole = film.pixels.shape == (film.info.height, film.info.width)
-        pixels = film.pixels if is_whole or not whole else record.film_in(data).pixels
+        pixels = film.pixels if film.is_whole or not whole else record.film_in(data).pixels
         inputs = tuple(resize(change(film.pixels), preprocessing) for change in changes)
         return ReadFilm(record, film.info, pixels, inputs)
 

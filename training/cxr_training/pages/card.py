@@ -25,7 +25,7 @@ from cxr.serving.card import (
     read_metrics,
     views,
 )
-from cxr_training.data.records import SPLITS
+from cxr_training.data.records import SPLITS, SYNTHETIC
 from cxr_training.measure.calibration import POINTS
 from cxr_training.measure.records import Audit, Metrics
 from cxr_training.pages.audit_page import readings_table
@@ -98,7 +98,7 @@ class Facts:
     def synthetic(self) -> tuple[bool, bool | None]:
         """Whether every film it was trained on is made up, and every one it was measured on, None without figures."""
         data = self.training.data
-        trained = bool(data) and all(one.source == "synthetic" for one in data)
+        trained = bool(data) and all(one.source == SYNTHETIC for one in data)
         return trained, self.metrics.synthetic if self.metrics else None
 
     def films_of(self, split: str) -> int | None:
