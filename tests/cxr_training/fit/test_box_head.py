@@ -201,6 +201,14 @@ def test_films_without_opacity_teach_cells_where_those_who_drew_boxes_labelled_t
     assert all(not film.shares(View(1), (2, 2)).any() for film in found if film.boxed is None)
 
 
+def test_a_boxed_film_that_was_changed_since_it_was_listed_teaches_nothing(tmp_path: Path) -> None:
+    films = load_films(write_data(tmp_path / "data"))
+    changed = next(record for record in films.of("train") if record.name == "train-5.png")
+    Image.fromarray(labelled_film("NORMAL", 1)).save(changed.file)
+    with pytest.raises(TrainingError, match=r"train-5\.png was changed after its folder was listed"):
+        known_films(films.of("train"), load_boxes(films))
+
+
 ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--boxes", "--epochs", "12"]
 
 

@@ -72,7 +72,7 @@ def known_films(records: Sequence[Record], boxes: KeptBoxes) -> list[KnownFilm]:
     found: list[KnownFilm] = []
     for record in records:
         if record.target and boxes.of(record.name):
-            info = record.film_in(record.file.read_bytes()).info
+            info = record.film_in(record.data()).info
             boxed = boxed_film(boxes, record, info.height, info.width)
             found.append(KnownFilm(record, boxed, info.height, info.width))
     if not found:
