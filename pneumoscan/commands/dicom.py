@@ -235,8 +235,12 @@ def _say(text: str) -> None:
     print(f"pneumoscan dicom node: {text}", file=sys.stderr, flush=True)
 
 
-OPTIONS: Final[dict[str, type[Asking]]] = {"results": Results, "node": Node}
-_RUN: Final[dict[type[Asking], Callable[[Any], int]]] = {Results: make, Node: run_node}
+_COMMANDS: Final[dict[str, tuple[type[Asking], Callable[[Any], int]]]] = {
+    "results": (Results, make),
+    "node": (Node, run_node),
+}
+OPTIONS: Final = {name: options for name, (options, _) in _COMMANDS.items()}
+_RUN: Final = dict(_COMMANDS.values())
 
 
 def run(options: Asking) -> int:
