@@ -42,11 +42,15 @@ CARD = {
 }
 
 
+# Ends with the process.
+_FOLDER = tempfile.TemporaryDirectory(prefix="cxr-history-")
+
+
 def set_up() -> None:
     """Load Django's settings, once in a process, with a history in a database of its own."""
     if settings.configured:
         return
-    folder = tempfile.mkdtemp(prefix="cxr-history-")
+    folder = _FOLDER.name
     ours = {
         "DJANGO_SETTINGS_MODULE": "cxr_webapp.settings",
         "PNEUMOSCAN_SECRET_KEY": SECRET,

@@ -29,7 +29,9 @@ def train(count: int, data: Path, run: Path, *more: str) -> subprocess.Completed
     command = [sys.executable, *(many if count > 1 else ["-m"]), "pneumoscan", "train", "--data", str(data)]
     command += ["--run", str(run), *more]
     command += ["--weights", "random", "--arch", "resnet10", "--size", "64", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # torchrun leaves a folder of logs behind
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(run.parent)}
+    run.parent.mkdir(parents=True, exist_ok=True)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
