@@ -69,6 +69,7 @@ set_up()
 
 from cxr_webapp import card, history, inference  # noqa: E402, F401 - models can be imported only now, history for tests
 from cxr_webapp.models import Result  # noqa: E402
+from cxr_webapp.views import EXAMPLES  # noqa: E402, F401 - likewise
 
 
 def reply_to(body: bytes, **changes: Any) -> dict[str, Any]:

@@ -6,20 +6,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.contrib.staticfiles import finders
 from django.test import Client, override_settings
 
 from cxr import NOTICE
 from cxr.errors import CODES
 from cxr.films.film import FLAGS, MAX_BYTES
-from cxr_webapp.settings import PNEUMOSCAN_EXAMPLES, PNEUMOSCAN_MAX_BYTES
-from cxr_webapp.views import EXAMPLES
 from pneumoscan.drawn_films import write_examples
 from tests.film_server import FilmServer
-from tests.webapp.pages import fresh, page_before, reader, scored
+from tests.webapp.pages import EXAMPLES, fresh, page_before, reader, scored
 
 STATIC = Path(__file__).parents[2] / "webapp" / "cxr_webapp" / "static" / "webapp"
-DRAWN = Path(PNEUMOSCAN_EXAMPLES)
+DRAWN = Path(settings.PNEUMOSCAN_EXAMPLES)
 
 
 class Tags(HTMLParser):
@@ -82,7 +81,7 @@ def test_every_code_and_flag_of_the_server_has_plain_words() -> None:
 
 
 def test_the_page_takes_as_many_bytes_as_the_server() -> None:
-    assert PNEUMOSCAN_MAX_BYTES == MAX_BYTES
+    assert settings.PNEUMOSCAN_MAX_BYTES == MAX_BYTES
 
 
 def test_the_notice_is_acknowledged_once() -> None:

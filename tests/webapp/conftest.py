@@ -1,3 +1,0 @@
-"""Django's settings, loaded before any test module here imports a part of the page."""
-
-import tests.webapp.pages  # noqa: F401
