@@ -107,10 +107,12 @@ test-fast: $(VENV)/.ready  ## the tests that take two minutes
 e2e: $(VENV)/.ready  ## the tests with a real TorchServe
 	$(PY) -m pytest -m e2e
 
-lint: $(VENV)/.ready  ## ruff and mypy
+lint: $(VENV)/.ready  ## ruff and mypy; TypeScript and ESLint on the page's scripts where npm is
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy handler training cxr_client pneumoscan scripts benchmarks webapp
+	@if command -v npm > /dev/null; then cd webapp && npm ci --silent --no-audit --no-fund && npm run --silent lint; \
+	else echo "not installed: npm (apt-get install npm); the page's scripts were not checked" >&2; fi
 
 clean:  ## remove what was made here but the environment, films, runs and archives
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache *.egg-info

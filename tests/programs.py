@@ -23,6 +23,8 @@ PACKAGES: Final = {
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "npm": "npm",
+    "node": "nodejs",
+    "xgettext": "gettext",
     "dciodvfy": "dicom3tools",
     "dsrdump": "dcmtk",
     "echoscu": "dcmtk",
@@ -55,6 +57,8 @@ NEEDS_NGINX: Final = needs("nginx")
 NEEDS_PROMETHEUS: Final = needs("prometheus", "promtool")
 NEEDS_BROWSER: Final = needs("chromium", "chromedriver")
 NEEDS_NPM: Final = needs("npm")
+NEEDS_NODE: Final = needs("node")
+NEEDS_GETTEXT: Final = needs("xgettext")
 NEEDS_ORTHANC: Final = needs("Orthanc")
 NEEDS_DICOM_TOOLS: Final = needs("dciodvfy", "dsrdump", "echoscu", "storescu")
 NEEDS_JAVA: Final = _needs_java()

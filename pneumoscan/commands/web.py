@@ -25,7 +25,7 @@ from pneumoscan.options import Option, Port, web_address
 from pneumoscan.processes import Child
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
-_THREADS: Final = 16  # films on their way at once; the server batches them
+_THREADS: Final = 48  # films on their way at once, also those that come in slowly; the server batches them
 _SHM: Final = Path("/dev/shm")
 _MINE: Final = 0o077  # a history is for nobody else on this machine
 _STOP_S: Final = 40.0  # gunicorn gives what it is answering 30

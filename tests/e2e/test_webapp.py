@@ -6,13 +6,17 @@ import base64
 import csv
 import io
 import json
+import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -30,6 +34,11 @@ from tests.programs import NEEDS_BROWSER, NEEDS_JAVA
 __all__ = ["small_server"]
 
 pytestmark = [pytest.mark.e2e, NEEDS_BROWSER]
+
+
+def import_of(script: str) -> str:
+    """JavaScript that imports one of the page's scripts, whose address has a version in it."""
+    return f"import(new URL('{script}', document.querySelector('script[type=module]').src))"
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +127,7 @@ def test_the_browser_puts_the_map_on_as_the_renderer_does(page: Page) -> None:
     grey = film(4, 200, 170)
     expected = evidence_map(grid, "contrast", 3.0, 200, 170)
     by_grid, by_heat_map, *painted = page.driver.execute_async_script(
-        "const [film, grid, heat, done] = arguments; import('/static/webapp/js/heatmap.js').then(h => {"
+        f"const [film, grid, heat, done] = arguments; {import_of('heatmap.js')}.then(h => {{"
         "const both = [h.evidenceMap(grid, 3, 170, 200), h.evidenceOf(heat)];"
         "done([...both.map(e => [...e]), ...both.map(e => {"
         "const p = new Uint8ClampedArray(film.length * 4);"
@@ -449,9 +458,134 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
     with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url) as page:
         page.open()
         table = page.driver.execute_async_script(
-            "const [names, done] = arguments; import('/static/webapp/js/export.js').then(e => done("
+            f"const [names, done] = arguments; {import_of('export.js')}.then(e => done("
             "e.csvOf(names.map(name => ({name, state: 'waiting'})), 'n')))",
             names,
         )
     read = [row["film"] for row in csv.DictReader(io.StringIO(table, newline=""))]
     assert read == ["'=1", "a;'=1", "a\t'@1", "'\uff1d1", "a\n'+1", "a-1"]
+
+
+# --- A page for everybody ---------------------------------------------------------------------------------------------
+
+
+def drawn(folder: Path, count: int) -> list[Path]:
+    """Films whose widths, and so their answers by `answering`, differ."""
+    for number in range(count):
+        (folder / f"film-{number:02}.png").write_bytes(encoded(film(number, 96, 100 + 10 * number)))
+    return sorted(folder.glob("film-*.png"))
+
+
+def test_the_keys_go_through_a_long_list_without_losing_the_row_and_tab_goes_past_it(tmp_path: Path) -> None:
+    server = FilmServer(answering)
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url, 1280, 640) as page:
+        page.start()
+        page.give(drawn(tmp_path, 30))
+        in_sight = (
+            "(() => { const box = document.querySelector('#scroller').getBoundingClientRect();"
+            "const head = document.querySelector('#worklist thead').getBoundingClientRect().height;"
+            "const row = document.querySelector('tr.chosen').getBoundingClientRect();"
+            "return row.top >= box.top + head - 1 && row.bottom <= box.bottom + 1; })()"
+        )
+        body = page.driver.find_element(By.TAG_NAME, "body")
+        for key in ("j", "k"):
+            for _ in range(29):
+                body.send_keys(key)
+                assert page.wait(in_sight, 5)
+        stops = page.js(
+            "return [...document.querySelectorAll('#worklist tbody button, #toolbar button')]"
+            ".filter(one => one.tabIndex === 0 && one.offsetParent).length"
+        )
+        assert stops <= 4  # of over a hundred buttons: those of the chosen row, and one tool
+        page.js("document.querySelector('tr.chosen .open').focus()")
+        page.driver.switch_to.active_element.send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+        page.wait("document.querySelectorAll('#worklist tbody tr')[1].classList.contains('chosen')")
+
+
+def test_a_list_is_cleared_only_after_a_question_and_can_be_had_back(tmp_path: Path) -> None:
+    server = FilmServer(answering)
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url) as page:
+        page.start()
+        page.give(drawn(tmp_path, 4))
+        before = page.rows()
+        page.click("#clear")
+        page.driver.switch_to.alert.dismiss()
+        assert page.rows() == before
+        page.click("#clear")
+        page.driver.switch_to.alert.accept()
+        page.wait("document.querySelectorAll('#worklist tbody tr').length === 0")
+        page.click("#undo")
+        page.wait("document.querySelectorAll('#worklist tbody tr').length === 4")
+        assert page.rows() == before
+        page.wait("!document.querySelector('#view').hidden")
+        assert len(server.asked) == 4  # the answers were kept too
+
+
+def test_with_the_readers_own_colours_what_is_pressed_and_where_the_needle_stands_is_seen(tmp_path: Path) -> None:
+    server = FilmServer(answering)
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url) as page:
+        features = [{"name": "forced-colors", "value": "active"}, {"name": "prefers-reduced-motion", "value": "reduce"}]
+        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        page.start()
+        page.give(drawn(tmp_path, 2))
+        page.wait("!document.querySelector('#view').hidden")
+        look = "const of = (one, name) => getComputedStyle(document.querySelector(one))[name];"
+        pressed, other = page.js(
+            f"{look} return ['true', 'false'].map(is => of(`[data-layout][aria-pressed=${{is}}]`, 'backgroundColor'))"
+        )
+        assert pressed != other
+        needle, ground = page.js(f"{look} return [of('.gauge .needle', 'fill'), of('.panel', 'backgroundColor')]")
+        assert needle != ground
+        assert page.js(f"{look} return of('html', 'scrollBehavior')") == "auto"
+
+
+def test_on_a_tablet_a_film_that_is_clicked_comes_into_sight(tmp_path: Path) -> None:
+    server = FilmServer(answering)
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url, 800, 1000) as page:
+        page.start()
+        page.give(drawn(tmp_path, 12))
+        page.js("scrollTo(0, 0); document.querySelectorAll('#worklist .open')[3].click()")
+        page.wait(
+            "(box => box.top >= -1 && box.top < innerHeight / 3)"
+            "(document.querySelector('.stage').getBoundingClientRect())"
+        )
+
+
+def test_a_reader_whose_browser_asks_for_german_gets_it_in_page_and_scripts(tmp_path: Path) -> None:
+    server = FilmServer(answering)
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url) as page:
+        page.driver.execute_cdp_cmd("Network.enable", {})
+        page.driver.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"Accept-Language": "de"}})
+        page.start()
+        (tmp_path / "damaged.png").write_bytes(b"no film")
+        server.answer = lambda _: problem(422, "DAMAGED_IMAGE", "It ends early.")
+        page.give([tmp_path / "damaged.png"])
+        assert page.js("return document.documentElement.lang") == "de"
+        assert page.js("return document.querySelector('#choose').textContent") == "Aufnahmen wählen"
+        (row,) = page.rows()
+        assert row["state"] == "Die Datei ist beschädigt oder endet zu früh. Exportieren Sie sie noch einmal."
+
+
+def test_clients_that_send_half_a_film_and_one_that_sends_it_in_chunks(tmp_path: Path) -> None:
+    server = FilmServer(answering)
+    with serving(server), served_page(server.url, tmp_path / "run") as url, requests.Session() as session:
+        page = session.get(url).text
+        (token,) = re.findall(r'data-token="([^"]+)"', page)
+        headers = {"X-CSRFToken": token, "Referer": url, "Content-Type": "application/octet-stream"}
+        assert session.post(f"{url}acknowledge", data={"csrfmiddlewaretoken": token}, headers={"Referer": url}).ok
+        body = encoded(film(1, 96, 400))
+        cookies = "; ".join(f"{one.name}={one.value}" for one in session.cookies)
+        host = urlsplit(url)
+        with ExitStack() as stack:
+            for _ in range(40):
+                half = stack.enter_context(socket.create_connection((str(host.hostname), int(host.port or 0))))
+                lines = [f"POST /films HTTP/1.1\r\nHost: {host.netloc}\r\nContent-Length: {len(body)}"]
+                lines += [f"{name}: {value}" for name, value in {**headers, "Cookie": cookies}.items()]
+                half.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body[:100])
+            answer = session.post(f"{url}films", data=body, headers=headers, timeout=8)
+            assert answer.json()["reply"]["probabilities"]["PNEUMONIA"] == 0.4
+            chunks = (body[start : start + 1000] for start in range(0, len(body), 1000))
+            answer = session.post(f"{url}films", data=chunks, headers=headers, timeout=8)
+            assert answer.json()["reply"]["probabilities"]["PNEUMONIA"] == 0.4
+            half.settimeout(30)
+            assert b" 400 " in half.recv(4096).partition(b"\r\n")[0]  # CUT_OFF, after ten seconds without a byte

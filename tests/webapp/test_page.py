@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,6 +14,7 @@ from django.test import Client, override_settings
 from cxr import NOTICE
 from cxr.errors import CODES
 from cxr.films.film import FLAGS, MAX_BYTES
+from cxr_webapp.environment import version_of
 from pneumoscan.drawn_films import write_examples
 from tests.film_server import FilmServer
 from tests.webapp.pages import EXAMPLES, fresh, page_before, reader, scored
@@ -70,6 +72,28 @@ def test_the_first_page_is_small_and_asks_nobody_else() -> None:
         if path.suffix in (".js", ".css", ".svg"):
             addresses = set(re.findall(r"https?://[^\s\"'`)]+", path.read_text(encoding="utf-8")))
             assert addresses <= {"http://www.w3.org/2000/svg"}, path
+
+
+def test_static_files_are_kept_for_good_under_an_address_of_their_version_and_compressed() -> None:
+    page = reader().get("/").content.decode()
+    (script,) = re.findall(r'type="module" src="([^"]+main.js)"', page)
+    reply = Client().get(script, headers={"Accept-Encoding": "gzip"})
+    assert reply.status_code == 200
+    assert "immutable" in reply.headers["Cache-Control"]
+    assert int(re.search(r"max-age=(\d+)", reply.headers["Cache-Control"])[1]) > 10_000_000  # type: ignore[index]
+    assert gzip.decompress(b"".join(reply.streaming_content)) == (STATIC / "js" / "main.js").read_bytes()  # type: ignore[arg-type]
+    assert Client().get("/").headers["Cache-Control"] == "no-store"
+
+
+def test_the_version_in_the_address_follows_every_file(tmp_path: Path) -> None:
+    (tmp_path / "js").mkdir()
+    (tmp_path / "js" / "one.js").write_text("1")
+    before = version_of(tmp_path)
+    assert version_of(tmp_path) == before
+    (tmp_path / "js" / "one.js").write_text("2")
+    changed = version_of(tmp_path)
+    (tmp_path / "js" / "one.js").rename(tmp_path / "js" / "two.js")
+    assert len({before, changed, version_of(tmp_path)}) == 3
 
 
 def test_every_code_and_flag_of_the_server_has_plain_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,3 +112,12 @@ def database(url: str) -> dict[str, Any]:
     raise ImproperlyConfigured(
         f"{PREFIX}HISTORY is no address of a history: give sqlite:///folder/history.db or postgresql://user@host/name."
     )
+
+
+def version_of(*folders: Path) -> str:
+    """A name that changes with any file below some folders: with it in their address, files can be kept for ever."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(folder)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]

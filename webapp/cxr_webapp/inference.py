@@ -6,9 +6,11 @@ A trouble is what went wrong, in a form that the page has a message for.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from http import HTTPStatus
+from threading import BoundedSemaphore
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -17,7 +19,9 @@ from django.http import HttpRequest
 
 from cxr_client import AnswerLost, ClientError, InferenceClient, PredictionFailed, ServerUnreachable
 
-CONNECTIONS = 32
+CONNECTIONS = 16  # films that are asked about at once; who waits holds no more than his film
+_IDLE_S = 10.0  # without a byte of a body that was announced
+_SENDING_S = 120.0  # for a whole body
 # The map that speaks for PNEUMONIA above 0 and for NORMAL below: it means the same whichever label a film got.
 TARGET = "contrast"
 _CHUNK = 256 * 1024
@@ -47,15 +51,18 @@ def read_film(request: HttpRequest, most: int) -> bytes:
     TooManyBytes
         As soon as it is known: by the announced length, or when the next byte would be one too many.
     CutOff
-        If fewer bytes came than were announced.
+        If fewer bytes came than were announced, or none for `_IDLE_S`, or not all within `_SENDING_S`.
     """
     announced = int(request.headers.get("Content-Length") or 0)
     if announced > most:
         raise TooManyBytes
+    body, deadline = _body(request), time.monotonic() + _SENDING_S
     chunks: list[bytes] = []
     total = 0
     try:
-        while chunk := request.read(_CHUNK):
+        while chunk := body.read(_CHUNK):
+            if time.monotonic() > deadline:
+                raise CutOff
             total += len(chunk)
             if total > most:
                 raise TooManyBytes
@@ -65,6 +72,18 @@ def read_film(request: HttpRequest, most: int) -> bytes:
     if total < announced:
         raise CutOff
     return b"".join(chunks)
+
+
+def _body(request: HttpRequest) -> Any:
+    """The stream of a request's body, which gives up on a client that sends nothing more.
+
+    Django 5.2 takes a body without a length for an empty one, though gunicorn ends the stream where its chunks end.
+    """
+    environ = request.META
+    if socket := environ.get("gunicorn.socket"):
+        socket.settimeout(_IDLE_S)
+    chunked = environ.get("wsgi.input_terminated") and "chunked" in request.headers.get("Transfer-Encoding", "").lower()
+    return environ["wsgi.input"] if chunked else request
 
 
 class NoFiles(FileUploadHandler):
@@ -114,6 +133,11 @@ class Trouble:
 
 
 @cache
+def _asking() -> BoundedSemaphore:
+    return BoundedSemaphore(CONNECTIONS)
+
+
+@cache
 def client() -> InferenceClient:
     """The one client of this process; threads share it."""
     return InferenceClient(
@@ -138,7 +162,8 @@ def ask(film: bytes, view: str | None = None) -> dict[str, Any] | Trouble:
     the server decoded it: no second decoder can show another film than the one that was scored.
     """
     try:
-        answer = client().predict(film, cam="heatmap", target=TARGET, view=view, film_picture=True)
+        with _asking():
+            answer = client().predict(film, cam="heatmap", target=TARGET, view=view, film_picture=True)
     except ClientError as error:
         return trouble_of(error)
     if not is_reply(answer):

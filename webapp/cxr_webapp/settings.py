@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from django.utils.translation import gettext_lazy as _
-
-from cxr_webapp.environment import Environment, database
+from cxr_webapp.environment import Environment, database, version_of
 
 _ENVIRONMENT = Environment(os.environ)
 _FOLDER = Path(__file__).parent
@@ -35,6 +33,7 @@ MIDDLEWARE = [
     "cxr_webapp.headers.Alive",
     "django.middleware.security.SecurityMiddleware",
     "cxr_webapp.headers.PageHeaders",
+    "cxr_webapp.headers.CompressedStatic",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -86,14 +85,16 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 20
 FILE_UPLOAD_HANDLERS = ["cxr_webapp.inference.NoFiles"]
 
-STATIC_URL = "static/"
+_EXAMPLES = [Path(PNEUMOSCAN_EXAMPLES)] if PNEUMOSCAN_EXAMPLES else []
+# Scripts import each other by relative addresses: one version for all of them takes the place of a hash in each name.
+STATIC_URL = f"static/{version_of(_FOLDER / 'static', *_EXAMPLES)}/"
 STATICFILES_DIRS = [("webapp/examples", PNEUMOSCAN_EXAMPLES)] if PNEUMOSCAN_EXAMPLES else []
 WHITENOISE_USE_FINDERS = True  # straight from the package: no collectstatic, nothing copied
 WHITENOISE_AUTOREFRESH = False
-WHITENOISE_MAX_AGE = 300
+WHITENOISE_IMMUTABLE_FILE_TEST = ".*"  # every address has the version
 
 LANGUAGE_CODE = "en"
-LANGUAGES = [("en", _("English"))]
+LANGUAGES = [("en", "English"), ("de", "Deutsch")]
 LOCALE_PATHS = [_FOLDER / "locale"]
 USE_TZ = True
 TIME_ZONE = _ENVIRONMENT.text("TIME_ZONE", "UTC")

@@ -1,6 +1,8 @@
 // Ask before a form deletes what cannot be had again.
 
-for (const form of document.querySelectorAll("form[data-confirm]")) {
+import { findAll } from "./elements.js";
+
+for (const form of findAll("form[data-confirm]")) {
   form.addEventListener("submit", (event) => {
     if (!confirm(form.dataset.confirm)) event.preventDefault();
   });

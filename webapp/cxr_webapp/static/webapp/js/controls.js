@@ -1,6 +1,7 @@
 // What sets the viewer: buttons, sliders and keys, kept in step with its settings whoever changed them.
 
 import { find, findAll } from "./elements.js";
+import { goThrough, keepOneStop } from "./focus.js";
 import { listenToKeys, listenToPointers } from "./gestures.js";
 import { showScale } from "./scale.js";
 
@@ -39,6 +40,10 @@ export function connectControls(viewer, step) {
   find("#zoom-out").addEventListener("click", () => viewer.zoomBy(0.8));
   find("#reset").addEventListener("click", () => viewer.reset());
   find("#help-open").addEventListener("click", () => find("#help").showModal());
+  const buttons = findAll("#toolbar button");
+  keepOneStop(buttons);
+  goThrough(find("#toolbar"), { next: "ArrowRight", previous: "ArrowLeft" }, () => buttons);
+  find("#toolbar").addEventListener("focusin", (event) => keepOneStop(buttons, event.target));
   listenToPointers(viewer, () => tool);
   listenToKeys(viewer, {
     m: () => viewer.set({ map: !viewer.settings.map }),

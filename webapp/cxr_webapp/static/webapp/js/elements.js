@@ -1,6 +1,12 @@
 // Elements without HTML text: what a file is called can never become markup.
 
-/** An HTML element with properties, attributes (under `attributes`) and children. */
+/**
+ * An HTML element with properties, attributes (under `attributes`) and children.
+ * @param {string} name
+ * @param {{attributes?: Record<string, string>} & Record<string, any>} properties
+ * @param {...(Node | string | null | undefined)} children
+ * @returns {any}
+ */
 export function element(name, { attributes = {}, ...properties } = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -16,5 +22,7 @@ export function shape(name, attributes = {}, ...children) {
   return made;
 }
 
+/** @type {(selector: string, within?: ParentNode) => any} */
 export const find = (selector, within = document) => within.querySelector(selector);
+/** @type {(selector: string, within?: ParentNode) => any[]} */
 export const findAll = (selector, within = document) => [...within.querySelectorAll(selector)];

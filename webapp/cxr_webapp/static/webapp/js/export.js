@@ -2,9 +2,9 @@
 
 import { gauge } from "./gauge.js";
 import { drawBar, ends } from "./scale.js";
-import { OUTCOMES, outcomeOf, share, t } from "./messages.js";
+import { OUTCOMES, gettext, outcomeOf, share } from "./messages.js";
 
-const COLUMNS = ["rank", "film", "result", "label", "probability_pneumonia", "threshold", "indeterminate", "flags", "format", "width", "height", "model_version", "weights_sha256", "error", "notice"];
+const COLUMNS = ["rank", "film", "result", "label", "probability_pneumonia", "threshold", "indeterminate", "flags", "format", "width", "height", "model_version", "weights_sha256", "request_id", "answered_at", "error", "notice"];
 
 /** Films, in the order given, as CSV. */
 export function csvOf(films, notice) {
@@ -13,7 +13,7 @@ export function csvOf(films, notice) {
     return [
       place + 1, film.name, OUTCOMES[outcomeOf(film)](), reply?.label, reply?.probabilities.PNEUMONIA, reply?.decision.threshold,
       reply?.decision.indeterminate, reply?.image.flags.join(" "), reply?.image.format, reply?.image.width, reply?.image.height,
-      reply?.model.version, reply?.model.weights_sha256, film.error?.code, notice,
+      reply?.model.version, reply?.model.weights_sha256, reply?.request_id, film.answeredAt?.toISOString(), film.error?.code, notice,
     ];
   });
   return [COLUMNS, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
@@ -73,7 +73,7 @@ export async function pngOf(film, viewer, notice) {
     drawBar(context, middle - 80, down + 98, 160, 14, viewer.settings);
     write(high, middle + 90, down + 110, "13px system-ui, sans-serif");
     context.textAlign = "center";
-    write(t("logits, same on every film"), middle, down + 130, "12px system-ui, sans-serif", "#444");
+    write(gettext("logits, same on every film"), middle, down + 130, "12px system-ui, sans-serif", "#444");
     context.textAlign = "left";
   }
   const { model } = reply;

@@ -68,7 +68,7 @@ export function listenToPointers(viewer, tool) {
 export function listenToKeys(viewer, actions) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    const { target } = event;
+    const target = /** @type {Element} */ (event.target);
     if (target.matches("input:not([type=checkbox], [type=file]), select, textarea")) return;
     if (event.key.startsWith("Arrow")) {
       if (target === viewer.canvas && viewer.picture && arrow(viewer, event.key)) event.preventDefault();

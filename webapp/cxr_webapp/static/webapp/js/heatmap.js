@@ -111,8 +111,7 @@ export function paintMap(rgba, film, evidence, table, opacity, colours, width) {
 // Lines of equal evidence: solid for PNEUMONIA, dashed for NORMAL, so that no colour has to be told from another.
 function paintLines(rgba, evidence, opacity, width) {
   const reach = Math.max(1, Math.round(width / 400));
-  const level = (value) => Math.sign(value) * LINES_AT.filter((line) => Math.abs(value) >= line).length;
-  const levels = Int8Array.from(evidence, level);
+  const levels = levelsOf(evidence);
   const strength = Math.min(1, opacity * 1.5);
   for (let i = 0; i + reach * width + reach < levels.length; i++) {
     const right = levels[i + reach];
@@ -127,4 +126,18 @@ function paintLines(rgba, evidence, opacity, width) {
       rgba[i * 4 + channel] += (colour[channel] - rgba[i * 4 + channel]) * strength;
     }
   }
+}
+
+// How many lines lie between 0 and each pixel's evidence, with its sign. A loop without a call: it runs over every pixel.
+function levelsOf(evidence) {
+  const [first, second, third] = LINES_AT;
+  const levels = new Int8Array(evidence.length);
+  for (let i = 0; i < evidence.length; i++) {
+    const value = evidence[i];
+    const size = value < 0 ? -value : value;
+    if (size < first) continue;
+    const level = size < second ? 1 : size < third ? 2 : 3;
+    levels[i] = value < 0 ? -level : level;
+  }
+  return levels;
 }

@@ -5,20 +5,20 @@ import { find, findAll } from "./elements.js";
 /** Connect the ways in; `add(files, synthetic)` takes films, `failed()` says that an example did not come. */
 export function connectIntake(add, failed) {
   const input = find("#files");
-  find("#choose").addEventListener("click", () => input.click());
+  for (const button of findAll("[data-choose]")) button.addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
     add(input.files);
     input.value = ""; // so that the same film can be chosen again
   });
   for (const name of ["dragenter", "dragover"]) {
-    document.addEventListener(name, (event) => {
+    document.addEventListener(name, (/** @type {DragEvent} */ event) => {
       if (!event.dataTransfer.types.includes("Files")) return;
       event.preventDefault();
       find("#drop").classList.add("over");
     });
   }
   for (const name of ["dragleave", "drop"]) {
-    document.addEventListener(name, (event) => {
+    document.addEventListener(name, (/** @type {DragEvent} */ event) => {
       event.preventDefault(); // a film that misses the box must not replace the page
       if (name === "drop" || !event.relatedTarget) find("#drop").classList.remove("over");
       if (name === "drop" && event.dataTransfer.files.length) add(event.dataTransfer.files);

@@ -8,7 +8,7 @@ import { pictureOf, takePictures, thumbnail } from "./picture.js";
 import { Queue, sender } from "./queue.js";
 import { showResult } from "./result.js";
 import { Viewer } from "./viewer.js";
-import { fill, outcomeOf, share, t, troubleMessage } from "./messages.js";
+import { gettext, interpolate, ngettext, outcomeOf, share, troubleMessage } from "./messages.js";
 import { Worklist } from "./worklist.js";
 
 const page = find("#main");
@@ -35,7 +35,9 @@ const queue = new Queue({
 // ---- films -----------------------------------------------------------------------------------------------------
 
 function add(files, synthetic = false) {
-  const fresh = [...files].map((file) => ({ id: ++number, name: file.name || t("film"), file, synthetic, state: "waiting", progress: 0, reply: null }));
+  find("#cleared").hidden = true; // who goes on means it
+  cleared = [];
+  const fresh = [...files].map((file) => ({ id: ++number, name: file.name || gettext("film"), file, synthetic, state: "waiting", progress: 0, reply: null }));
   films.push(...fresh);
   const tooLarge = fresh.filter((film) => film.file.size > maxBytes);
   for (const film of tooLarge) Object.assign(film, { state: "failed", error: { kind: "size", code: "TOO_MANY_BYTES", retryable: false } });
@@ -60,6 +62,7 @@ async function filmChanged(film) {
 function takeAnswer(film) {
   try {
     film.pictures = takePictures(film.reply);
+    film.answeredAt = new Date();
   } catch {
     Object.assign(film, { state: "failed", reply: null, scale: null, error: { kind: "failed", code: "BAD_ANSWER", retryable: true } });
     return;
@@ -75,7 +78,12 @@ const busy = () => films.some((film) => ["waiting", "sending", "scoring"].includ
 
 function summary() {
   const count = (outcome) => films.filter((film) => outcomeOf(film) === outcome).length;
-  return fill("%(all)s films: %(pneumonia)s PNEUMONIA, %(unsure)s unsure, %(normal)s NORMAL, %(failed)s without an answer", {
+  const words = ngettext(
+    "%(all)s film: %(pneumonia)s PNEUMONIA, %(unsure)s unsure, %(normal)s NORMAL, %(failed)s without an answer",
+    "%(all)s films: %(pneumonia)s PNEUMONIA, %(unsure)s unsure, %(normal)s NORMAL, %(failed)s without an answer",
+    films.length,
+  );
+  return interpolate(words, {
     all: films.length, pneumonia: count("pneumonia"), unsure: count("indeterminate"), normal: count("normal"), failed: count("failed"),
   });
 }
@@ -97,6 +105,28 @@ function remove(film) {
     else close();
   }
   refresh();
+}
+
+let cleared = [];
+
+function clear() {
+  const words = ngettext("Remove %(all)s film and its answer from this page?", "Remove %(all)s films and their answers from this page?", films.length);
+  if (!confirm(interpolate(words, { all: films.length }))) return;
+  cleared = films;
+  [...films].forEach(remove);
+  find("#cleared").hidden = false;
+  find("#undo").focus();
+}
+
+function undo() {
+  find("#cleared").hidden = true;
+  films = [...cleared, ...films];
+  for (const film of cleared) film.removed = false;
+  queue.add(cleared.filter((film) => !["done", "failed"].includes(film.state)));
+  cleared = [];
+  list.update(films, null);
+  const [first] = list.visible();
+  if (first) open(first);
 }
 
 let drawing = false;
@@ -122,20 +152,23 @@ async function open(film, byHand = false) {
   refresh();
   find("#panel").hidden = false;
   showResult(film, again);
-  if (film.state !== "done" || viewer.picture) showStage(film, film.state === "failed" ? t("No picture: this film has no answer.") : "");
+  if (film.state !== "done" || viewer.picture) showStage(film, film.state === "failed" ? gettext("No picture: this film has no answer.") : "");
   else {
-    showStage(film, t("Drawing the film …"));
+    showStage(film, gettext("Drawing the film …"));
     const picture = await pictureOf(film).catch(() => null);
     if (chosen !== film || viewer.picture) return; // the reader went on meanwhile, or came back and has it
     if (picture) {
       film.drawn = { width: picture.width, height: picture.height };
       viewer.show(picture);
     }
-    showStage(film, t("No picture: the browser cannot read the one the server sent. The answer beside it stands."));
+    showStage(film, gettext("No picture: the browser cannot read the one the server sent. The answer beside it stands."));
     showResult(film, again);
   }
-  if (byHand && matchMedia("(max-width: 760px)").matches) find(".stage").scrollIntoView({ behavior: "smooth" });
+  if (byHand && isOneColumn()) find(".stage").scrollIntoView();
 }
+
+/** True where the viewer stands below the list, by the style sheet and not by a width of its own. */
+const isOneColumn = () => getComputedStyle(page).flexDirection === "column";
 
 function close() {
   viewer.show(null);
@@ -156,7 +189,7 @@ function showStage(film, why = "") {
   find("#nothing").hidden = drawn || !why;
   find("#nothing").textContent = why;
   find("#corner-film").textContent = drawn ? `${film.reply.image.format} ${film.reply.image.width} × ${film.reply.image.height}` : "";
-  if (drawn) find("#view").setAttribute("aria-label", fill("%(name)s: %(label)s, probability of pneumonia %(p)s, with its heat map", { name: film.name, label: film.reply.label, p: share(film.reply.probabilities.PNEUMONIA) }));
+  if (drawn) find("#view").setAttribute("aria-label", interpolate(gettext("%(name)s: %(label)s, probability of pneumonia %(p)s, with its heat map"), { name: film.name, label: film.reply.label, p: share(film.reply.probabilities.PNEUMONIA) }));
   viewer.draw();
   showSettings(viewer.settings, chosen);
 }
@@ -165,13 +198,15 @@ function step(by) {
   const visible = list.visible();
   if (!visible.length) return;
   const place = visible.indexOf(chosen);
-  open(visible[Math.min(Math.max(place + by, 0), visible.length - 1)], true);
+  const film = visible[Math.min(Math.max(place + by, 0), visible.length - 1)];
+  open(film, true);
+  list.reveal(film);
 }
 
 // ---- the page around it ----------------------------------------------------------------------------------------
 
 function showModel(model) {
-  find("#model").textContent = `${model.name} ${model.version}${model.pretrained === "random" ? ` · ${t("demonstration only: random weights")}` : ""}`;
+  find("#model").textContent = `${model.name} ${model.version}${model.pretrained === "random" ? ` · ${gettext("demonstration only: random weights")}` : ""}`;
   find("#model").classList.toggle("random", model.pretrained === "random");
 }
 
@@ -191,7 +226,8 @@ function connect() {
   find("#csv").addEventListener("click", () => save(new Blob([csvOf(list.visible(), notice)], { type: "text/csv" }), "pneumoscan-worklist.csv"));
   find("#save-png").addEventListener("click", savePng);
   find("#print").addEventListener("click", () => print());
-  find("#clear").addEventListener("click", () => [...films].forEach(remove));
+  find("#clear").addEventListener("click", clear);
+  find("#undo").addEventListener("click", undo);
   find("#retry-all").addEventListener("click", retryAll);
   // Escape is no acknowledgement, and a browser lets nobody keep a dialog open against it.
   find("#ack").addEventListener("close", () => page.dataset.acknowledged === "1" || askToAcknowledge());
@@ -230,7 +266,7 @@ async function acknowledge(event) {
   event.preventDefault(); // a new page would lose the films of this one
   const form = event.target;
   try {
-    const reply = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
+    const reply = await fetch(form.action, { method: "POST", body: new URLSearchParams(/** @type {any} */ (new FormData(form))) });
     if (!reply.ok) throw new Error(String(reply.status));
   } catch {
     form.submit();

@@ -7,7 +7,10 @@ const PAUSING = new Set(["down", "key", "page", "notice", "session"]); // the ne
 /** Runs films through `send`; `changed(film)` after every step, `paused(error)` when it makes no sense to go on. */
 export class Queue {
   constructor({ send, changed, paused, wait = (ms) => new Promise((done) => setTimeout(done, ms)) }) {
-    Object.assign(this, { send, changed, paused, wait });
+    this.send = send;
+    this.changed = changed;
+    this.paused = paused;
+    this.wait = wait;
     this.waiting = [];
     this.running = 0;
     this.stopped = false;

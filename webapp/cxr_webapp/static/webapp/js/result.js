@@ -2,12 +2,12 @@
 
 import { element, find, findAll } from "./elements.js";
 import { gauge } from "./gauge.js";
-import { fill, flagMessage, outcomeOf, share, t, troubleMessage } from "./messages.js";
+import { flagMessage, gettext, interpolate, outcomeOf, share, troubleMessage } from "./messages.js";
 
 const VERDICTS = {
   pneumonia: () => "PNEUMONIA",
   normal: () => "NORMAL",
-  indeterminate: () => t("Indeterminate"),
+  indeterminate: () => gettext("Indeterminate"),
 };
 
 /** Fill the panel; `again(film, view)` asks once more. */
@@ -23,26 +23,27 @@ export function showResult(film, again) {
 function answer(film) {
   const { reply, scale } = film;
   const outcome = outcomeOf(film);
-  const leaning = outcome === "indeterminate" ? element("span", { className: "leaning" }, fill("leaning to %(label)s", reply)) : null;
+  const leaning = outcome === "indeterminate" ? element("span", { className: "leaning" }, interpolate(gettext("leaning to %(label)s"), reply)) : null;
   const parts = [
     element("p", { className: `verdict ${outcome}` }, element("strong", {}, VERDICTS[outcome]()), leaning,
       element("span", { className: "p" }, `P(PNEUMONIA) ${share(reply.probabilities.PNEUMONIA)}`)),
     gauge(reply, scale?.indeterminate),
   ];
-  if (outcome === "indeterminate") parts.push(element("p", { className: "hint" }, t("Between the thresholds for 95 % sensitivity and 95 % specificity: the model cannot tell.")));
-  if (film.synthetic) parts.push(element("p", { className: "hint" }, t("A synthetic film, drawn by a program.")));
-  if (film.view) parts.push(element("p", { className: "hint" }, fill("Scored as a %(view)s view, because you said so.", film)));
+  // xgettext:no-javascript-format
+  if (outcome === "indeterminate") parts.push(element("p", { className: "hint" }, gettext("Between the thresholds for 95 % sensitivity and 95 % specificity: the model cannot tell.")));
+  if (film.synthetic) parts.push(element("p", { className: "hint" }, gettext("A synthetic film, drawn by a program.")));
+  if (film.view) parts.push(element("p", { className: "hint" }, interpolate(gettext("Scored as a %(view)s view, because you said so."), film)));
   for (const flag of reply.image.flags) parts.push(element("p", { className: "warn" }, flagMessage(flag)));
-  if (reply.model.pretrained === "random") parts.push(element("p", { className: "warn" }, t("A demonstration model on random weights: neither number nor map says anything about a person.")));
-  if (!scale) parts.push(element("p", { className: "warn" }, t("The model card is not at hand, so nobody tells how many logits full colour is. See the page about the model.")));
+  if (reply.model.pretrained === "random") parts.push(element("p", { className: "warn" }, gettext("A demonstration model on random weights: neither number nor map says anything about a person.")));
+  if (!scale) parts.push(element("p", { className: "warn" }, gettext("The model card is not at hand, so nobody tells how many logits full colour is. See the page about the model.")));
   return parts;
 }
 
 function pending(film, again) {
-  if (film.state !== "failed") return [element("p", { className: "hint" }, t("On the way …"))];
-  const parts = [element("p", { className: "verdict failed" }, element("strong", {}, t("No answer"))), element("p", { className: "warn" }, troubleMessage(film.error))];
+  if (film.state !== "failed") return [element("p", { className: "hint" }, gettext("On the way …"))];
+  const parts = [element("p", { className: "verdict failed" }, element("strong", {}, gettext("No answer"))), element("p", { className: "warn" }, troubleMessage(film.error))];
   if (film.error.detail && film.error.kind === "refused") {
-    parts.push(element("details", {}, element("summary", {}, t("What the server said")), element("p", {}, film.error.detail)));
+    parts.push(element("details", {}, element("summary", {}, gettext("What the server said")), element("p", {}, film.error.detail)));
   }
   const button = (words, view) => {
     const made = element("button", { type: "button" }, words);
@@ -50,21 +51,21 @@ function pending(film, again) {
     return made;
   };
   if (film.error.code === "NOT_FRONTAL" && !film.view) {
-    parts.push(element("p", { className: "hint" }, t("If you know that it is a frontal film, say so; the answer is then flagged.")),
-      element("p", { className: "choices" }, button(t("It is a PA view"), "PA"), button(t("It is an AP view"), "AP")));
+    parts.push(element("p", { className: "hint" }, gettext("If you know that it is a frontal film, say so; the answer is then flagged.")),
+      element("p", { className: "choices" }, button(gettext("It is a PA view"), "PA"), button(gettext("It is an AP view"), "AP")));
   }
-  if (film.error.retryable) parts.push(element("p", { className: "choices" }, button(t("Try again"), film.view)));
+  if (film.error.retryable) parts.push(element("p", { className: "choices" }, button(gettext("Try again"), film.view)));
   return parts;
 }
 
 function facts(film) {
   const { image, model, cam, logits } = film.reply;
   const rows = [
-    [t("Film"), `${image.format}, ${image.width} × ${image.height}, ${image.bits} bit${image.view_position ? `, ${image.view_position}` : ""}`],
-    [t("Shown at"), film.drawn ? `${film.drawn.width} × ${film.drawn.height}` : "–"],
-    [t("Model"), `${model.name} ${model.version}, ${model.arch}`],
-    [t("Logits"), `PNEUMONIA ${logits.PNEUMONIA.toFixed(2)}, NORMAL ${logits.NORMAL.toFixed(2)}`],
-    [t("Map"), fill("mean %(mean)s + bias %(bias)s = %(sum)s logits", sums(cam))],
+    [gettext("Film"), `${image.format}, ${image.width} × ${image.height}, ${image.bits} bit${image.view_position ? `, ${image.view_position}` : ""}`],
+    [gettext("Shown at"), film.drawn ? `${film.drawn.width} × ${film.drawn.height}` : "–"],
+    [gettext("Model"), `${model.name} ${model.version}, ${model.arch}`],
+    [gettext("Logits"), `PNEUMONIA ${logits.PNEUMONIA.toFixed(2)}, NORMAL ${logits.NORMAL.toFixed(2)}`],
+    [gettext("Map"), interpolate(gettext("mean %(mean)s + bias %(bias)s = %(sum)s logits"), sums(cam))],
   ];
   return rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
 }

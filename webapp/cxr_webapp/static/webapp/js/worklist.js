@@ -1,13 +1,21 @@
 // The worklist: one row for each film, kept in place while its film is on the way, the most urgent first.
 
 import { element, find, findAll } from "./elements.js";
-import { OUTCOMES, fill, flagMessage, outcomeOf, share, t, troubleMessage } from "./messages.js";
+import { goThrough, keepOneStop } from "./focus.js";
+import { OUTCOMES, flagMessage, gettext, interpolate, outcomeOf, share, troubleMessage } from "./messages.js";
 
 // A film without an answer may be the critical one: it comes before the films that were called NORMAL.
 const RANK = { pneumonia: 4, indeterminate: 3, failed: 2, normal: 1, waiting: 0 };
 
+// What is called PNEUMONIA and may be no chest film is looked at after those that are.
+const DOUBTFUL = 2.5;
+
 /** What the list is ordered by: class of outcome first, then probability. */
-export const urgency = (film) => RANK[outcomeOf(film)] + (film.reply?.probabilities.PNEUMONIA ?? 0) / 2;
+export function urgency(film) {
+  const rank = RANK[outcomeOf(film)];
+  const doubtful = film.reply?.image.flags.includes("unlike_frontal");
+  return (doubtful ? Math.min(rank, DOUBTFUL) : rank) + (film.reply?.probabilities.PNEUMONIA ?? 0) / 4;
+}
 
 /** Films in the order of the list. */
 export function ordered(films, { by, descending }) {
@@ -21,13 +29,16 @@ export function ordered(films, { by, descending }) {
 /** Draws films into the page's table; `open`, `retry` and `remove` are called with a film. */
 export class Worklist {
   constructor({ open, retry, remove }) {
-    Object.assign(this, { open, retry, remove });
+    this.open = open;
+    this.retry = retry;
+    this.remove = remove;
     this.body = find("#worklist tbody");
     this.rows = new Map();
     this.order = { by: "urgency", descending: true };
     this.filter = "all";
     this.text = "";
     this.films = [];
+    this.chosen = null;
     for (const header of findAll("#worklist [data-sort]")) {
       find("button", header).addEventListener("click", () => this.sortBy(header.dataset.sort));
     }
@@ -37,6 +48,7 @@ export class Worklist {
         this.update();
       });
     }
+    goThrough(this.body, { next: "ArrowDown", previous: "ArrowUp" }, () => findAll(".open", this.body));
     find("#find").addEventListener("input", (event) => {
       this.text = event.target.value.trim().toLowerCase();
       this.update();
@@ -58,7 +70,8 @@ export class Worklist {
   }
 
   update(films = this.films, chosen = this.chosen) {
-    Object.assign(this, { films, chosen });
+    this.films = films;
+    this.chosen = chosen;
     const counts = { all: films.length };
     for (const film of films) counts[outcomeOf(film)] = (counts[outcomeOf(film)] ?? 0) + 1;
     for (const button of findAll("[data-filter]")) {
@@ -72,14 +85,21 @@ export class Worklist {
       }
     }
     const rows = this.visible().map((film) => this.row(film));
-    const focused = document.activeElement;
+    const focused = /** @type {HTMLElement} */ (document.activeElement);
     // Only what moved is touched: a row that is moved loses focus and a progress bar its animation.
     rows.forEach((row, place) => {
       if (this.body.children[place] !== row) this.body.insertBefore(row, this.body.children[place] ?? null);
     });
     while (this.body.children.length > rows.length) this.body.lastElementChild.remove();
     if (focused !== document.activeElement && this.body.contains(focused)) focused.focus();
+    keepOneStop(rows.map((row) => findAll("button", row)), this.rows.get(chosen));
     find("#none").hidden = !films.length || rows.length > 0;
+  }
+
+  /** Bring a film's row into sight; the list may be long, and keys go through all of it. */
+  reveal(film) {
+    this.update(this.films, film);
+    this.rows.get(film)?.scrollIntoView({ block: "nearest" });
   }
 
   row(film) {
@@ -104,9 +124,9 @@ export class Worklist {
   newRow(film) {
     const name = element("button", { type: "button", className: "open", title: film.name }, element("b", { textContent: film.name }));
     name.addEventListener("click", () => this.open(film));
-    const retry = element("button", { type: "button", className: "retry", title: t("Try again"), attributes: { "aria-label": fill("Try %(name)s again", film) } }, "↻");
+    const retry = element("button", { type: "button", className: "retry", title: gettext("Try again"), attributes: { "aria-label": interpolate(gettext("Try %(name)s again"), film) } }, "↻");
     retry.addEventListener("click", () => this.retry(film));
-    const remove = element("button", { type: "button", title: t("Remove"), attributes: { "aria-label": fill("Remove %(name)s", film) } }, "×");
+    const remove = element("button", { type: "button", title: gettext("Remove"), attributes: { "aria-label": interpolate(gettext("Remove %(name)s"), film) } }, "×");
     remove.addEventListener("click", () => this.remove(film));
     const picture = element("img", { alt: "", width: 44, height: 44, hidden: true });
     const row = element("tr", {},
@@ -126,10 +146,10 @@ function stateOf(film) {
     return [element("span", { className: `chip ${outcomeOf(film)}` }, OUTCOMES[outcomeOf(film)]()), ...flags];
   }
   if (film.state === "failed") return [element("span", { className: "why" }, troubleMessage(film.error))];
-  const bar = element("progress", { max: 1, attributes: { "aria-label": fill("Progress of %(name)s", film) } });
+  const bar = element("progress", { max: 1, attributes: { "aria-label": interpolate(gettext("Progress of %(name)s"), film) } });
   if (film.state === "sending") bar.value = film.progress;
   if (film.state === "waiting") bar.value = 0; // without a value: at work, no telling how long
-  const words = { waiting: t("waiting"), sending: t("sending"), scoring: t("scoring") };
+  const words = { waiting: gettext("waiting"), sending: gettext("sending"), scoring: gettext("scoring") };
   return [bar, element("small", {}, words[film.state])];
 }
 
