@@ -21,7 +21,8 @@ from cxr.films.decode import decode
 from cxr.films.dicom_tags import TagRefusal
 from cxr.films.film import Film, Pixels
 from cxr.films.frontal import LATERAL, check_frontal
-from cxr.model.preprocess import resize
+from cxr.model.brightness import check_brightness
+from cxr.model.preprocess import network_film, resize
 from cxr.predict import Prediction, Predictor
 from cxr.serving.card import AuditSummary, model_card
 from cxr.serving.drift import DriftWindow, Reference
@@ -183,6 +184,9 @@ class BatchService:
             with metrics.timed("cxr_preprocess_seconds"):
                 film = check_frontal(film, job.options.view, spec.screen)
                 job.tensor_film = resize(film.pixels, spec.preprocessing)
+                if spec.brightness is not None:
+                    seen = network_film(job.tensor_film, spec.preprocessing)
+                    film = check_brightness(film, seen, spec.brightness)
                 pixels = _picture(film, data) if job.options.needs_picture else job.tensor_film
                 job.film = replace(film, pixels=pixels)
         return job

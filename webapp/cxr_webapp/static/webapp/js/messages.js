@@ -13,6 +13,7 @@ const FLAGS = {
   polarity_unsure: () => t("The file contradicts itself on black and white. Look whether the film is a negative."),
   turned: () => t("The film lay on its side. It was set upright."),
   tag_overruled: () => t("The file says it is no frontal chest film; it was scored because you said it is."),
+  unusual_greys: () => t("Black, middle and white lie otherwise than in the films the model learned from. Read the result with care."),
 };
 
 const CODES = {
