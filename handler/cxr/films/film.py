@@ -39,7 +39,7 @@ class ImageInfo:
     Parameters
     ----------
     format
-        ``JPEG``, ``PNG`` or ``DICOM``.
+        ``JPEG``, ``PNG`` or ``DICOM``; ``TIFF`` or ``JPEG2000`` where the operator admits them.
     width, height
         Pixels of the film as it stands upright, before any reduced decoding.
     bits
