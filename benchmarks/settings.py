@@ -80,6 +80,20 @@ class SyntaxSettings(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RenderingSettings(Output):
+    """Score the same films rendered otherwise: another depth, window, brightness or gamma, DICOM and its inverted twin.
+
+    Nothing is timed. Films of each source and label are taken in turn, so that the small ones are there.
+    """
+
+    run: Annotated[tuple[Path, ...], Option("exported or calibrated runs, one table each", "DIR")]
+    data: Annotated[Path, Option("the data folder they were trained on", "DIR")]
+    split: Annotated[Literal["train", "val", "test"], Option("whose films")] = "test"
+    films: Annotated[int, Option("how many", "N", check=at_least(2))] = 200
+    seed: Annotated[int, Option("that draws them", "N")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainBenchmarkSettings(Output):
     """Time training beside the well-known tutorial's loop, and compare how good both models are."""
 
@@ -202,6 +216,7 @@ MEASUREMENTS: Final[dict[str, type[Any]]] = {
     "cam": CamSettings,
     "decode": DecodeSettings,
     "syntaxes": SyntaxSettings,
+    "renderings": RenderingSettings,
     "train": TrainBenchmarkSettings,
     "serve": ServeSettings,
     "peers": PeerSettings,

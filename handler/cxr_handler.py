@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import ModelError
+from cxr.films.scans import FORMATS_VARIABLE, formats_in
 from cxr.predict import Predictor
 from cxr.serving.card import read_audit, read_metrics
 from cxr.serving.drift import read_reference
@@ -43,7 +44,8 @@ class CxrHandler:
         manifest = context.manifest["model"]
         identity = ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
         figures = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
-        self.service = BatchService(predictor, identity, *figures, read_reference(folder, predictor.spec))
+        formats = formats_in(os.environ.get(FORMATS_VARIABLE, ""))
+        self.service = BatchService(predictor, identity, *figures, read_reference(folder, predictor.spec), formats)
         self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
         self.metrics.write(BatchMetrics.zeros())
 

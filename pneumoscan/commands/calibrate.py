@@ -13,8 +13,8 @@ from pneumoscan.options import Option
 class Options:
     """Temperature, thresholds, scale of the heat map and parity of engines, from the validation films.
 
-    The screen for views that are not frontal comes from the training films. Fits to a run's checkpoint and leaves
-    calibration.json in the run; `pneumoscan export` puts it into the spec.
+    The screen for views that are not frontal and the brightness beyond which a film is flagged come from the training
+    films. Fits to a run's checkpoint and leaves calibration.json in the run; `pneumoscan export` puts it into the spec.
     """
 
     run: Annotated[Path, Option("a run folder with a checkpoint", "DIR")]

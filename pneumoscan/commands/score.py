@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 
 from pneumoscan.errors import ScoreError
 from pneumoscan.options import Option, at_least
+from pneumoscan.server.options import FORMATS_VARIABLE, Format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,10 @@ class Options:
     view: Annotated[
         Literal["PA", "AP", "LATERAL"] | None, Option("view of the films, for files without a tag that says it")
     ] = None
+    formats: Annotated[
+        tuple[Format, ...],
+        Option("read these files of film digitisers too, where they are named or in a list; as of pneumoscan serve"),
+    ] = ()
     force: Annotated[bool, Option("begin again where DIR holds another job, whose results go")] = False
     json: Annotated[bool, Option("print the summary as JSON")] = False
 
@@ -60,6 +66,8 @@ def run(options: Options) -> int:
     from pneumoscan.score.summary import write_table
     from pneumoscan.server.capacity import CapacityOptions, machine, plan
 
+    if options.formats:
+        os.environ[FORMATS_VARIABLE] = ",".join(options.formats)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # workers are ended as after Ctrl-C
     try:
         summary = score(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pneumoscan.daemon import Notifier
 from pneumoscan.options import as_argv
 from pneumoscan.server.capacity import machine, plan, workers_in_memory
-from pneumoscan.server.options import ServeOptions
+from pneumoscan.server.options import FORMATS_VARIABLE, ServeOptions
 from pneumoscan.server.run_folder import RunDir, daemon
 from pneumoscan.server.torchserve import Addresses, check_caller, choose_device, find_java
 from pneumoscan.versions.declared import serving_set
@@ -33,6 +33,8 @@ def run(options: ServeOptions) -> int:
     if options.ready:
         return daemon(run_dir).ready(lambda server: why_not_ready(run_dir, server.url))
     check_caller(os.environ)
+    if options.formats:
+        os.environ[FORMATS_VARIABLE] = ",".join(options.formats)
     run_dir.create()
     # Before anything that takes its time: from here on a stop finds this process.
     with run_dir.locked(options.lock_fd) as lock:

@@ -14,6 +14,9 @@ from pneumoscan.server.capacity import (
     CapacityOptions,
 )
 
+Format = Literal["tiff", "jpeg2000"]  # cxr.films.scans.FORMATS
+FORMATS_VARIABLE = "PNEUMOSCAN_FORMATS"  # cxr.films.scans, which no command imports for its help
+
 _CAPACITY = (
     "Worked out from the machine. On a CPU a worker for each core, as far as the memory holds them by an estimate "
     f"of {WORKER_BYTES / 1e9:g} GB a worker, each with one thread and one film at a time; with a GPU "
@@ -53,6 +56,13 @@ class ServeOptions:
         Literal["auto", "cpu", "cuda"],
         Option("auto: a GPU if there is one; cpu: hide any GPU; cuda: refuse to start without one"),
     ] = "auto"
+    formats: Annotated[
+        tuple[Format, ...],
+        Option(
+            "read these files of film digitisers too, beside JPEG, PNG and DICOM; off because each is one more parser "
+            "that what strangers send reaches. In the server's environment they are PNEUMOSCAN_FORMATS"
+        ),
+    ] = ()
     timeout: Annotated[
         float, Option("how long the server may take until it answers a film; then it is stopped, exit 1", "SECONDS")
     ] = 180.0

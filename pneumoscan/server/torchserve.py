@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 # What the server's processes may see of the caller's environment, PYTHONPATH never: TorchServe 0.12.0 puts it
 # before the archive's own folder in the worker's path. Credentials of the shell are not for a worker either.
 _ALLOWED = re.compile(
-    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|LD_LIBRARY_PATH"
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|LD_LIBRARY_PATH|PNEUMOSCAN_FORMATS"
     r"|(CUDA|NVIDIA|CUBLAS|NCCL|OMP|MKL|KMP|GOMP|OPENBLAS|TORCH|PYTORCH)_\w+"
 )
 

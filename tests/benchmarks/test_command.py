@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.renderings import RENDERINGS
 from benchmarks.result import Result, read_json
 from benchmarks.train import TutorialRecipe, rate_of, sample_by_group
 from cxr_training.data.records import load_films
@@ -166,3 +167,19 @@ def test_at_most_so_many_films_of_each_source_and_label_are_taken(data: Path) ->
     assert few == sample_by_group(records, 2, seed=0)
     assert [records.index(one) for one in few] == sorted(records.index(one) for one in few)
     assert len(sample_by_group(records, 99, seed=0)) == len(records)
+
+
+def test_the_same_grey_in_another_file_changes_no_answer_and_a_sixteenth_of_it_does(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    options = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--epochs", "5", "--device", "cpu"]
+    assert run_command("train", ["--data", str(data), "--run", str(run), *options]) == 0
+    capsys.readouterr()
+    result = measured(capsys, "renderings", "--run", str(run), "--data", str(data), "--films", "6")
+    rows = result.rows("run")
+    assert set(rows) == set(RENDERINGS)
+    for name in ("PNG, 16 bits", "DICOM with window", "MONOCHROME1, inverted", "inverting VOI LUT"):
+        assert rows[name]["labels"].median == 0
+        assert rows[name]["largest"].median < 0.05  # half a grey of rounding
+    assert rows["a sixteenth as bright"]["largest"].median > rows["half as bright"]["mean"].median > 0

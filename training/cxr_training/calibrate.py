@@ -1,6 +1,7 @@
 """Temperature, thresholds, scale of the heat map and parity of engines, from the validation films.
 
-The screen for views that are not frontal comes from the training films.
+The screen for views that are not frontal, and the brightness beyond which a film is flagged, come from the training
+films.
 
 Fits to a run's checkpoint and leaves `calibration.json` in the run; `pneumoscan export` puts it into the spec.
 """
@@ -12,7 +13,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -20,8 +23,13 @@ import torch
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
 from cxr.json_records import sealed
+from cxr.model.brightness import Brightness, brightness_of
 from cxr.model.parity import REFERENCE, Parity, files_digest, kind_of
+from cxr.model.preprocess import network_film
+from cxr.model.spec import ModelSpec
 from cxr.predict import Prediction, Predictor, softmax
+from cxr_training.data.prefetch import in_batches, prefetched
+from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Films, Record
 from cxr_training.drift import FEWEST as FEWEST_FOR_DRIFT
 from cxr_training.drift import reference_of, signals_of, write_reference
@@ -32,6 +40,10 @@ from cxr_training.measure.parity import default_engines, parity_of, processor_na
 from cxr_training.measure.scoring import read_films, score
 from cxr_training.runs import CALIBRATION, Calibration, Training, checkpoint_predictor, spec_of
 from pneumoscan.files import write_text
+
+_MOST_FOR_BRIGHTNESS: Final = 2000  # training films; the limits hold all but two in a thousand
+_BATCH: Final = 8  # films that are read together
+_SEED: Final = 0
 
 
 def calibrate_run(
@@ -70,7 +82,8 @@ def calibrate_run(
     targets = np.array([record.target for record in records], dtype=np.int64)
     weights = None if balance == "none" else film_weights(records, balance).astype(np.float64)
     fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights)
-    fitted = replace(fitted, screen=screen_of([record for record in films.records if record.split == "train"]))
+    trained = [record for record in films.records if record.split == "train"]
+    fitted = replace(fitted, screen=screen_of(trained), brightness=brightness_of_films(trained, predictor.spec))
     probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
     reference = reference_of(signals, probabilities, predictor.spec, fitted.temperature)
     write_reference(run, reference)
@@ -80,8 +93,24 @@ def calibrate_run(
     print(f"{run}: temperature {fitted.temperature:.3f}; thresholds {points} ({len(records)} films)")
     if fitted.screen is None:
         print(f"{run}: fewer than {FEWEST} training films, so no screen for views that are not frontal")
+    if fitted.brightness is None:
+        print(f"{run}: fewer than {FEWEST} training films, so no flag for greys unlike theirs")
     if reference is None:
         print(f"{run}: fewer than {FEWEST_FOR_DRIFT} validation films, so no reference to see drift by")
+
+
+def brightness_of_films(records: Sequence[Record], spec: ModelSpec) -> Brightness | None:
+    """The brightness of training films, of a sample where there are many; None where they are too few."""
+    if len(records) < FEWEST:
+        return None
+    chosen = [records[i] for i in np.random.default_rng(_SEED).permutation(len(records))[:_MOST_FOR_BRIGHTNESS]]
+    preprocessing = spec.preprocessing
+
+    def figures(record: Record) -> dict[str, float]:
+        return brightness_of(network_film(record.read(preprocessing.least_side), preprocessing))
+
+    batches = prefetched(in_batches(chosen, _BATCH), figures)
+    return Brightness.of([*progress_bar(chain.from_iterable(batches), "brightness", "film", total=len(chosen))])
 
 
 class _EngineScores:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from cxr.errors import ModelError
 from cxr.films.frontal import Screen
 from cxr.json_records import FieldError, parse, read, read_file, sealed
+from cxr.model.brightness import Brightness
 from cxr.model.network import build, load_strictly, read_state_dict
 from cxr.model.parity import Parity
 from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
@@ -53,6 +54,7 @@ class Calibration:
     cam_scale: float
     cam_zero: str = "head"
     screen: Screen | None = None
+    brightness: Brightness | None = None
     parity: dict[str, Parity] = field(default_factory=dict)
 
 

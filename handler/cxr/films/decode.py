@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from typing import Final
 
 from PIL import Image
@@ -20,12 +21,13 @@ from cxr.films.film import (
     is_clipped,
 )
 from cxr.films.pictures import JPEG_START, ORIENTATION, PNG_START, check_jpeg, check_png, to_grey
+from cxr.films.scans import format_of, read_scan
 
 _TURNED: Final = (5, 6, 7, 8)  # orientations that exchange rows and columns
 
 
-def decode(data: bytes, least_side: int | None = None) -> Film:
-    """The film in a JPEG, PNG or DICOM file.
+def decode(data: bytes, least_side: int | None = None, formats: Collection[str] = ()) -> Film:
+    """The film in a JPEG, PNG or DICOM file, or in one of another format that the operator admits.
 
     Parameters
     ----------
@@ -35,6 +37,8 @@ def decode(data: bytes, least_side: int | None = None) -> Film:
         Pixels that the caller needs each side to have: a JPEG with more, or a DICOM film in JPEG or JPEG 2000, may come
         at a half, a quarter or an eighth of its size, which the coding gives several times as fast. None for every
         pixel.
+    formats
+        Of `cxr.films.scans.FORMATS`, those that are read too.
 
     Raises
     ------
@@ -50,6 +54,8 @@ def decode(data: bytes, least_side: int | None = None) -> Film:
         film = _read_picture(data, least_side)
     elif is_dicom(data):
         film, refusal = read_dicom(data, least_side)
+    elif (form := format_of(data)) is not None:
+        film = read_scan(data, form, formats, least_side)
     else:
         raise InputError(
             "UNKNOWN_FORMAT", "the first bytes are of no JPEG, PNG or DICOM file; send the file itself, unchanged."

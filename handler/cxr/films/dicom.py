@@ -86,10 +86,10 @@ def _shown(frame: Frame, claims: Claims, dataset: Dataset) -> tuple[Pixels, tupl
         return greys(frame, claims.photometric, dataset)
     if claims.photometric == PALETTE:
         return _grey_of_palette(frame.values, dataset), ()
-    return _grey_of_colours(frame.values, frame.bits, is_luminance=claims.photometric.startswith("YBR_")), ()
+    return grey_of_colours(frame.values, frame.bits, is_luminance=claims.photometric.startswith("YBR_")), ()
 
 
-def _grey_of_colours(values: Stored, bits: int, *, is_luminance: bool) -> Pixels:
+def grey_of_colours(values: Stored, bits: int, *, is_luminance: bool) -> Pixels:
     """The grey of a film of three values a pixel.
 
     Parameters

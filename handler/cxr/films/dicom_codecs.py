@@ -53,9 +53,9 @@ _ALL_FRAME_MARKERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8,
 _MOST_A_BYTE: Final = 64  # that RLE unpacks to: 128 from two
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _MAX_FRAGMENTS: Final = 5000
-_JP2_START: Final = b"\x00\x00\x00\x0cjP  "
-_CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
-_STARTS: Final = (JPEG_START, _JP2_START, _CODESTREAM_START)
+JP2_START: Final = b"\x00\x00\x00\x0cjP  "
+CODESTREAM_START: Final = b"\xff\x4f\xff\x51"
+_STARTS: Final = (JPEG_START, JP2_START, CODESTREAM_START)
 _COD: Final = 0xFF52
 _MOST_SEGMENTS: Final = 100  # before it
 _MAX_TILES: Final = 4096  # OpenJPEG takes 6 kB for each before it reads one; 50 million pixels in 128 x 128 have 3,052
@@ -88,11 +88,11 @@ def read_stored(dataset: Dataset, least_side: int | None = None) -> Frame:
     if syntax in _FRAME_MARKERS:
         stream = _read_jpeg_header(frame, _FRAME_MARKERS[syntax])
     else:
-        if frame.startswith(_JP2_START):  # boxes, which PS3.5 A.4.4 does not allow and some writers add
-            frame = frame[frame.find(_CODESTREAM_START) :]
-        stream = _read_jpeg_2000_header(frame)
+        if frame.startswith(JP2_START):  # boxes, which PS3.5 A.4.4 does not allow and some writers add
+            frame = frame[frame.find(CODESTREAM_START) :]
+        stream = read_jpeg_2000_header(frame)
     _check_stream(stream, tags, allocated)
-    halvings = _halvings(frame, syntax, stream, tags, least_side)
+    halvings = halvings_of(frame, syntax, stream, tags, least_side)
     if halvings and _is_as_tagged(stream, tags, dataset):
         reduced = fit_reduced(_reduced(frame, syntax, stream, halvings), stream, tags, dataset)
         if reduced is not None:
@@ -109,7 +109,7 @@ def _actual_syntax(dataset: Dataset) -> uid.UID:
         frame = _only_frame(dataset)
     except Exception:  # pixels that begin as fragments would
         return syntax
-    if frame.startswith((_JP2_START, _CODESTREAM_START)):
+    if frame.startswith((JP2_START, CODESTREAM_START)):
         return uid.JPEG2000
     if not frame.startswith(JPEG_START):
         return syntax
@@ -246,9 +246,9 @@ def _read_jpeg_header(frame: bytes, expected: tuple[int, ...]) -> Layout:
     raise _damaged("the compressed stream has no frame header")
 
 
-def _read_jpeg_2000_header(codestream: bytes) -> Layout:
+def read_jpeg_2000_header(codestream: bytes) -> Layout:
     """What the SIZ segment of a JPEG 2000 stream announces: ITU-T T.800 A.5.1."""
-    if codestream[:4] != _CODESTREAM_START:
+    if codestream[:4] != CODESTREAM_START:
         raise _damaged("the compressed stream does not begin as JPEG 2000")
     right, bottom, left, top, *tile, components, depth, dx, dy = struct.unpack_from(">8LH3B", codestream, 8)
     if (dx, dy) != (1, 1):
@@ -278,15 +278,15 @@ def _decode(frame: bytes, syntax: uid.UID, stream: Layout) -> npt.NDArray[Any]:
     first, *others = _SANDBOXED[syntax]
     if others and stream.components == 1:
         with contextlib.suppress(ValueError):
-            return _sandboxed(first, frame, stream)
-    return _sandboxed(others[0] if others else first, frame, stream)
+            return sandboxed(first, frame, stream)
+    return sandboxed(others[0] if others else first, frame, stream)
 
 
 def _reduced(frame: bytes, syntax: uid.UID, stream: Layout, halvings: int) -> npt.NDArray[Any] | None:
     """The values of a film with a half, a quarter or an eighth of the pixels of each side; None where that fails."""
     try:
         if syntax != uid.JPEGBaseline8Bit:
-            return _sandboxed(_REDUCING[syntax], frame, stream, halvings)
+            return sandboxed(_REDUCING[syntax], frame, stream, halvings)
         with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
             picture.draft(None, (stream.width >> halvings, stream.height >> halvings))
             return np.asarray(picture)
@@ -294,7 +294,7 @@ def _reduced(frame: bytes, syntax: uid.UID, stream: Layout, halvings: int) -> np
         return None
 
 
-def _halvings(frame: bytes, syntax: uid.UID, stream: Layout, tags: Layout, least_side: int | None) -> int:
+def halvings_of(frame: bytes, syntax: uid.UID, stream: Layout, tags: Layout, least_side: int | None) -> int:
     """How often both sides can be halved and still have `least_side` pixels."""
     if least_side is None or tags.components > 1 or (syntax not in _REDUCING and syntax != uid.JPEGBaseline8Bit):
         return 0
@@ -314,7 +314,18 @@ def _levels(codestream: bytes) -> int:
     return 0
 
 
-def _sandboxed(library: str, frame: bytes, stream: Layout, halvings: int = 0) -> npt.NDArray[Any]:
+def sandboxed(library: str, frame: bytes, stream: Layout, halvings: int = 0) -> npt.NDArray[Any]:
+    """The values of a stream by one of the libraries of `cxr.films.stream_codecs`, as they are in it.
+
+    Raises
+    ------
+    ValueError
+        The library fails on the stream.
+    InputError
+        OVERLOADED where the machine is too busy, or ended the process.
+    MemoryError
+        No process could be started.
+    """
     coded = Coded(library, stream.width, stream.height, stream.bits, stream.components, stream.signed, halvings)
     try:
         pixels = decode_in_sandbox(coded, frame)

@@ -28,6 +28,7 @@ FLAGS: Final[dict[str, str]] = {
     "polarity_unsure": "tags contradict each other on black and white; PhotometricInterpretation was believed",
     "turned": "the film lay on its side or stood on its head by its PatientOrientation; it was set upright",
     "tag_overruled": "a tag says it is no chest or not frontal; it was scored because the request says it is",
+    "unusual_greys": "black, middle and white lie otherwise than in the films the model was trained on",
 }
 
 
@@ -38,7 +39,7 @@ class ImageInfo:
     Parameters
     ----------
     format
-        ``JPEG``, ``PNG`` or ``DICOM``.
+        ``JPEG``, ``PNG`` or ``DICOM``; ``TIFF`` or ``JPEG2000`` where the operator admits them.
     width, height
         Pixels of the film as it stands upright, before any reduced decoding.
     bits

@@ -134,7 +134,7 @@ def png_significant_bits(data: bytes) -> int | None:
 
 
 ORIENTATION: Final = 0x0112  # Exif 2.3, section 4.6.4
-_TRANSPOSED: Final = {
+TRANSPOSED: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -168,8 +168,8 @@ def to_grey(picture: Image.Image, data: bytes) -> tuple[Pixels, int, tuple[str, 
         stored, bits = np.asarray(picture), None
     else:
         return _shallow(ImageOps.exif_transpose(picture)), 8, ()
-    pixels, bits, flags = _from_16_bits(stored, bits, picture.info.get("transparency"))
-    turn = _TRANSPOSED.get(picture.getexif().get(ORIENTATION, 1))
+    pixels, bits, flags = from_16_bits(stored, bits, picture.info.get("transparency"))
+    turn = TRANSPOSED.get(picture.getexif().get(ORIENTATION, 1))
     if turn is not None:
         pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
     return pixels, bits, flags
@@ -199,7 +199,7 @@ def _deep_png(picture: Image.Image, data: bytes) -> npt.NDArray[Any]:
         read_so = b"".join([data[:12], header, struct.pack(">I", zlib.crc32(header)), data[33:]])
         with Image.open(io.BytesIO(read_so), formats=("PNG",)) as parts:
             high, low, alpha_high, alpha_low = (np.asarray(part) for part in parts.convert("RGBA").split())
-        return _over_black(_joined(high, low), _joined(alpha_high, alpha_low))
+        return over_black(_joined(high, low), _joined(alpha_high, alpha_low))
     if kind not in (_COLOUR, _COLOUR_ALPHA):
         return np.asarray(picture)
     bands = "RGB" if kind == _COLOUR else "RGBA"
@@ -211,7 +211,7 @@ def _deep_png(picture: Image.Image, data: bytes) -> npt.NDArray[Any]:
         grey = _grey_of_channels(picture, lows)
         if kind == _COLOUR:
             return grey
-        return _over_black(grey, _joined(np.asarray(picture.getchannel("A")), np.asarray(lows.getchannel("A"))))
+        return over_black(grey, _joined(np.asarray(picture.getchannel("A")), np.asarray(lows.getchannel("A"))))
 
 
 def _joined(high: Pixels, low: Pixels) -> Deep:
@@ -232,14 +232,15 @@ def _grey_of_channels(highs: Image.Image, lows: Image.Image) -> Deep:
     return np.rint(grey).astype(np.uint16)
 
 
-def _over_black(grey: Deep, alpha: Deep) -> Deep:
+def over_black(grey: Deep, alpha: Deep) -> Deep:
+    """Greys over black, by how opaque each is, beside the most opaque one."""
     most, least = int(alpha.max()), int(alpha.min())
     if most == least:  # one value all over says nothing
         return grey
     return np.asarray(np.rint(grey * (alpha / np.float32(most)))).astype(np.uint16)
 
 
-def _from_16_bits(
+def from_16_bits(
     stored: npt.NDArray[Any], said: int | None, transparent: object
 ) -> tuple[Pixels, int, tuple[str, ...]]:
     """Grey, bits and flags of values that may use only some of 16 bits.

@@ -16,7 +16,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any, Final
 
-LIBRARIES: Final = ("gdcm", "_CharLS", "_openjpeg", "PIL.Jpeg2KImagePlugin", "numpy")
+LIBRARIES: Final = ("gdcm", "_CharLS", "_openjpeg", "PIL.Jpeg2KImagePlugin", "PIL.TiffImagePlugin", "numpy")
 # What libjpeg says where a stream ends early or holds what is no code; it then makes up the rest of the film.
 DAMAGE: Final = (b"remature end", b"bad Huffman code")
 _KEPT: Final[list[Any]] = []  # GDCM 3.2 aborts where Python frees its objects in the order of the names
@@ -30,7 +30,8 @@ class Coded:
     ----------
     library
         ``libjpeg``, the libjpeg-turbo 3 of Pillow, for JPEG of one component, and ``gdcm`` for any; ``_CharLS``, of
-        pyjpegls, for JPEG-LS; ``_openjpeg``, of pylibjpeg-openjpeg, for JPEG 2000, and ``PIL`` for less of it.
+        pyjpegls, for JPEG-LS; ``_openjpeg``, of pylibjpeg-openjpeg, for JPEG 2000, and ``PIL`` for less of it;
+        ``libtiff``, that of Pillow, for a TIFF of bytes that `cxr.films.scans` wrote.
     width, height, bits, components, signed
         As the stream announces them; the values of a pixel come one after another.
     halvings
@@ -83,6 +84,8 @@ def values_of(coded: Coded, stream: bytes) -> bytes | memoryview:
         return _through_gdcm(coded, stream)
     if coded.library == "PIL":
         return _through_pillow(coded, stream)
+    if coded.library == "libtiff":
+        return _through_libtiff(coded, stream)
     if coded.library == "_openjpeg":
         return _through_openjpeg(stream)
     return _through_charls(coded, stream)
@@ -115,6 +118,17 @@ def _through_pillow(coded: Coded, stream: bytes) -> memoryview:
     values >>= values.dtype.itemsize * 8 - coded.bits
     if coded.signed:
         values -= values.dtype.type(1 << (coded.bits - 1))
+    return memoryview(values).cast("B")
+
+
+def _through_libtiff(coded: Coded, stream: bytes) -> memoryview:
+    numpy: Any = importlib.import_module("numpy")
+    image: Any = importlib.import_module("PIL.Image")
+    image.MAX_IMAGE_PIXELS = None  # the pixels of the film are counted, and each is several here
+    with image.open(io.BytesIO(stream), formats=("TIFF",)) as picture:
+        values = numpy.array(picture)
+    if values.shape != coded.shape or values.dtype != numpy.uint8:
+        raise ValueError("another size than announced")
     return memoryview(values).cast("B")
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from cxr.films.film import Pixels
+from cxr.model.brightness import exposed_field
 from cxr.model.spec import Preprocessing
 
 _PERCENTILES: Final = (1.0, 50.0, 99.0)
@@ -57,16 +58,11 @@ def normalise(grey: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
 def standard_greys(pixels: Pixels) -> Pixels:
     """The standard grey of each of the 256 greys of a film: (256,) uint8, rising.
 
-    By the middle four fifths of the film, collimator, letters and dead pixels as far as they are its lowest and highest
-    grey left out: the 1st percentile becomes 0, the 99th 255, and a power brings the median half way between. So a
-    straight-line change of the greys changes nothing and a power little, as long as there are grey values enough.
+    By the greys of its exposed field (`cxr.model.brightness.exposed_field`): the 1st percentile becomes 0, the 99th
+    255, and a power brings the median half way between. So a straight-line change of the greys changes nothing and a
+    power little, as long as there are grey values enough.
     """
-    height, width = pixels.shape
-    middle = pixels[height // 10 : height - height // 10, width // 10 : width - width // 10].astype(np.int64).ravel()
-    exposed = middle[(middle > pixels.min()) & (middle < pixels.max())]
-    if len(exposed) < len(middle) // 10:
-        exposed = middle
-    low, median, high = np.percentile(exposed, _PERCENTILES)
+    low, median, high = np.percentile(exposed_field(pixels), _PERCENTILES)
     greys = np.arange(256, dtype=np.float64)
     if high - low < _LEAST_RANGE:
         return greys.astype(np.uint8)

@@ -17,6 +17,7 @@ from typing import Any, Final
 from cxr.errors import ModelError
 from cxr.films.frontal import Screen
 from cxr.json_records import read_text, sealed
+from cxr.model.brightness import Brightness
 from cxr.model.parity import DEVICES, REFERENCE, Parity, check_choice
 
 SPEC_FILE: Final = "model.json"
@@ -111,6 +112,8 @@ class ModelSpec:
         over the cells. ``head``: nothing, the bias lies beside the map, as of models before there was a choice.
     screen
         What tells frontal films from others where no tag does; None where it was not fitted.
+    brightness
+        The brightness of the training films, beyond which a film is flagged; None where it was not measured.
     engines
         What computes the feature map on a CPU and on a GPU, names of `cxr.model.parity.ENGINES`.
     parity
@@ -134,6 +137,7 @@ class ModelSpec:
     cam_scale: float = 1.0
     cam_zero: str = "head"
     screen: Screen | None = None
+    brightness: Brightness | None = None
     engines: dict[str, str] = field(default_factory=lambda: dict.fromkeys(DEVICES, REFERENCE))
     parity: dict[str, Parity] = field(default_factory=dict)
     code_version: str = ""

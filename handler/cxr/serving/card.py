@@ -10,6 +10,7 @@ from typing import Final
 from cxr import NOTICE
 from cxr.films.film import FLAGS, MAX_BYTES, MAX_PIXELS, MIN_SIDE
 from cxr.json_records import parse, read_file
+from cxr.model.brightness import UNUSUAL
 from cxr.model.cam import CAM_CELLS
 from cxr.model.spec import ModelSpec
 
@@ -123,7 +124,7 @@ def model_card(
             "cam_cells": CAM_CELLS,
         },
         "views": views(spec),
-        "flags": dict(FLAGS),
+        "flags": {name: words for name, words in FLAGS.items() if name != UNUSUAL or spec.brightness is not None},
         "training": dict(spec.training),
         "data_sha256": spec.data_sha256,
         "code_version": spec.code_version,

@@ -30,7 +30,7 @@ from cxr.model.spec import CLASSES
 
 OUTCOMES: Final = ("ok", "partial", "refused", "failed")
 OK: Final = "OK"  # the code of a request that got its answer
-FORMATS: Final = ("JPEG", "PNG", "DICOM")
+FORMATS: Final = ("JPEG", "PNG", "DICOM", "TIFF", "JPEG2000")
 SIGNALS: Final = ("score", "mean_grey", "contrast", "sharpness", "border", "aspect")
 
 Key = tuple[str, tuple[str, ...]]  # a name and the values of its labels, in their order

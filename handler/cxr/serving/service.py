@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +21,8 @@ from cxr.films.decode import decode
 from cxr.films.dicom_tags import TagRefusal
 from cxr.films.film import Film, Pixels
 from cxr.films.frontal import LATERAL, check_frontal
-from cxr.model.preprocess import resize
+from cxr.model.brightness import check_brightness
+from cxr.model.preprocess import network_film, resize
 from cxr.predict import Prediction, Predictor
 from cxr.serving.card import AuditSummary, model_card
 from cxr.serving.drift import DriftWindow, Reference
@@ -113,6 +114,8 @@ class BatchService:
         What was measured of it, for the model card.
     reference
         What recent films are compared with; without one there is no drift to see.
+    formats
+        Of `cxr.films.scans.FORMATS`, those that the operator admits.
     """
 
     def __init__(
@@ -122,9 +125,11 @@ class BatchService:
         metrics: Mapping[str, Any] | None = None,
         audit: AuditSummary | None = None,
         reference: Reference | None = None,
+        formats: Collection[str] = (),
     ) -> None:
         self.predictor = predictor
         self.identity = identity
+        self.formats = frozenset(formats)
         self.card = card_reply(model_card(predictor.spec, asdict(identity), metrics, audit))
         self.drift = None if reference is None else DriftWindow(reference)
         threads = torch.get_num_threads()
@@ -178,14 +183,37 @@ class BatchService:
                 )
             spec = self.predictor.spec
             with metrics.timed("cxr_decode_seconds"):
-                film = _film(data, job.options, spec.preprocessing.least_side)
+                film = self._film(data, job.options)
             metrics.count("cxr_images_total", film.info.format)
             with metrics.timed("cxr_preprocess_seconds"):
                 film = check_frontal(film, job.options.view, spec.screen)
                 job.tensor_film = resize(film.pixels, spec.preprocessing)
-                pixels = _picture(film, data) if job.options.needs_picture else job.tensor_film
+                if spec.brightness is not None:
+                    seen = network_film(job.tensor_film, spec.preprocessing)
+                    film = check_brightness(film, seen, spec.brightness)
+                pixels = self._picture(film, data) if job.options.needs_picture else job.tensor_film
                 job.film = replace(film, pixels=pixels)
         return job
+
+    def _film(self, data: bytes, options: Options) -> Film:
+        """The film in a file; of one that its tags say is none, where the request says that it is."""
+        try:
+            return decode(data, self.predictor.spec.preprocessing.least_side, self.formats)
+        except TagRefusal as refusal:
+            if options.view in (None, LATERAL) or refusal.film is None:
+                raise
+            return refusal.film.flagged("tag_overruled")
+
+    def _picture(self, film: Film, data: bytes) -> Pixels:
+        """A decoded film at the size of the reply's pictures.
+
+        What is scored must not depend on whether a picture is asked for, and the picture must not lose what the network
+        does without. One decoding serves both, but for a film in JPEG or JPEG 2000 whose sides are both at least twice
+        those that the network needs: its coding gives a half, a quarter or an eighth of the pixels by leaving out the
+        finest waves, which no averaging of larger pixels gives again to the bit. Only that one is decoded again.
+        """
+        has_detail = film.is_whole or min(film.pixels.shape) >= MAX_SIDE
+        return display_film(film.pixels if has_detail else decode(data, MAX_SIDE, self.formats).pixels)
 
     def _score(self, jobs: Sequence[FilmJob], metrics: BatchMetrics) -> None:
         films = [job.tensor_film for job in jobs if job.tensor_film is not None]
@@ -261,28 +289,6 @@ def _read(incoming: IncomingRequest) -> RequestJob:
             for film in job.request.films
         ]
     return job
-
-
-def _film(data: bytes, options: Options, least_side: int | None) -> Film:
-    """The film in a file; of one that its tags say is none, where the request says that it is."""
-    try:
-        return decode(data, least_side)
-    except TagRefusal as refusal:
-        if options.view in (None, LATERAL) or refusal.film is None:
-            raise
-        return refusal.film.flagged("tag_overruled")
-
-
-def _picture(film: Film, data: bytes) -> Pixels:
-    """A decoded film at the size of the reply's pictures.
-
-    What is scored must not depend on whether a picture is asked for, and the picture must not lose what the network
-    does without. One decoding serves both, but for a film in JPEG or JPEG 2000 whose sides are both at least twice
-    those that the network needs: its coding gives a half, a quarter or an eighth of the pixels by leaving out the
-    finest waves, which no averaging of larger pixels gives again to the bit. Only that one is decoded a second time.
-    """
-    has_detail = film.is_whole or min(film.pixels.shape) >= MAX_SIDE
-    return display_film(film.pixels if has_detail else decode(data, MAX_SIDE).pixels)
 
 
 @contextmanager

@@ -296,3 +296,19 @@ def test_the_time_a_network_takes_is_not_counted_against_films_that_wait_behind_
     bodies = [encoded(film(index)) for index in range(40)]
     assert {status for status, _, _ in ask(service, *bodies)} == {200}
     assert now[0] == 120.0
+
+
+def test_tiff_is_answered_with_its_picture_where_the_operator_admits_it(tmp_path: Path) -> None:
+    spec = save_model(tmp_path)
+    scorer, identity = predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0")
+    scan = encoded(film(), "TIFF", compression="tiff_lzw")
+    ((status, _, refused),) = ask(BatchService(scorer, identity), scan)
+    assert (status, refused["code"]) == (415, "UNKNOWN_FORMAT")
+    headers = {"Cxr-Film": "png"}
+    ((_, _, answer), (_, _, same)) = ask(
+        BatchService(scorer, identity, formats=["tiff"]), scan, encoded(film()), **headers
+    )
+    assert answer["image"].pop("format") == "TIFF"
+    assert same["image"].pop("format") == "PNG"
+    del answer["request_id"], same["request_id"]
+    assert answer == same

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from cxr.model.brightness import Brightness, brightness_of
+from cxr.model.preprocess import network_film
+from cxr.model.spec import ModelSpec, Preprocessing
 from cxr.predict import Prediction, softmax
+from cxr_training.calibrate import brightness_of_films
+from cxr_training.data.records import load_films
 from cxr_training.measure.calibration import fit_band, fit_cam_scale, fit_operating_points, fit_temperature
+from tests.cxr_training.folders import write_manifest
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
@@ -102,3 +110,15 @@ def test_weights_count_as_films_that_are_there_as_often() -> None:
     )
     for name, threshold in expected.items():
         assert (probabilities >= found[name]).tolist() == (probabilities >= threshold).tolist(), name
+
+
+def test_the_brightness_of_training_is_that_of_its_films_where_there_are_enough(tmp_path: Path) -> None:
+    records = load_films(write_manifest(tmp_path, 15)).of("train")
+    preprocessing = Preprocessing(size=64, greys="field")
+    spec = ModelSpec("resnet10", "random", "w.pth", "0", preprocessing)
+    assert brightness_of_films(records[1:], spec) is None
+    known = brightness_of_films(records, spec)
+    assert known is not None
+    assert known.films == 30
+    figures = [brightness_of(network_film(record.read(), preprocessing)) for record in records]
+    assert known == Brightness.of(figures)

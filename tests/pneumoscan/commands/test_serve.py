@@ -414,6 +414,7 @@ def test_the_server_sees_little_of_the_callers_environment() -> None:
         "TS_CONFIG_FILE": "/elsewhere",
         "TMPDIR": "/elsewhere",
         "JAVA_TOOL_OPTIONS": "-javaagent:x",
+        "PNEUMOSCAN_FORMATS": "tiff",
         "LD_PRELOAD": "x.so",
     }
     environment = server_environment(caller, RunDir(Path("/r")), Path("/t"), "cuda", CAPACITY)
@@ -427,6 +428,7 @@ def test_the_server_sees_little_of_the_callers_environment() -> None:
         "MKL_NUM_THREADS": "2",
         "OPENBLAS_NUM_THREADS": "2",
         "LD_LIBRARY_PATH": "/usr/lib",
+        "PNEUMOSCAN_FORMATS": "tiff",
         "TMPDIR": "/t",
         "TEMP": "/t",
         "LOG_LOCATION": "/r/logs",

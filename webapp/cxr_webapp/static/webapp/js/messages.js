@@ -16,6 +16,7 @@ const FLAGS = {
   polarity_unsure: () => gettext("The file contradicts itself on black and white. Look whether the film is a negative."),
   turned: () => gettext("The film lay on its side. It was set upright."),
   tag_overruled: () => gettext("The file says it is no frontal chest film; it was scored because you said it is."),
+  unusual_greys: () => gettext("Black, middle and white lie otherwise than in the films the model learned from. Read the result with care."),
 };
 
 const CODES = {
