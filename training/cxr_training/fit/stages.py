@@ -15,8 +15,9 @@ from cxr.model.spec import Preprocessing
 from cxr_training.data.boxes import NO_BOXES, KeptBoxes
 from cxr_training.data.records import Record
 from cxr_training.fit.box_head import Cells, known_films, train_head_with_boxes
+from cxr_training.fit.extraction import LAYER3, LAYER4, POOLED, Depth, pooled_of
 from cxr_training.fit.feature_rows import Features, StoredFeatures
-from cxr_training.fit.features import LAYER3, LAYER4, POOLED, Depth, FeatureCache, View, pooled_of
+from cxr_training.fit.features import FeatureCache, View
 from cxr_training.fit.head import Epoch, Targets, TrainedHead, Weighting, film_weights, train_head
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.resume import Unfinished
@@ -125,7 +126,7 @@ class Fit:
         places = {film.record.sha256: place for place, film in enumerate(known)}
         rest = [record for record in self.train if record.sha256 not in places]
         pooled = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, POOLED)
-        mapped = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, LAYER4)
+        mapped = pooled.at(LAYER4)
         *of_rest, val = pooled.get_all([*((rest, view) for view in self.views), (self.val, View())])
         maps = mapped.get_all([([film.record for film in known], view) for view in self.views])
         train: list[Features] = []
