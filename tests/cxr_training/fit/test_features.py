@@ -402,6 +402,18 @@ def test_openvino_and_torch_give_the_same_features_to_rounding(layer: str, size:
     np.testing.assert_allclose(faster.compute(films), expected, atol=1e-5 * np.abs(expected).max())
 
 
+def test_a_mirrored_view_has_the_features_of_the_mirrored_film(
+    tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
+    mirrored = cache.get(records, View(mirrored=True))
+    assert np.abs(mirrored - cache.get(records, View())).max() > 1e-3
+    read = Record.read
+    monkeypatch.setattr(Record, "read", lambda self, least: np.ascontiguousarray(read(self, least)[:, ::-1]))
+    other = FeatureCache(tmp_path / "other", small_network(), SMALL, CPU)
+    np.testing.assert_array_equal(other.get(records, View()), mirrored)
+
+
 def test_where_openvino_gives_other_features_torch_makes_them_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,11 +45,18 @@ ExtractorOf = Callable[[ResNet, str, Preprocessing, torch.device], Extractor]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A view of every film: as it is (number 0), or augmented (1, 2, …), drawn from the seed."""
+    """A view of every film: as it is (number 0), or augmented (1, 2, …), drawn from the seed; mirrored or not."""
 
     number: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    mirrored: bool = False
+
+    @property
+    def name(self) -> str:
+        """As progress bars show it."""
+        kind = f"augmented view {self.number}" if self.number else "view" if self.mirrored else "plain view"
+        return f"mirrored {kind}" if self.mirrored else kind
 
     def tensor(self, record: Record, preprocessing: Preprocessing) -> torch.Tensor:
         """The film under this view, (3, size, size). The same film gives the same in any order and subset."""
@@ -57,14 +64,22 @@ class View:
 
     def changed(self, record: Record, pixels: Pixels) -> Pixels:
         """What becomes of a film's pixels, or of a mask of the same size: (H, W) uint8."""
+        if self.mirrored:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
         if not self.number:
             return pixels
         film = int(record.sha256[:16], 16)
         return self.augmentation.apply(pixels, np.random.default_rng([self.seed, self.number, film]))
 
     def key(self) -> dict[str, object]:
-        """What the features depend on: nothing of the augmentation for the plain view."""
-        return asdict(self) if self.number else {"number": 0}
+        """What the features depend on: nothing of the augmentation for a view that is not augmented."""
+        mirrored = {"mirrored": True} if self.mirrored else {}
+        if not self.number:
+            return {"number": 0, **mirrored}
+        augmentation = asdict(self.augmentation)
+        if not self.augmentation.max_crop:
+            del augmentation["max_crop"]  # so that what was stored before there was a choice is still found
+        return {"number": self.number, "augmentation": augmentation, "seed": self.seed, **mirrored}
 
 
 class FeatureCache:
@@ -167,13 +182,12 @@ class FeatureCache:
 
     def _filled(self, filling: Filling, films: tuple[Sequence[Record], View]) -> StoredFeatures:
         records, view = films
-        name = "plain view" if view.number == 0 else f"augmented view {view.number}"
         missing = list(filling.missing)
         batches = prefetched(
             in_batches(missing, self.batch_size), lambda record: (record, view.tensor(record, self.preprocessing))
         )
         done = len(records) - len(missing)
-        with progress_bar(records, f"{records[0].split}, {name}", "film", initial=done) as bar:
+        with progress_bar(records, f"{records[0].split}, {view.name}", "film", initial=done) as bar:
             for batch in batches:
                 for record, tensor in batch:
                     filling.add(record, tensor)
