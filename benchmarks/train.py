@@ -35,7 +35,8 @@ from cxr.predict import resolve_device, softmax
 from cxr_training.data.groups import groups_of
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Films, Record, load_films
-from cxr_training.fit.features import BATCH, FeatureCache, View
+from cxr_training.fit.extraction import BATCH
+from cxr_training.fit.features import FeatureCache, View
 from cxr_training.fit.head import TrainedHead, train_head
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.settings import TrainSettings

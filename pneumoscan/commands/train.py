@@ -118,6 +118,21 @@ class Options:
         ),
     ] = None
     views: Annotated[int, Option("stored augmented views of each film", "N", check=at_least(0))] = _USUAL.views
+    mirrored: Annotated[
+        bool, Option("also learn from the mirror image of each film, where stored features are trained on")
+    ] = False
+    views_of: Annotated[
+        tuple[str, ...],
+        Option(
+            "source (in the manifest) whose films are stored under mirrored and augmented views; may be given again "
+            "(default: all)",
+            "SOURCE",
+            repeated=True,
+        ),
+    ] = ()
+    max_crop: Annotated[float, Option("up to this share of width and height is cut off an augmented view", "SHARE")] = (
+        _USUAL.augmentation.max_crop
+    )
     max_degrees: Annotated[float, Option("rotation, both ways", "DEGREES")] = _USUAL.augmentation.max_degrees
     flip: Annotated[bool, Option("also mirror films; moves the heart to the other side")] = False
     balance: Annotated[
@@ -182,7 +197,9 @@ class Options:
             greys=self.greys,
             trainable=self.trainable,
             views=self.views,
-            augmentation=Augmentation(max_degrees=self.max_degrees, flip=self.flip),
+            mirrored=self.mirrored,
+            views_of=self.views_of,
+            augmentation=Augmentation(self.max_degrees, self.flip, self.max_crop),
             head=replace(HeadSettings(), **last) if only_head else HeadSettings(),
             tuning=replace(TuneSettings(), **below, **({} if only_head else last)),
             balance=self.balance,

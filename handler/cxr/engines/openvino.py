@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import openvino
 import torch
 from openvino import Model
@@ -29,10 +30,12 @@ from cxr.model.parity import INT8_FILES, kind_of
 from cxr.model.preprocess import normalise
 from cxr.model.spec import Preprocessing
 
+_STAGES: Final = ("layer1", "layer2", "layer3", "layer4")
+
 Node = Any  # the nodes of OpenVINO 2026.4 have no types
 
 
-def graph_of(network: ResNet, size: int) -> Model:
+def graph_of(network: ResNet, size: int, layer: str = _STAGES[-1]) -> Model:
     """The graph of a network, for one film.
 
     Parameters
@@ -41,15 +44,18 @@ def graph_of(network: ResNet, size: int) -> Model:
         In evaluation mode, on the CPU; it is left as it is.
     size
         Height and width of the tensor, pixels.
+    layer
+        Whose output it gives.
 
     Returns
     -------
-    A model from ``films``, (1, 3, size, size) float32, to ``features``, (1, C, size/32, size/32) float32.
+    A model from ``films``, (1, 3, size, size) float32, to ``features``, (1, C, size/32, size/32) float32; for layer3
+    of half the channels and twice the cells.
     """
-    return graph_of_folded(folded(network), size, {})
+    return graph_of_folded(folded(network), size, {}, layer)
 
 
-def graph_of_folded(plain: ResNet, size: int, factors: Mapping[str, torch.Tensor]) -> Model:
+def graph_of_folded(plain: ResNet, size: int, factors: Mapping[str, torch.Tensor], layer: str = _STAGES[-1]) -> Model:
     """As `graph_of`, of a network as `cxr.model.network.folded` gives it.
 
     Parameters
@@ -63,7 +69,7 @@ def graph_of_folded(plain: ResNet, size: int, factors: Mapping[str, torch.Tensor
     pooling = plain.maxpool
     kernel, stride, padding = (_pair(value) for value in (pooling.kernel_size, pooling.stride, pooling.padding))
     x = ops.max_pool(x, stride, [1, 1], padding, padding, kernel).output(0)
-    for stage in ("layer1", "layer2", "layer3", "layer4"):
+    for stage in _STAGES[: _STAGES.index(layer) + 1]:
         for number, block in enumerate(getattr(plain, stage)):
             name = f"{stage}.{number}"
             x = _block(x, block, name, factors.get(name))
@@ -219,7 +225,10 @@ class OpenVinoEngine:
 
     def features(self, grey: torch.Tensor) -> torch.Tensor:
         """As `cxr.engines.load.Engine.features`."""
-        films = normalise(grey, self._preprocessing).numpy()
+        return torch.from_numpy(self.compute(normalise(grey, self._preprocessing).numpy()))
+
+    def compute(self, films: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """What the graph gives: (B, 3, S, S) → (B, C, h, w); NaN for a film that it cannot compute."""
         out = np.empty((len(films), *self._shape), dtype=np.float32)
         for start in range(0, len(films), len(self._requests)):
             busy = list(zip(self._requests, range(start, len(films)), strict=False))
@@ -231,7 +240,7 @@ class OpenVinoEngine:
                 # Written so that a NaN is beyond too.
                 is_beyond = self._watched and not request.get_output_tensor(1).data <= 1
                 out[index] = np.nan if is_beyond else request.get_output_tensor(0).data[0]
-        return torch.from_numpy(out)
+        return out
 
 
 def adds_int8_exactly() -> bool:

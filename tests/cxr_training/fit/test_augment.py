@@ -39,3 +39,17 @@ def test_the_heart_stays_on_its_side_unless_flipping_is_asked_for() -> None:
     flipped = [Augmentation(max_degrees=0, flip=True).apply(pixels, rng)[:, 60].max() for _ in range(40)]
     assert set(still) == {255}
     assert set(flipped) == {0, 255}
+
+
+def test_what_is_cut_off_is_at_most_the_share_and_a_film_and_its_mask_lose_the_same() -> None:
+    ramp = np.tile(np.linspace(0, 250, 200).astype(np.uint8), (160, 1))
+    cut = Augmentation(max_degrees=0, max_crop=0.15)
+    widths = []
+    for seed in range(40):
+        changed = cut.apply(ramp, np.random.default_rng(seed)).astype(float)
+        assert changed.shape == ramp.shape
+        widths.append((changed[80, -1] - changed[80, 0]) / 250)
+        small = cut.apply(ramp[::2, ::2], np.random.default_rng(seed)).astype(float)
+        np.testing.assert_allclose(changed[80, 20:180:2], small[40, 10:90], atol=4)
+    assert 0.84 <= min(widths) < 0.89
+    assert max(widths) > 0.97

@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -237,6 +238,45 @@ def test_a_run_with_boxes_is_whole_and_its_maps_add_up(tmp_path: Path, capsys: p
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["localisation"]["all"]["films"] == 3
     assert metrics["everything_else"]["all"]["films"] == 12
+
+
+VIEWS = ["--views", "1", "--mirrored", "--flip", "--max-crop", "0.1"]
+
+
+def test_films_of_sources_without_further_views_count_under_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head sees every film under every view; of one source alone they are other features."""
+    data = write_data(tmp_path / "data")
+    manifest = (data / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    of_two = [
+        line.replace(",one,", ",two,") if line.partition(".")[0].endswith(("8", "9")) else line for line in manifest
+    ]
+    (data / "manifest.csv").write_text("\n".join(of_two), encoding="utf-8")
+    seen: list[list[npt.NDArray[np.float32]]] = []
+    shares: list[list[npt.NDArray[np.float32]]] = []
+
+    def note(views: list[npt.NDArray[np.float32]], *rest: Any, **more: Any) -> TrainedHead:
+        seen.append(views)
+        shares.append([cells.shares for cells in rest[3]])
+        return train_head_with_boxes(views, *rest, **more)
+
+    monkeypatch.setattr("cxr_training.fit.stages.train_head_with_boxes", note)
+    base = ["--data", str(data), "--run", str(tmp_path / "run"), *ARGUMENTS, *VIEWS]
+    assert run_command("train", [*base, "--views-of", "two"]) == 0
+    (plain, *others), (of_plain, of_mirrored, _) = seen[0], shares[0]
+    films = [film.name for film in load_films(data).of("train")]
+    for view in others:
+        changed = [name for name, one, two in zip(films, plain, view, strict=True) if np.abs(one - two).max() > 0]
+        assert changed == ["train-8.png", "train-9.png"]
+    assert len(of_plain) == 8  # known cell by cell
+    assert len(of_mirrored) == 2
+    boxed = of_plain[of_plain.any((1, 2))][-1]
+    np.testing.assert_allclose(of_mirrored[of_mirrored.any((1, 2))][0], boxed[:, ::-1])
+    record = RunRecord.load(tmp_path / "run")
+    assert (record.settings["mirrored"], record.settings["views_of"]) == (True, ["two"])
+    assert run_command("train", [*base, "--views-of", "two", "--resume"]) == 0  # it is there
+    assert run_command("train", [*base, "--views-of", "three", "--force"]) == 2
 
 
 def test_other_films_are_negative_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -9,15 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+from torchvision.models.resnet import ResNet
 
-from cxr.model.network import build, features, pool, trunk
+from cxr.model.network import build, features, folded, pool, trunk
 from cxr.model.spec import Preprocessing
 from cxr_training.data.records import Record, load_films
 from cxr_training.errors import TrainingError
+from cxr_training.fit.extraction import LAYER3, Extractor, OpenVinoExtractor, TorchExtractor, extractor_of
 from cxr_training.fit.feature_rows import FeatureRows
-from cxr_training.fit.features import LAYER3, FeatureCache, View
+from cxr_training.fit.features import ExtractorOf, FeatureCache, View
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.settings import Augmentation
 from tests.cxr.networks import SMALL, small_network
@@ -47,17 +50,21 @@ def records(tmp_path: Path) -> tuple[Record, ...]:
     return load_films(write_manifest(tmp_path / "data", 5)).of("train")
 
 
+def by_torch(network: ResNet, layer: str, _: Preprocessing, device: torch.device) -> Extractor:
+    return TorchExtractor(folded(network).to(device), layer, device)
+
+
 def count_films(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many films, empty ones left out, are in each batch that goes through the backbone from now on."""
     sizes: list[int] = []
-    forward = cache.network.conv1.forward
+    compute = cache.extractor.compute
 
-    def counted(x: torch.Tensor) -> torch.Tensor:
-        assert len(x) == cache.batch_size
-        sizes.append(int((x != 0).flatten(1).any(dim=1).sum()))
-        return forward(x)
+    def counted(films: torch.Tensor) -> npt.NDArray[np.float32]:
+        assert cache.extractor.one_by_one or len(films) == cache.batch_size
+        sizes.append(int((films != 0).flatten(1).any(dim=1).sum()))
+        return compute(films)
 
-    monkeypatch.setattr(cache.network.conv1, "forward", counted)
+    monkeypatch.setattr(cache.extractor, "compute", counted)
     return sizes
 
 
@@ -151,10 +158,13 @@ def test_an_augmented_view_of_a_film_does_not_depend_on_the_films_around_it(
     assert np.abs(cache.get(records, View(1, seed=3)) - forward).max() > 1e-3
 
 
-def test_the_bytes_of_a_films_features_do_not_depend_on_the_films_beside_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("extractor", [by_torch, extractor_of])
+def test_the_bytes_of_a_films_features_do_not_depend_on_the_films_beside_it(
+    extractor: ExtractorOf, tmp_path: Path
+) -> None:
     """Every film alone, at every place of a batch, and among others: the same to the last bit."""
     records = load_films(write_manifest(tmp_path / "data", 10)).of("train")
-    cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU, LAYER3, batch_size=8)
+    cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU, LAYER3, batch_size=8, extractor=extractor)
     tensors = [View().tensor(record, SMALL) for record in records]
     alone = [cache.compute([tensor])[0] for tensor in tensors]
     for shift in range(8):
@@ -356,7 +366,7 @@ def test_the_whole_layer3_can_be_stored_too(tmp_path: Path, records: tuple[Recor
     got = FeatureCache(tmp_path / "cache", network, SMALL, CPU, LAYER3).get(records, View())
     with torch.inference_mode():
         expected = trunk(network, torch.stack([View().tensor(record, SMALL) for record in records]))
-    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-3, atol=1e-4)  # float16 keeps eleven bits
     odd = Preprocessing(size=65)
     assert FeatureCache(tmp_path / "cache", network, odd, CPU, LAYER3).get(records, View()).shape == (
         len(records),
@@ -378,3 +388,46 @@ def test_extraction_leaves_batchnorm_statistics_where_they_were(tmp_path: Path, 
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     FeatureCache(tmp_path, network, SMALL, CPU).get(records, View())
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("layer", ["layer3", "layer4"])
+@pytest.mark.parametrize("size", [64, 65])
+def test_openvino_and_torch_give_the_same_features_to_rounding(layer: str, size: int) -> None:
+    network, preprocessing = small_network(), Preprocessing(size=size)
+    films = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(1))
+    faster = extractor_of(network, layer, preprocessing, CPU)
+    assert isinstance(faster, OpenVinoExtractor)
+    expected = by_torch(network, layer, preprocessing, CPU).compute(films)
+    assert faster.compute(films).shape == expected.shape
+    np.testing.assert_allclose(faster.compute(films), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_mirrored_view_has_the_features_of_the_mirrored_film(
+    tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", small_network(), SMALL, CPU)
+    mirrored = cache.get(records, View(mirrored=True))
+    assert np.abs(mirrored - cache.get(records, View())).max() > 1e-3
+    read = Record.read
+    monkeypatch.setattr(Record, "read", lambda self, least: np.ascontiguousarray(read(self, least)[:, ::-1]))
+    other = FeatureCache(tmp_path / "other", small_network(), SMALL, CPU)
+    np.testing.assert_array_equal(other.get(records, View()), mirrored)
+
+
+def test_where_openvino_gives_other_features_torch_makes_them_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = OpenVinoExtractor.compute
+    monkeypatch.setattr(OpenVinoExtractor, "compute", lambda self, films: real(self, films) * np.float32(1.001))
+    assert isinstance(extractor_of(small_network(), "layer4", SMALL, CPU), TorchExtractor)
+    assert "features by torch: those of OpenVINO differ by up to 0.001 of the largest here" in capsys.readouterr().err
+    monkeypatch.setattr(OpenVinoExtractor, "compute", lambda self, films: real(self, films) * np.float32(np.nan))
+    assert isinstance(extractor_of(small_network(), "layer4", SMALL, CPU), TorchExtractor)
+
+
+def test_without_openvino_torch_makes_the_features_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cxr_training.fit.extraction.find_spec", lambda _: None)
+    assert isinstance(extractor_of(small_network(), "layer4", SMALL, CPU), TorchExtractor)
+    assert "is not installed" in capsys.readouterr().err

@@ -6,6 +6,7 @@ stored features, where an epoch costs milliseconds.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import sys
@@ -17,16 +18,16 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import nn
 from torchvision.models.resnet import ResNet
 
 from cxr.films.film import Pixels
-from cxr.model.network import backbone_digest, features, folded, pool, trunk, use_exact_float32
+from cxr.model.network import backbone_digest
 from cxr.model.preprocess import to_tensor
 from cxr.model.spec import Preprocessing
 from cxr_training.data.prefetch import in_batches, prefetched
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
+from cxr_training.fit.extraction import BATCH, POOLED, Depth, Extractor, extractor_of
 from cxr_training.fit.feature_rows import FeatureRows, Features, StoredFeatures
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.settings import Augmentation
@@ -39,78 +40,23 @@ _LIBRARIES: Final = (
     *("torch", "torchvision"),
 )
 
-BATCH: Final = 16  # films that go through the backbone together
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """How far films go through the backbone before they are stored.
-
-    Parameters
-    ----------
-    name
-        Part of the key.
-    compute
-        From the backbone and (B, 3, H, W) to what is stored, (B, …).
-    shape
-        Of one film's row.
-    kind
-        The type of number that is stored.
-    """
-
-    name: str
-    compute: Callable[[ResNet, torch.Tensor], torch.Tensor]
-    shape: Callable[[ResNet, int], tuple[int, ...]]
-    kind: str = "float32"
-
-
-def _pooled_layer4(network: ResNet, tensors: torch.Tensor) -> torch.Tensor:
-    return pool(features(network, tensors))
-
-
-def _pooled_shape(network: ResNet, _: int) -> tuple[int, ...]:
-    return (network.fc.in_features,)
-
-
-def _layer4_shape(network: ResNet, size: int) -> tuple[int, ...]:
-    cells = -(-size // 32)
-    return (network.fc.in_features, cells, cells)
-
-
-def _layer3_shape(network: ResNet, size: int) -> tuple[int, ...]:
-    """Channels and cells; each of the four halvings before layer4 rounds up."""
-    cells = -(-size // 16)
-    return (_in_channels(network.layer4), cells, cells)
-
-
-def _in_channels(layer: nn.Module) -> int:
-    return next(module.in_channels for module in layer.modules() if isinstance(module, nn.Conv2d))
-
-
-def pooled_of(network: ResNet, maps: StoredFeatures, device: torch.device, *, batch_size: int = BATCH) -> Features:
-    """Pooled layer4 features from stored outputs of layer3: (N, c, h, w) → (N, C)."""
-    layer4 = folded(network).layer4.to(device)
-    use_exact_float32()
-    with torch.inference_mode():
-        parts = [
-            pool(layer4(torch.from_numpy(maps[start : start + batch_size]).to(device))).cpu().numpy()
-            for start in range(0, len(maps), batch_size)
-        ]
-    return np.concatenate(parts)
-
-
-POOLED: Final = Depth("layer4, pooled", _pooled_layer4, _pooled_shape)
-LAYER4: Final = Depth("layer4, float16", features, _layer4_shape, "float16")  # 0.2 MB for a film of 224 pixels
-LAYER3: Final = Depth("layer3", trunk, _layer3_shape)
+ExtractorOf = Callable[[ResNet, str, Preprocessing, torch.device], Extractor]
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A view of every film: as it is (number 0), or augmented (1, 2, …), drawn from the seed."""
+    """A view of every film: as it is (number 0), or augmented (1, 2, …), drawn from the seed; mirrored or not."""
 
     number: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
+    mirrored: bool = False
+
+    @property
+    def name(self) -> str:
+        """As progress bars show it."""
+        kind = f"augmented view {self.number}" if self.number else "view" if self.mirrored else "plain view"
+        return f"mirrored {kind}" if self.mirrored else kind
 
     def tensor(self, record: Record, preprocessing: Preprocessing) -> torch.Tensor:
         """The film under this view, (3, size, size). The same film gives the same in any order and subset."""
@@ -118,14 +64,22 @@ class View:
 
     def changed(self, record: Record, pixels: Pixels) -> Pixels:
         """What becomes of a film's pixels, or of a mask of the same size: (H, W) uint8."""
+        if self.mirrored:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
         if not self.number:
             return pixels
         film = int(record.sha256[:16], 16)
         return self.augmentation.apply(pixels, np.random.default_rng([self.seed, self.number, film]))
 
     def key(self) -> dict[str, object]:
-        """What the features depend on: nothing of the augmentation for the plain view."""
-        return asdict(self) if self.number else {"number": 0}
+        """What the features depend on: nothing of the augmentation for a view that is not augmented."""
+        mirrored = {"mirrored": True} if self.mirrored else {}
+        if not self.number:
+            return {"number": 0, **mirrored}
+        augmentation = asdict(self.augmentation)
+        if not self.augmentation.max_crop:
+            del augmentation["max_crop"]  # so that what was stored before there was a choice is still found
+        return {"number": self.number, "augmentation": augmentation, "seed": self.seed, **mirrored}
 
 
 class FeatureCache:
@@ -134,8 +88,8 @@ class FeatureCache:
     So stale features are never used, and one film more costs one film's work. A row is written as soon as it is known:
     what was stopped, was damaged, or is shared by several processes, goes on film by film.
 
-    The last bits of a film's features depend on how many films go through the backbone together, but not on which
-    (processors choose the order of their sums by the size of the batch). So batches always have the same size, the
+    The last bits of a film's features depend on how many films go through torch's backbone together, but not on which
+    (processors choose the order of their sums by the size of the batch). So its batches always have the same size, the
     last one filled up with empty films: a film's features are the same bytes whatever was missing around it.
 
     Parameters
@@ -149,7 +103,9 @@ class FeatureCache:
     device
         Where the backbone runs; or, where several processes share the work, this process among them.
     depth
-        What is stored: the pooled output of layer4, or the whole output of layer3.
+        What is stored: the pooled output of layer4, the whole of it, or the output of layer3.
+    extractor
+        Gives what computes, from the network, the depth, the preprocessing and the device.
     batch_size
         Films that go through the backbone together.
     """
@@ -163,14 +119,23 @@ class FeatureCache:
         depth: Depth = POOLED,
         *,
         batch_size: int = BATCH,
+        extractor: ExtractorOf = extractor_of,
     ) -> None:
         self.folder = folder
         self.processes = device if isinstance(device, Processes) else Processes(device)
-        self.network = folded(network).to(self.processes.device)
+        self.extractor = extractor(network, depth.layer, preprocessing, self.processes.device)
         self.preprocessing = preprocessing
         self.depth = depth
         self.batch_size = batch_size
+        self._network = network
         self._backbone = backbone_digest(network)
+
+    def at(self, depth: Depth) -> FeatureCache:
+        """The cache for another form of the same layer's output; it has the extractor in common."""
+        assert depth.layer == self.depth.layer
+        other = copy.copy(self)
+        other.depth = depth
+        return other
 
     def get_all(self, films: Sequence[tuple[Sequence[Record], View]]) -> list[StoredFeatures]:
         """Features of several lists of films and views. Room is made for all of them before the first film is read."""
@@ -194,12 +159,13 @@ class FeatureCache:
             "depth": self.depth.name,
             "preprocessing": self.preprocessing.digest(),
             "view": view.key(),
+            "extractor": self.extractor.name,
             "batch_size": self.batch_size,
             "version": FEATURES_VERSION,
             "libraries": {name: version(name) for name in _LIBRARIES},
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        shape = self.depth.shape(self.network, self.preprocessing.size)
+        shape = self.depth.shape(self._network, self.preprocessing.size)
         table = FeatureRows(self.folder / f"features-{digest[:20]}", shape, self.depth.kind)
         films = [record.sha256 for record in records]
         if self.processes.is_first:
@@ -209,21 +175,19 @@ class FeatureCache:
 
     def compute(self, tensors: Sequence[torch.Tensor]) -> Features:
         """Features of at most `batch_size` films as a network sees them, the same for each whatever the others are."""
-        empty = [torch.zeros_like(tensors[0])] * (self.batch_size - len(tensors))
-        use_exact_float32()
-        with torch.inference_mode():
-            films = torch.stack([*tensors, *empty]).to(self.processes.device, memory_format=torch.channels_last)
-            return self.depth.compute(self.network, films)[: len(tensors)].cpu().numpy()
+        left = 0 if self.extractor.one_by_one else self.batch_size - len(tensors)
+        empty = [torch.zeros_like(tensors[0])] * left
+        output = self.extractor.compute(torch.stack([*tensors, *empty]))[: len(tensors)]
+        return self.depth.of(torch.from_numpy(output)).numpy()
 
     def _filled(self, filling: Filling, films: tuple[Sequence[Record], View]) -> StoredFeatures:
         records, view = films
-        name = "plain view" if view.number == 0 else f"augmented view {view.number}"
         missing = list(filling.missing)
         batches = prefetched(
             in_batches(missing, self.batch_size), lambda record: (record, view.tensor(record, self.preprocessing))
         )
         done = len(records) - len(missing)
-        with progress_bar(records, f"{records[0].split}, {name}", "film", initial=done) as bar:
+        with progress_bar(records, f"{records[0].split}, {view.name}", "film", initial=done) as bar:
             for batch in batches:
                 for record, tensor in batch:
                     filling.add(record, tensor)

@@ -25,10 +25,13 @@ class Augmentation:
         The film is turned by an angle drawn evenly from ±this; what comes in from outside is black.
     flip
         Mirror every second film. Off by default: a mirrored chest has its heart on the wrong side.
+    max_crop
+        Up to this share of width and height is cut off, evenly drawn, and what is left enlarged to the size before.
     """
 
     max_degrees: float = 20.0
     flip: bool = False
+    max_crop: float = 0.0
 
     def apply(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         """One changed film: (H, W) uint8, the size of the one given."""
@@ -37,6 +40,11 @@ class Augmentation:
         picture = picture.rotate(angle, Image.Resampling.BILINEAR)
         if self.flip and rng.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.max_crop:
+            off = rng.uniform(0.0, self.max_crop)
+            left, top = rng.uniform(0.0, off, 2) * picture.size
+            box = (left, top, left + (1.0 - off) * picture.width, top + (1.0 - off) * picture.height)
+            picture = picture.resize(picture.size, Image.Resampling.BILINEAR, box=box)
         return np.asarray(picture)
 
 
@@ -147,6 +155,11 @@ class TrainSettings:
         ``head`` on features of a frozen backbone; ``layer4`` and head; or ``all``. The latter two start from the head.
     views
         Augmented views of each training film, beside the plain one, wherever stored features are trained on.
+    mirrored
+        Also the mirror image of each training film there, not augmented.
+    views_of
+        Sources of the training films that mirrored and augmented views are stored of; all where none is named. Films
+        of the others count as much, under the plain view alone.
     balance
         One of `cxr_training.fit.head.BALANCES`: how much each film counts.
     label_weights
@@ -167,6 +180,8 @@ class TrainSettings:
     greys: str = "stored"
     trainable: str = "head"
     views: int = 1
+    mirrored: bool = False
+    views_of: tuple[str, ...] = ()
     augmentation: Augmentation = field(default_factory=Augmentation)
     head: HeadSettings = field(default_factory=HeadSettings)
     tuning: TuneSettings = field(default_factory=TuneSettings)
@@ -201,6 +216,10 @@ class TrainSettings:
             raise TrainingError(f"layer decay is {self.tuning.layer_decay}: above 0 and at most 1 is needed")
         if not 0 <= self.augmentation.max_degrees <= 180:
             raise TrainingError(f"max degrees is {self.augmentation.max_degrees}: 0 to 180 is needed")
+        if not 0 <= self.augmentation.max_crop < 1:
+            raise TrainingError(f"max crop is {self.augmentation.max_crop}: 0 to below 1 is needed")
+        if self.views_of and self.trainable != "head":
+            raise TrainingError(f"views of some sources are for a head alone: leave out --trainable {self.trainable}")
         if self.seed < 0:
             raise TrainingError(f"seed is {self.seed}: 0 or more is needed")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from torchvision.models.resnet import ResNet
 from cxr.model.spec import Preprocessing
 from cxr_training.data.boxes import NO_BOXES, KeptBoxes
 from cxr_training.data.records import Record
+from cxr_training.errors import TrainingError
 from cxr_training.fit.box_head import Cells, known_films, train_head_with_boxes
+from cxr_training.fit.extraction import LAYER3, LAYER4, POOLED, Depth, pooled_of
 from cxr_training.fit.feature_rows import Features, StoredFeatures
-from cxr_training.fit.features import LAYER3, LAYER4, POOLED, Depth, FeatureCache, View, pooled_of
+from cxr_training.fit.features import FeatureCache, View
 from cxr_training.fit.head import Epoch, Targets, TrainedHead, Weighting, film_weights, train_head
 from cxr_training.fit.processes import Processes
 from cxr_training.fit.resume import Unfinished
@@ -79,9 +81,9 @@ class Fit:
     @property
     def views(self) -> list[View]:
         """The views of each training film that features are stored of."""
-        return [
-            View(number, self.settings.augmentation, self.settings.seed) for number in range(self.settings.views + 1)
-        ]
+        rules = self.settings.augmentation, self.settings.seed
+        plain, *augmented = (View(number, *rules) for number in range(self.settings.views + 1))
+        return [plain, *([View(mirrored=True)] if self.settings.mirrored else []), *augmented]
 
     def run(self, state: State | None = None) -> Fitted:
         """Train, going on from the state of an earlier try where there is one.
@@ -89,8 +91,11 @@ class Fit:
         Raises
         ------
         TrainingError
-            If a film cannot be decoded, or the loss is no number.
+            If a film cannot be decoded, the loss is no number, or no film has a source that is named.
         """
+        unknown = {*self.settings.views_of} - {record.extra.get("source") for record in self.train}
+        if unknown:
+            raise TrainingError(f"--views-of {', '.join(sorted(unknown))}: no training film has that source")
         if self.settings.trainable == "layer4":
             *train_maps, val_maps = self._features(LAYER3)
             if state is None:
@@ -116,32 +121,48 @@ class Fit:
     def _head_on_stored(self) -> Fitted:
         if self.settings.boxes is not None:
             return self._head_with_boxes(self.settings.boxes)
-        *train, val = (features.array() for features in self._features(POOLED))
-        return self._head(train, val)
+        cache = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, POOLED)
+        *views, val = cache.get_all(self._pooled_of(self.train))
+        train = self._by_view([dict(_by_film(stored)) for stored in views])
+        return self._head(train, val.array())
+
+    def _pooled_of(self, train: Sequence[Record]) -> list[tuple[Sequence[Record], View]]:
+        """What is wanted of these training films under each view, then of the validation films."""
+        return [*(self._wanted(train, view) for view in self.views), (self.val, View())]
+
+    def _wanted(self, records: Sequence[Record], view: View) -> tuple[Sequence[Record], View]:
+        """The films that a view is stored of; where there are none of its sources, all as they are."""
+        sources = self.settings.views_of
+        if view == self.views[0] or not sources:
+            return records, view
+        shown = [record for record in records if record.extra.get("source") in sources]
+        return (shown, view) if shown else (records, self.views[0])
+
+    def _by_view(self, views: Sequence[Mapping[str, Features]]) -> list[Features]:
+        """Features of all training films under each view, in their order; the plain ones where there are no others."""
+        return [np.stack([view.get(film.sha256, views[0][film.sha256]) for film in self.train]) for view in views]
 
     def _head_with_boxes(self, settings: BoxSettings) -> Fitted:
         """Maps are stored of the films that are known cell by cell, pooled features of all others."""
-        known = known_films([*self.train, *self.others], self.boxes)
-        places = {film.record.sha256: place for place, film in enumerate(known)}
-        rest = [record for record in self.train if record.sha256 not in places]
+        known = {film.record.sha256: film for film in known_films([*self.train, *self.others], self.boxes)}
+        rest = [record for record in self.train if record.sha256 not in known]
         pooled = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, POOLED)
-        mapped = FeatureCache(self.cache, self.network, self.preprocessing, self.processes, LAYER4)
-        *of_rest, val = pooled.get_all([*((rest, view) for view in self.views), (self.val, View())])
-        maps = mapped.get_all([([film.record for film in known], view) for view in self.views])
-        train: list[Features] = []
-        for stored, map_ in zip(of_rest, maps, strict=True):
-            by_film = dict(zip((record.sha256 for record in rest), stored.array(), strict=True))
-            by_film |= {film: map_[place].mean(axis=(1, 2)) for film, place in places.items()}
-            train.append(np.stack([by_film[record.sha256] for record in self.train]))
+        *of_rest, val = pooled.get_all(self._pooled_of(rest))
+        wanted = [self._wanted([film.record for film in known.values()], view) for view in self.views]
+        maps = pooled.at(LAYER4).get_all(wanted)
         height, width = maps[0].rows.shape[-2:]
+        views = [
+            {**dict(_by_film(stored)), **{film: map_.mean(axis=(1, 2)) for film, map_ in _by_film(of_known)}}
+            for stored, of_known in zip(of_rest, maps, strict=True)
+        ]
         head = train_head_with_boxes(
-            train,
+            self._by_view(views),
             targets_of(self.train),
             val.array(),
             targets_of(self.val),
             [
-                Cells(map_, np.stack([film.shares(view, (height, width)) for film in known]))
-                for map_, view in zip(maps, self.views, strict=True)
+                Cells(map_, np.stack([known[film].shares(view, (height, width)) for film in map_.films]))
+                for map_, (_, view) in zip(maps, wanted, strict=True)
             ],
             settings,
             weights=self._weighting(),
@@ -203,6 +224,11 @@ class Fit:
         )
         tuned = loop.run(state)
         return Fitted(tuned.best_epoch, tuned.history, tuned)
+
+
+def _by_film(stored: StoredFeatures) -> Iterator[tuple[str, Features]]:
+    """Digest and features of each film."""
+    return ((film, stored[place]) for place, film in enumerate(stored.films))
 
 
 def targets_of(records: Sequence[Record]) -> Targets:
