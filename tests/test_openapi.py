@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from cxr.errors import CODES, InputError
 from cxr.films import film as films
 from cxr.model.spec import CLASSES, Preprocessing
 from cxr.predict import TARGETS, Predictor
+from cxr.serving.regions import LEVELS, find_regions
 from cxr.serving.reply import ModelIdentity, error_reply
 from cxr.serving.request import CAM_FORMS, FILM_FORMS, MAX_FILMS, VIEWS
 from cxr.serving.service import BatchService, IncomingRequest
@@ -174,6 +176,26 @@ def test_an_answer_is_as_described_for_every_option(service: BatchService, cam: 
     validator("Answer").validate(with_film)
     assert with_film["image"].pop("png")
     assert with_film == body
+
+
+@pytest.mark.parametrize("target", ["predicted", *TARGETS])
+def test_regions_are_as_described_and_change_nothing_else(service: BatchService, target: str) -> None:
+    options = {"Cxr-Target": target, "Cxr-Film": "none"}
+    body = ask_json(service, FILM, **options)
+    with_regions = ask_json(service, FILM, **options, **{"Cxr-Regions": "0.5"})
+    validator("Answer").validate(with_regions)
+    regions = with_regions["cam"].pop("regions")
+    assert with_regions == body
+    expected = find_regions(body["cam"]["grid"], body["image"]["width"], body["image"]["height"])
+    assert [one["share"] for one in regions] == pytest.approx([one.share for one in expected], abs=1e-5)
+
+
+def test_a_level_that_is_described_is_one_that_is_taken() -> None:
+    text, number = SCHEMAS["RegionsText"]["pattern"], SCHEMAS["Regions"]["anyOf"][1]
+    assert [number["minimum"], number["maximum"]] == list(LEVELS)
+    for hundredth in range(1, 100):
+        level = f"{hundredth / 100:g}"
+        assert bool(re.match(text, level)) == (LEVELS[0] <= float(level) <= LEVELS[1]), level
 
 
 @pytest.mark.parametrize(

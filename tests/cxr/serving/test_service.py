@@ -132,6 +132,20 @@ def test_cam_none_leaves_the_map_out(service: BatchService) -> None:
     assert "cam" not in ask(service, encoded(film()), **{"Cxr-Cam": "none"})[0][2]
 
 
+def test_regions_are_in_the_films_own_pixels_whatever_the_network_sees(service: BatchService) -> None:
+    """A large film is read reduced, and its regions lie on it as it is in its file."""
+    small, large = film(), np.kron(film(), np.ones((4, 4), np.uint8))
+    options = {"Cxr-Target": "contrast", "Cxr-Regions": "0.5"}
+    one, other = (ask(service, encoded(pixels), **options)[0][2] for pixels in (small, large))
+    assert one["cam"]["regions"]
+    for near, far in zip(one["cam"]["regions"], other["cam"]["regions"], strict=True):
+        near_box, far_box = ([part["box"][side] for side in ("x", "y", "width", "height")] for part in (near, far))
+        assert np.allclose(np.multiply(near_box, 4), far_box, atol=12)
+        x, y = np.transpose(far["points"])
+        assert far_box == [x.min(), y.min(), np.ptp(x), np.ptp(y)]
+        assert (x.max() <= large.shape[1], y.max() <= large.shape[0]) == (True, True)
+
+
 def test_the_heat_map_picture_shows_the_grid(service: BatchService) -> None:
     cam = ask(service, encoded(film()), **{"Cxr-Cam": "heatmap", "Cxr-Target": "contrast"})[0][2]["cam"]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(cam["png"]))))
