@@ -23,7 +23,7 @@ from referencing.jsonschema import DRAFT202012
 from cxr import NOTICE
 from cxr.errors import CODES, InputError
 from cxr.films import film as films
-from cxr.model.spec import CLASSES, Preprocessing
+from cxr.model.spec import CLASSES, Observed, Preprocessing
 from cxr.predict import TARGETS, Predictor
 from cxr.serving.regions import LEVELS, find_regions
 from cxr.serving.reply import ModelIdentity, error_reply
@@ -67,7 +67,8 @@ def without_each_field(body: Any) -> Iterator[tuple[str, Any]]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> BatchService:
     folder = tmp_path_factory.mktemp("model")
-    spec = save_model(folder, preprocessing=Preprocessing())
+    observed = (Observed(0.0, 1.0, 8, 4, 0.5, (0.2, 0.8)),)
+    spec = save_model(folder, preprocessing=Preprocessing(), observed=observed)
     return BatchService(Predictor.load(folder, "cpu"), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
 
 
@@ -311,7 +312,8 @@ def test_every_code_makes_a_problem_of_its_own_status_and_of_no_other() -> None:
 def test_a_reply_with_a_field_too_few_or_too_many_is_not_as_described(service: BatchService) -> None:
     answer = ask_json(service, dicom(film(), bits=8), **{"Cxr-Cam": "overlay", "Cxr-Film": "png"})
     problem = json.loads(ask(service, {"body": b"GIF"})[2])
-    for schema, body, may_miss in (("Answer", answer, {"cam", "cam.png", "image.png"}), ("Problem415", problem, set())):
+    may_be_absent = {"cam", "cam.png", "image.png", "decision.observed"}
+    for schema, body, may_miss in (("Answer", answer, may_be_absent), ("Problem415", problem, set())):
         validator(schema).validate(body)
         missed = {name for name, changed in without_each_field(body) if validator(schema).is_valid(changed)}
         assert missed == may_miss

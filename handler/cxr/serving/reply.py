@@ -70,11 +70,7 @@ def answer_of(
         "label": prediction.label,
         "probabilities": _by_class(prediction.probabilities),
         "logits": _by_class(prediction.logits),
-        "decision": {
-            "operating_point": spec.operating_point,
-            "threshold": spec.threshold,
-            "indeterminate": prediction.indeterminate,
-        },
+        "decision": _decision(prediction, spec),
         "cam": _cam(explanation, film, options, spec),
         "image": _image(film, options.film),
         "notice": NOTICE,
@@ -149,6 +145,24 @@ def error_reply(error: InputError, request_id: str) -> Reply:
 
 def _by_class(values: Any) -> dict[str, float]:
     return {name: round(float(value), _DIGITS) for name, value in zip(CLASSES, values, strict=True)}
+
+
+def _decision(prediction: Prediction, spec: ModelSpec) -> dict[str, Any]:
+    decision: dict[str, Any] = {
+        "operating_point": spec.operating_point,
+        "threshold": spec.threshold,
+        "indeterminate": prediction.indeterminate,
+    }
+    if observed := spec.observed_at(float(prediction.probabilities[1])):
+        decision["observed"] = {
+            "low": observed.low,
+            "high": observed.high,
+            "films": observed.films,
+            "positive": observed.positive,
+            "per_100": round(100 * observed.share),
+            "interval": list(observed.interval),
+        }
+    return decision
 
 
 def _cam(explanation: Explanation, film: Film, options: Options, spec: ModelSpec) -> dict[str, Any]:
