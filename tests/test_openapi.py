@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from referencing.jsonschema import DRAFT202012
 from cxr import NOTICE
 from cxr.errors import CODES, InputError
 from cxr.films import film as films
-from cxr.model.spec import CLASSES, Preprocessing
+from cxr.model.spec import CLASSES, Observed, Preprocessing
 from cxr.predict import TARGETS, Predictor
+from cxr.serving.regions import LEVELS, find_regions
 from cxr.serving.reply import ModelIdentity, error_reply
 from cxr.serving.request import CAM_FORMS, FILM_FORMS, MAX_FILMS, VIEWS
 from cxr.serving.service import BatchService, IncomingRequest
@@ -65,7 +67,8 @@ def without_each_field(body: Any) -> Iterator[tuple[str, Any]]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> BatchService:
     folder = tmp_path_factory.mktemp("model")
-    spec = save_model(folder, preprocessing=Preprocessing())
+    observed = (Observed(0.0, 1.0, 8, 4, 0.5, (0.2, 0.8)),)
+    spec = save_model(folder, preprocessing=Preprocessing(), observed=observed)
     return BatchService(Predictor.load(folder, "cpu"), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
 
 
@@ -174,6 +177,26 @@ def test_an_answer_is_as_described_for_every_option(service: BatchService, cam: 
     validator("Answer").validate(with_film)
     assert with_film["image"].pop("png")
     assert with_film == body
+
+
+@pytest.mark.parametrize("target", ["predicted", *TARGETS])
+def test_regions_are_as_described_and_change_nothing_else(service: BatchService, target: str) -> None:
+    options = {"Cxr-Target": target, "Cxr-Film": "none"}
+    body = ask_json(service, FILM, **options)
+    with_regions = ask_json(service, FILM, **options, **{"Cxr-Regions": "0.5"})
+    validator("Answer").validate(with_regions)
+    regions = with_regions["cam"].pop("regions")
+    assert with_regions == body
+    expected = find_regions(body["cam"]["grid"], body["image"]["width"], body["image"]["height"])
+    assert [one["share"] for one in regions] == pytest.approx([one.share for one in expected], abs=1e-5)
+
+
+def test_a_level_that_is_described_is_one_that_is_taken() -> None:
+    text, number = SCHEMAS["RegionsText"]["pattern"], SCHEMAS["Regions"]["anyOf"][1]
+    assert [number["minimum"], number["maximum"]] == list(LEVELS)
+    for hundredth in range(1, 100):
+        level = f"{hundredth / 100:g}"
+        assert bool(re.match(text, level)) == (LEVELS[0] <= float(level) <= LEVELS[1]), level
 
 
 @pytest.mark.parametrize(
@@ -289,7 +312,8 @@ def test_every_code_makes_a_problem_of_its_own_status_and_of_no_other() -> None:
 def test_a_reply_with_a_field_too_few_or_too_many_is_not_as_described(service: BatchService) -> None:
     answer = ask_json(service, dicom(film(), bits=8), **{"Cxr-Cam": "overlay", "Cxr-Film": "png"})
     problem = json.loads(ask(service, {"body": b"GIF"})[2])
-    for schema, body, may_miss in (("Answer", answer, {"cam", "cam.png", "image.png"}), ("Problem415", problem, set())):
+    may_be_absent = {"cam", "cam.png", "image.png", "decision.observed"}
+    for schema, body, may_miss in (("Answer", answer, may_be_absent), ("Problem415", problem, set())):
         validator(schema).validate(body)
         missed = {name for name, changed in without_each_field(body) if validator(schema).is_valid(changed)}
         assert missed == may_miss

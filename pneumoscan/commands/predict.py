@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 from cxr_client import AnswerLost, ClientError, InferenceClient, ServerUnreachable
 from pneumoscan.errors import UsageError
 from pneumoscan.film_files import Found, find_films, picture_names
-from pneumoscan.options import Option, at_least, web_address
+from pneumoscan.options import Option, at_least, between, web_address
 from pneumoscan.outcomes import CSV_COLUMNS, Outcome, write_csv, write_json, write_table
 
 PICTURES: Final = ("heatmap", "overlay")
@@ -51,6 +51,15 @@ class Options:
         Option(
             "view of the films, for files without a tag that says it; a film that does not look frontal is then "
             "flagged and not refused (LATERAL is refused)"
+        ),
+    ] = None
+    regions: Annotated[
+        float | None,
+        Option(
+            "with --json: outlines and boxes, in the film's pixels, of where the map reaches this share of its highest "
+            "value",
+            "LEVEL",
+            check=between(0.05, 0.95),
         ),
     ] = None
     out: Annotated[
@@ -172,7 +181,13 @@ def _ask_all(options: Options, client: InferenceClient, found: Found, pictures: 
     from tqdm import tqdm
 
     gave_up: list[ServerUnreachable] = []
-    given = {"cam": options.map_form, "target": options.target, "version": options.model_version, "view": options.view}
+    given = {
+        "cam": options.map_form,
+        "target": options.target,
+        "version": options.model_version,
+        "view": options.view,
+        "regions": options.regions,
+    }
     wanted = {name: value for name, value in given.items() if value is not None}
 
     def one(film: Path, picture: Path | None) -> Outcome:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cxr.serving.regions import Points, Region, find_regions
 from cxr_client import ClientError
-from pneumoscan.dicom.regions import Region, as_stored, find_regions
 from pneumoscan.dicom.source import Model, Source
 
 PNEUMONIA: Final = "PNEUMONIA"
@@ -120,3 +120,22 @@ def _check_place(answer: Answer, source: Source) -> None:
         size = size[::-1]
     if size != (source.header.get("Columns"), source.header.get("Rows")):
         raise ClientError("the reply is about a film of another size than the file's tags say")
+
+
+def as_stored(points: Points, directions: tuple[str, str], width: int, height: int) -> Points:
+    """Points on an upright film where they lie on the film as it is stored.
+
+    Parameters
+    ----------
+    directions
+        Where rows and columns of the stored film run to: one of L and R, one of H and F, in either order.
+    width, height
+        Pixels of the upright film, whose rows run to the patient's left and whose columns to the feet.
+    """
+    along = {
+        "L": points[:, 0],
+        "R": width - points[:, 0],
+        "F": points[:, 1],
+        "H": height - points[:, 1],
+    }
+    return np.stack([along[direction] for direction in directions], axis=1)

@@ -21,9 +21,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from cxr import NOTICE
+from cxr.serving.regions import LEVEL, Points
 from pneumoscan.dicom.answer import PNEUMONIA, Answer
 from pneumoscan.dicom.capture import file_bytes
-from pneumoscan.dicom.regions import LEVEL, Points
 from pneumoscan.dicom.source import MANUFACTURER, Model, Source, equipment_uid, finish, result_uid, stub_of
 
 SERIES_NUMBER: Final = 9002

@@ -25,7 +25,7 @@ _READY_S: Final = 5.0  # how long an answer about readiness is believed: probes 
 _FULL_S: Final = 60.0  # how long a server may refuse every probe because its queue is full
 _LONGEST_HEAD: Final = 64 * 1024
 # Of two of these one would count, another one to nginx than to TorchServe.
-_ONCE: Final = ("cxr-cam", "cxr-target", "cxr-view", "cxr-film", "content-type", "content-encoding")
+_ONCE: Final = ("cxr-cam", "cxr-target", "cxr-view", "cxr-regions", "cxr-film", "content-type", "content-encoding")
 _HELP: Final = """\
 # HELP pneumoscan_edge_keys_refused_total Requests without a key or with one that opens nothing.
 # TYPE pneumoscan_edge_keys_refused_total counter

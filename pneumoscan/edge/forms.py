@@ -19,7 +19,7 @@ BAD_FORM: Final = "bad-form"
 SEVERAL_FILMS: Final = "several-films"
 REPEATED_OPTION: Final = "repeated-option"
 
-_OPTIONS: Final = frozenset({"cam", "target", "view", "film_picture"})
+_OPTIONS: Final = frozenset({"cam", "target", "view", "regions", "film_picture"})
 _LONGEST_HEAD: Final = 8192
 _BOUNDARY: Final = re.compile(r';\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))\s*(?:;|$)', re.IGNORECASE)
 _NAME: Final = re.compile(r';\s*name=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.IGNORECASE)

@@ -66,6 +66,12 @@ def test_the_films_own_picture_is_asked_for(server: FilmServer, client: Inferenc
     assert asked.headers["cxr-film"] == "png"
 
 
+def test_regions_are_asked_for_at_a_level(server: FilmServer, client: InferenceClient) -> None:
+    client.predict(b"\x00", regions=0.5)
+    (asked,) = server.asked
+    assert (asked.query["regions"], asked.headers["cxr-regions"]) == (["0.5"], "0.5")
+
+
 def test_a_version_cannot_change_the_path(server: FilmServer, client: InferenceClient) -> None:
     client.predict(b"\x00", version="../../models?x")
     assert server.asked[0].path == "/predictions/pneumonia/..%2F..%2Fmodels%3Fx"

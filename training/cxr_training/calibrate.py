@@ -35,7 +35,7 @@ from cxr_training.drift import FEWEST as FEWEST_FOR_DRIFT
 from cxr_training.drift import reference_of, signals_of, write_reference
 from cxr_training.fit.head import film_weights
 from cxr_training.fit.screen import FEWEST, screen_of
-from cxr_training.measure.calibration import calibrate
+from cxr_training.measure.calibration import calibrate, observed_shares
 from cxr_training.measure.parity import default_engines, parity_of, processor_name, with_engine
 from cxr_training.measure.scoring import read_films, score
 from cxr_training.runs import CALIBRATION, Calibration, Training, checkpoint_predictor, spec_of
@@ -85,6 +85,8 @@ def calibrate_run(
     trained = [record for record in films.records if record.split == "train"]
     fitted = replace(fitted, screen=screen_of(trained), brightness=brightness_of_films(trained, predictor.spec))
     probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
+    patients = [record.patient_id for record in records]
+    fitted = replace(fitted, observed=observed_shares(probabilities, targets, patients))
     reference = reference_of(signals, probabilities, predictor.spec, fitted.temperature)
     write_reference(run, reference)
     fitted = replace(fitted, parity=_parities(measured, predictor, predictions, records, fitted, run))

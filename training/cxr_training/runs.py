@@ -24,7 +24,7 @@ from cxr.json_records import FieldError, parse, read, read_file, sealed
 from cxr.model.brightness import Brightness
 from cxr.model.network import build, load_strictly, read_state_dict
 from cxr.model.parity import Parity
-from cxr.model.spec import SPEC_FILE, ModelSpec, Preprocessing, sha256_of
+from cxr.model.spec import SPEC_FILE, ModelSpec, Observed, Preprocessing, sha256_of
 from cxr.predict import Predictor, resolve_device
 from cxr.serving.card import AUDIT_FILE, METRICS_FILE
 from cxr.serving.drift import DRIFT_FILE
@@ -53,6 +53,7 @@ class Calibration:
     indeterminate: tuple[float, float]
     cam_scale: float
     cam_zero: str = "head"
+    observed: tuple[Observed, ...] = ()
     screen: Screen | None = None
     brightness: Brightness | None = None
     parity: dict[str, Parity] = field(default_factory=dict)

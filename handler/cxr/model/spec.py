@@ -86,6 +86,38 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True)
+class Observed:
+    """What a probability meant on the validation films: how many of those scored like this had pneumonia.
+
+    Parameters
+    ----------
+    low, high
+        The probabilities of PNEUMONIA it is about, the lower end included; of the last one both ends.
+    films, positive
+        Validation films with such a probability, and those of them that are of PNEUMONIA.
+    share
+        `positive` over `films`.
+    interval
+        Of the share, 95 %: exact binomial, each patient being one observation.
+    """
+
+    low: float
+    high: float
+    films: int
+    positive: int
+    share: float
+    interval: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ModelError(f"observed from {self.low} to {self.high}: two rising probabilities in 0-1 are needed")
+        if not 0 < self.films >= self.positive >= 0 or abs(self.share * self.films - self.positive) > 1e-6:
+            raise ModelError(f"observed {self.positive} of {self.films} films, share {self.share}: they do not agree")
+        if not 0 <= self.interval[0] <= self.share <= self.interval[1] <= 1:
+            raise ModelError(f"observed share {self.share} has the interval {self.interval}: it does not hold it")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One trained model.
 
@@ -105,6 +137,8 @@ class ModelSpec:
         Thresholds on the probability of PNEUMONIA by name; `operating_point` is the one that decides.
     indeterminate
         Probabilities of PNEUMONIA inside this closed band are reported as indeterminate; None for no band.
+    observed
+        What probabilities meant on the validation films, from 0 to 1 without a gap; empty where nobody counted.
     cam_scale
         Logits at which the contrast map is at full colour, the same for every film of this model.
     cam_zero
@@ -134,6 +168,7 @@ class ModelSpec:
     operating_points: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
     operating_point: str = "default"
     indeterminate: tuple[float, float] | None = None
+    observed: tuple[Observed, ...] = ()
     cam_scale: float = 1.0
     cam_zero: str = "head"
     screen: Screen | None = None
@@ -161,6 +196,9 @@ class ModelSpec:
                 raise ModelError(f"operating point {name!r} is {threshold}: a probability in 0-1 is needed")
         if self.indeterminate is not None and not 0 <= self.indeterminate[0] <= self.indeterminate[1] <= 1:
             raise ModelError(f"indeterminate is {self.indeterminate}: two rising probabilities in 0-1 are needed")
+        edges = [0.0, *(one.high for one in self.observed)]
+        if self.observed and (edges[-1] != 1.0 or edges[:-1] != [one.low for one in self.observed]):
+            raise ModelError("observed has a gap: its probabilities go from 0 to 1, each from where the last one ends")
         check_choice(self.engines, self.parity)
         if Path(self.weights_file).name != self.weights_file:
             raise ModelError(f"weights_file is {self.weights_file!r}: a plain file name beside {SPEC_FILE} is needed")
@@ -179,6 +217,11 @@ class ModelSpec:
     def decisions(self) -> tuple[float, ...]:
         """The probabilities of PNEUMONIA where the answer to a film changes: the threshold, the band's ends."""
         return (self.threshold, *(self.indeterminate or ()))
+
+    def observed_at(self, probability: float) -> Observed | None:
+        """What a probability of PNEUMONIA meant on the validation films; None where nobody counted."""
+        last = self.observed[-1] if self.observed else None
+        return next((one for one in self.observed if probability < one.high), last)
 
     def to_json(self) -> str:
         """The spec as indented JSON, the same text for the same spec."""

@@ -105,6 +105,7 @@ def model_card(
     audit
         Of `read_audit`; of it the card tells the plain words, and none where there was no audit.
     """
+    observed = {"observed": [asdict(one) for one in spec.observed]} if spec.observed else {}
     return {
         "model": dict(identity),
         "notice": NOTICE,
@@ -119,6 +120,7 @@ def model_card(
             "operating_point": spec.operating_point,
             "operating_points": dict(spec.operating_points),
             "indeterminate": spec.indeterminate and list(spec.indeterminate),
+            **observed,
             "cam_scale": spec.cam_scale,
             "cam_zero": spec.cam_zero,
             "cam_cells": CAM_CELLS,

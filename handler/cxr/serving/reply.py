@@ -13,6 +13,7 @@ from cxr.errors import InputError
 from cxr.films.film import Film
 from cxr.model.spec import CLASSES, ModelSpec
 from cxr.predict import Explanation, Prediction
+from cxr.serving.regions import find_regions
 from cxr.serving.render import display_film, evidence_map, heat_map, overlay, png
 from cxr.serving.request import Options, Request
 
@@ -69,12 +70,8 @@ def answer_of(
         "label": prediction.label,
         "probabilities": _by_class(prediction.probabilities),
         "logits": _by_class(prediction.logits),
-        "decision": {
-            "operating_point": spec.operating_point,
-            "threshold": spec.threshold,
-            "indeterminate": prediction.indeterminate,
-        },
-        "cam": _cam(explanation, film, options.cam, spec),
+        "decision": _decision(prediction, spec),
+        "cam": _cam(explanation, film, options, spec),
         "image": _image(film, options.film),
         "notice": NOTICE,
     }
@@ -150,16 +147,38 @@ def _by_class(values: Any) -> dict[str, float]:
     return {name: round(float(value), _DIGITS) for name, value in zip(CLASSES, values, strict=True)}
 
 
-def _cam(explanation: Explanation, film: Film, form: str, spec: ModelSpec) -> dict[str, Any]:
+def _decision(prediction: Prediction, spec: ModelSpec) -> dict[str, Any]:
+    decision: dict[str, Any] = {
+        "operating_point": spec.operating_point,
+        "threshold": spec.threshold,
+        "indeterminate": prediction.indeterminate,
+    }
+    if observed := spec.observed_at(float(prediction.probabilities[1])):
+        decision["observed"] = {
+            "low": observed.low,
+            "high": observed.high,
+            "films": observed.films,
+            "positive": observed.positive,
+            "per_100": round(100 * observed.share),
+            "interval": list(observed.interval),
+        }
+    return decision
+
+
+def _cam(explanation: Explanation, film: Film, options: Options, spec: ModelSpec) -> dict[str, Any]:
     cam: dict[str, Any] = {
         "target": explanation.target,
         "unit": "logit",
         "bias": round(explanation.bias, _DIGITS),
         "grid": [[round(float(value), _DIGITS) for value in row] for row in explanation.grid],
     }
-    if form == "overlay":
+    if options.regions is not None:
+        info = film.info
+        found = find_regions(explanation.grid, info.width, info.height, options.regions)
+        cam["regions"] = [{"share": one.share, "box": one.box, "points": one.points.tolist()} for one in found]
+    if options.cam == "overlay":
         cam["png"] = _base64(png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale)))
-    elif form == "heatmap":
+    elif options.cam == "heatmap":
         height, width = display_film(film.pixels).shape
         evidence = evidence_map(explanation.grid, explanation.target, spec.cam_scale, height, width)
         cam["png"] = _base64(png(heat_map(evidence)))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cxr.errors import InputError
 from cxr.films.frontal import LATERAL
 from cxr.predict import TARGETS
+from cxr.serving.regions import LEVELS
 
 CAM_FORMS: Final = ("none", "grid", "heatmap", "overlay")
 FILM_FORMS: Final = ("none", "png")
@@ -20,12 +23,13 @@ VIEWS: Final = ("PA", "AP", LATERAL)
 MAX_FILMS: Final = 32
 _MOST_VALUES: Final = 10_000
 _LONGEST_ID: Final = 128
+_LONGEST_NUMBER: Final = 24
 _SHAPES: Final = (
     'send {"data": "<base64>"}, {"instances": [{"b64": "<base64>"}]} or {"inputs": [{"name": "image", "datatype": '
     '"BYTES", "shape": [1], "data": ["<base64>"]}]}.'
 )
 _FILM_FIELD: Final = "film_picture"  # of the option `film`: in a form, `film` is the upload itself
-_NOT_FILMS: Final = ("cam", "target", "view", _FILM_FIELD, "model_name")
+_NOT_FILMS: Final = ("cam", "target", "view", "regions", _FILM_FIELD, "model_name")
 _LONGEST_NOTE: Final = 1024  # of a form's part that is no film: a comment, an id
 _LINE_BREAKS: Final = str.maketrans("", "", " \t\r\n")
 _GZIP: Final = b"\x1f\x8b"
@@ -47,6 +51,8 @@ class Options:
         Answer with the overlay itself instead of JSON.
     film
         One of `FILM_FORMS`: with ``png`` the reply has the film's own picture.
+    regions
+        Share of the map's highest value from which on a place belongs to a region; None where none are asked for.
     """
 
     cam: str = "grid"
@@ -54,6 +60,7 @@ class Options:
     view: str | None = None
     as_png: bool = False
     film: str = "none"
+    regions: float | None = None
 
     @property
     def needs_picture(self) -> bool:
@@ -89,11 +96,11 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
     A film is the raw body, the part ``film`` of a form or else its first that is no option, or base64 in JSON:
     ``{"data": …}``, KServe V1 ``{"instances": [{"b64": …}]}``, Open Inference Protocol
     ``{"inputs": [{"datatype": "BYTES", "data": […]}]}``.
-    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``, ``Cxr-Film``), in JSON keys (``cam``,
-    ``target``, ``view``, ``film``; for the Open Inference Protocol under ``parameters``) or form fields (the same, but
-    ``film_picture`` for the last, since ``film`` is the film itself there), or as the latter in the query of
-    ``/invocations``: TorchServe 0.12 drops the query of ``/predictions`` before any handler sees it (pytorch/serve
-    issue 989).
+    Options stand in headers (``Cxr-Cam``, ``Cxr-Target``, ``Cxr-View``, ``Cxr-Regions``, ``Cxr-Film``), in JSON keys
+    (``cam``, ``target``, ``view``, ``regions``, ``film``; for the Open Inference Protocol under ``parameters``) or form
+    fields (the same, but ``film_picture`` for the last, since ``film`` is the film itself there), or as the latter in
+    the query of ``/invocations``: TorchServe 0.12 drops the query of ``/predictions`` before any handler sees it
+    (pytorch/serve issue 989).
 
     Parameters
     ----------
@@ -285,24 +292,48 @@ def _read_options(fields: Mapping[str, Any], headers: Mapping[str, Any], *, seve
     target = _option("target", _TARGETS, fields, lower) or "predicted"
     as_png = not several and lower.get("accept", "").split(";")[0].strip().lower() == "image/png"
     film = _option("film", FILM_FORMS, fields, lower, _FILM_FIELD) or "none"
-    return Options(cam, target, _option("view", VIEWS, fields, lower), as_png, film)
+    regions = [_level(value) for value in _given("regions", fields, lower)] or [None]
+    if regions[0] is not None and cam == "none":
+        raise InputError("BAD_OPTION", "regions are those of a map, and cam is none; leave one of the two out.")
+    return Options(cam, target, _option("view", VIEWS, fields, lower), as_png, film, regions[0])
 
 
 def _option(
     name: str, known: tuple[str, ...], fields: Mapping[str, Any], headers: Mapping[str, str], field: str | None = None
 ) -> str | None:
     """The value of an option in the body's field (the option's name), else in its header; both have to be known."""
-    places = ((fields, field or name), (headers, f"cxr-{name}"))
-    values = [_known(name, source[key], known) for source, key in places if key in source]
+    values = [_known(name, value, known) for value in _given(name, fields, headers, field)]
     return values[0] if values else None
 
 
+def _given(name: str, fields: Mapping[str, Any], headers: Mapping[str, str], field: str | None = None) -> list[Any]:
+    """What body and header have of an option, that of the body first; bytes as text."""
+    places = ((fields, field or name), (headers, f"cxr-{name}"))
+    values = [source[key] for source, key in places if key in source]
+    return [value.decode("ascii", "replace") if isinstance(value, bytes | bytearray) else value for value in values]
+
+
+def _level(value: Any) -> float | None:
+    """The level of the regions; None for ``none``."""
+    if value == "none":
+        return None
+    number = math.nan
+    if isinstance(value, str | float) and len(str(value)) <= _LONGEST_NUMBER:
+        with suppress(ValueError):
+            number = float(value)
+    if not LEVELS[0] <= number <= LEVELS[1]:  # a NaN is in no order with anything
+        low, high = LEVELS
+        raise InputError(
+            "BAD_OPTION", f"regions has an unknown value; known are none and numbers from {low} to {high}."
+        )
+    return number
+
+
 def _known(name: str, value: Any, known: tuple[str, ...]) -> str:
-    text = value.decode("ascii", "replace") if isinstance(value, bytes | bytearray) else value
-    if text not in known:
+    if value not in known:
         # The value itself is not repeated: it is text from outside.
         raise InputError("BAD_OPTION", f"{name} has an unknown value; known are {', '.join(known)}.")
-    return str(text)
+    return str(value)
 
 
 def _from_base64(text: str) -> bytes:

@@ -10,12 +10,14 @@ import pytest
 
 from cxr.errors import ModelError
 from cxr.json_records import SEAL
-from cxr.model.spec import ModelSpec, Preprocessing
+from cxr.model.spec import ModelSpec, Observed, Preprocessing
 from tests.cxr.networks import save_model
+
+HALF = {"low": 0.0, "high": 1.0, "films": 8, "positive": 4, "share": 0.5, "interval": [0.2, 0.8]}
 
 
 def test_a_spec_survives_json(tmp_path: Path) -> None:
-    spec = save_model(tmp_path, training={"seed": 3})
+    spec = save_model(tmp_path, training={"seed": 3}, observed=(Observed(0.0, 1.0, 8, 4, 0.5, (0.2, 0.8)),))
     assert ModelSpec.load(tmp_path) == spec
     assert ModelSpec.from_json(spec.to_json()).to_json() == spec.to_json()
 
@@ -31,6 +33,10 @@ def test_a_spec_survives_json(tmp_path: Path) -> None:
         ({"indeterminate": [0.9, 0.1]}, "rising"),
         ({"indeterminate": [0.9]}, "not a model spec"),
         ({"classes": ["PNEUMONIA", "NORMAL"]}, "in this order"),
+        ({"observed": [{**HALF, "high": 0.5}]}, "has a gap"),
+        ({"observed": [{**HALF, "low": 0.5}]}, "has a gap"),
+        ({"observed": [{**HALF, "positive": 7}]}, "do not agree"),
+        ({"observed": [{**HALF, "interval": [0.6, 0.7]}]}, "does not hold it"),
         ({"weights_file": "../../etc/passwd"}, "plain file name"),
         ({"surprise": 1}, "not a model spec"),
         ({"arch": None, "preprocessing": {"size": 224}}, "not a model spec"),

@@ -19,6 +19,7 @@ from PIL import Image
 from cxr import NOTICE
 from cxr.films.film import Pixels
 from cxr.model.cam import upsample
+from cxr.model.spec import Observed
 from cxr.predict import Prediction
 from cxr.serving.metrics import BatchMetrics
 from cxr.serving.render import blend, evidence_map
@@ -128,8 +129,40 @@ def test_an_error_is_a_problem_document(service: BatchService) -> None:
     assert set(body) == {"type", "title", "status", "code", "detail", "request_id", "retryable"}
 
 
+def test_the_reply_says_what_such_a_probability_meant_where_the_model_knows(tmp_path: Path) -> None:
+    kinds = (Observed(0.0, 0.5, 40, 4, 0.1, (0.03, 0.24)), Observed(0.5, 1.0, 30, 25, 25 / 30, (0.65, 0.94)))
+    spec = save_model(tmp_path, observed=kinds)
+    counted = BatchService(predictor(tmp_path), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
+    body = ask(counted, encoded(film()))[0][2]
+    at = kinds[body["probabilities"]["PNEUMONIA"] >= 0.5]
+    assert body["decision"]["observed"] == {
+        "low": at.low,
+        "high": at.high,
+        "films": at.films,
+        "positive": at.positive,
+        "per_100": round(100 * at.positive / at.films),
+        "interval": list(at.interval),
+    }
+    assert spec.observed_at(0.5) == spec.observed_at(1.0) == kinds[1]
+    assert spec.observed_at(0.0) == kinds[0]
+
+
 def test_cam_none_leaves_the_map_out(service: BatchService) -> None:
     assert "cam" not in ask(service, encoded(film()), **{"Cxr-Cam": "none"})[0][2]
+
+
+def test_regions_are_in_the_films_own_pixels_whatever_the_network_sees(service: BatchService) -> None:
+    """A large film is read reduced, and its regions lie on it as it is in its file."""
+    small, large = film(), np.kron(film(), np.ones((4, 4), np.uint8))
+    options = {"Cxr-Target": "contrast", "Cxr-Regions": "0.5"}
+    one, other = (ask(service, encoded(pixels), **options)[0][2] for pixels in (small, large))
+    assert one["cam"]["regions"]
+    for near, far in zip(one["cam"]["regions"], other["cam"]["regions"], strict=True):
+        near_box, far_box = ([part["box"][side] for side in ("x", "y", "width", "height")] for part in (near, far))
+        assert np.allclose(np.multiply(near_box, 4), far_box, atol=12)
+        x, y = np.transpose(far["points"])
+        assert far_box == [x.min(), y.min(), np.ptp(x), np.ptp(y)]
+        assert (x.max() <= large.shape[1], y.max() <= large.shape[0]) == (True, True)
 
 
 def test_the_heat_map_picture_shows_the_grid(service: BatchService) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from cxr.model.brightness import Brightness, brightness_of
 from cxr.model.preprocess import network_film
@@ -13,7 +14,13 @@ from cxr.model.spec import ModelSpec, Preprocessing
 from cxr.predict import Prediction, softmax
 from cxr_training.calibrate import brightness_of_films
 from cxr_training.data.records import load_films
-from cxr_training.measure.calibration import fit_band, fit_cam_scale, fit_operating_points, fit_temperature
+from cxr_training.measure.calibration import (
+    fit_band,
+    fit_cam_scale,
+    fit_operating_points,
+    fit_temperature,
+    observed_shares,
+)
 from tests.cxr_training.folders import write_manifest
 
 
@@ -68,6 +75,33 @@ def test_the_scale_is_the_99th_percentile_of_the_contrast() -> None:
     predictions = [Prediction(zero, zero, one, zero, "NORMAL", False) for one in maps]
     expected = np.percentile(np.abs(maps[:, 1] - maps[:, 0] - 0.7), 99)
     assert fit_cam_scale(predictions, 0.7) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("films", [24, 25, 60, 1000])
+def test_every_film_is_among_those_scored_like_it_and_counted_once(films: int) -> None:
+    rng = np.random.default_rng(films)
+    probabilities = rng.random(films).round(2)  # some alike
+    targets = (rng.random(films) < probabilities).astype(int)
+    found = observed_shares(probabilities, targets, [str(n // 2) for n in range(films)])
+    assert len(found) == min(films // 25, 10)
+    if not found:
+        return
+    assert (found[0].low, found[-1].high) == (0.0, 1.0)
+    assert (sum(one.films for one in found), sum(one.positive for one in found)) == (films, targets.sum())
+    for one in found:
+        here = (probabilities >= one.low) & (probabilities < one.high + (one.high == 1.0))
+        patients = len({n // 2 for n in np.flatnonzero(here)})
+        assert (here.sum(), targets[here].sum()) == (one.films, one.positive)
+        assert one.films >= 15
+        # Clopper and Pearson: the ends at which what was found, or more so, has a chance of 2.5 %.
+        low, high = one.interval
+        assert low == 0 or beta.cdf(low, one.share * patients, patients * (1 - one.share) + 1) == pytest.approx(0.025)
+        assert high == 1 or beta.sf(high, one.share * patients + 1, patients * (1 - one.share)) == pytest.approx(0.025)
+
+
+def test_films_that_all_get_one_score_are_one_kind() -> None:
+    (only,) = observed_shares(np.full(80, 0.3), np.repeat([0, 1], 40), [str(n) for n in range(80)])
+    assert (only.low, only.high, only.films, only.positive) == (0.0, 1.0, 80, 40)
 
 
 @pytest.mark.parametrize("distance", [0.0, 1.0, 3.0, 6.0])

@@ -22,9 +22,10 @@ from pneumoscan.dicom import report
 from pneumoscan.dicom.source import COPIED
 from tests import films
 from tests.commands import run_command
+from tests.cxr.serving.test_regions import mask_of, overlap
 from tests.film_server import Answer, FilmServer, problem, serving
 from tests.pneumoscan.dicom.model_server import DOUBTFUL, NORMAL, PNEUMONIA, chest_film, model_server
-from tests.pneumoscan.dicom.test_regions import as_scanned, mask_of, overlap
+from tests.pneumoscan.dicom.test_answer import as_scanned
 from tests.programs import NEEDS_DICOM_TOOLS
 
 

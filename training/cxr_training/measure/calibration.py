@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -10,8 +11,9 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
 from cxr.model.cam import about_decision
-from cxr.model.spec import neutral_logit
+from cxr.model.spec import Observed, neutral_logit
 from cxr.predict import Prediction, softmax
+from cxr_training.measure.intervals import exact_interval
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.runs import Calibration
 
@@ -23,6 +25,8 @@ POINTS: Final = {  # what `fit_operating_points` fits, in words
 }
 _DECIDES: Final = "youden"
 _CAM_PERCENTILE: Final = 99.0
+_MOST_KINDS: Final = 10  # of scores
+_FILMS_A_KIND: Final = 25
 
 
 def fit_temperature(logits: Floats, targets: Targets, weights: Floats | None = None) -> float:
@@ -92,6 +96,35 @@ def _conformal_end(rising: Floats, without: float) -> float:
         return without
     before = rising[rank - 2] if rank > 1 else without
     return float((before + rising[rank - 1]) / 2.0)
+
+
+def observed_shares(probabilities: Floats, targets: Targets, patients: Sequence[str]) -> tuple[Observed, ...]:
+    """How many of the films scored alike had pneumonia, for up to ten kinds of score; none of under 25 films.
+
+    Each kind holds about as many films, 25 at least; its ends lie halfway between two films, the outer ones at 0 and 1.
+    Films are counted as they are, whatever weight they had in the fit.
+
+    Parameters
+    ----------
+    probabilities, targets, patients
+        (N,) each: of PNEUMONIA, 1 for PNEUMONIA, whose film it is.
+    """
+    distinct, counts = np.unique(probabilities, return_counts=True)
+    parts = min(_MOST_KINDS, len(probabilities) // _FILMS_A_KIND)
+    if not parts:
+        return ()
+    places = np.searchsorted(np.cumsum(counts), np.arange(1, parts) * len(probabilities) / parts)
+    inner = {float((distinct[at] + distinct[at + 1]) / 2.0) for at in places if at + 1 < len(distinct)}
+    edges = [0.0, *sorted(inner), 1.0]
+    kind = np.searchsorted(edges[1:-1], probabilities, side="right")
+    owners = np.asarray(patients)
+    found: list[Observed] = []
+    for number, (low, high) in enumerate(pairwise(edges)):
+        here = kind == number
+        share = float(targets[here].mean())
+        interval = exact_interval(share, len(np.unique(owners[here])))
+        found.append(Observed(low, high, int(here.sum()), int(targets[here].sum()), share, interval))
+    return tuple(found)
 
 
 def fit_cam_scale(predictions: Sequence[Prediction], neutral: float) -> float:

@@ -29,7 +29,7 @@ from cxr_training.data.records import SPLITS, SYNTHETIC
 from cxr_training.measure.calibration import POINTS
 from cxr_training.measure.records import Audit, Metrics
 from cxr_training.pages.audit_page import readings_table
-from cxr_training.pages.page import Table, number, render, render_html
+from cxr_training.pages.page import Table, number, percent, render, render_html
 from cxr_training.pages.report import boxes_table, figures_table, groups_table
 from cxr_training.runs import Collection, Training
 from pneumoscan.files import write_text
@@ -142,6 +142,7 @@ def card_values(facts: Facts) -> dict[str, Any]:
         "mean": ", ".join(f"{value:g}" for value in preprocessing.mean),
         "std": ", ".join(f"{value:g}" for value in preprocessing.std),
         "points": _points_table(spec),
+        "observed": _observed_table(spec),
         "collections": _collections_table(facts.training.data),
         "not_commercial": [one for one in facts.training.data if _NON_COMMERCIAL.search(one.licence)],
         "fitted_on": _fitted_on,
@@ -160,6 +161,19 @@ def _points_table(spec: ModelSpec) -> Table:
         for name, value in spec.operating_points.items()
     ]
     return Table(("operating point", "threshold", "how it was fitted"), tuple(rows))
+
+
+def _observed_table(spec: ModelSpec) -> Table:
+    """What probabilities meant on the validation films."""
+    rows = [
+        (
+            f"{number(one.low)} to {number(one.high)}",
+            *(str(one.films), str(one.positive), percent(one.share)),
+            f"{percent(one.interval[0])} to {percent(one.interval[1])}",
+        )
+        for one in spec.observed
+    ]
+    return Table(("probability", "validation films", "with pneumonia", "of 100", "95 % interval"), tuple(rows))
 
 
 def _collections_table(data: Sequence[Collection]) -> Table:

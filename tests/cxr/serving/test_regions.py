@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 from matplotlib.path import Path as MplPath
 
 from cxr.model.cam import upsample
-from pneumoscan.dicom.regions import LEVEL, as_stored, find_regions
+from cxr.serving.regions import LEVEL, find_regions
 
 WIDTH, HEIGHT = 260, 300
 Mask = npt.NDArray[np.bool_]
@@ -84,19 +82,10 @@ def test_a_number_is_one_that_a_report_holds_exactly() -> None:
         assert np.array_equal(region.points.astype(np.float32).astype(np.float64), region.points)
 
 
-def as_scanned(upright: npt.NDArray[Any], directions: tuple[str, str]) -> npt.NDArray[Any]:
-    """An upright picture as a film is stored whose rows and columns run elsewhere (PS3.3 C.7.6.1.1.1)."""
-    turned = upright.T if directions[0] in "HF" else upright
-    if directions[0] in "RH":
-        turned = turned[:, ::-1]
-    return np.ascontiguousarray(turned[::-1] if directions[1] in "RH" else turned)
-
-
-@pytest.mark.parametrize(
-    "directions", [("L", "F"), ("R", "F"), ("R", "H"), ("L", "H"), ("H", "L"), ("F", "R"), ("H", "R"), ("F", "L")]
-)
-def test_a_region_lies_on_the_stored_film_where_it_lies_on_the_upright_one(directions: tuple[str, str]) -> None:
-    (region, *_) = find_regions(grid_of(3).tolist(), WIDTH, HEIGHT)
-    expected = as_scanned(mask_of(region.points, HEIGHT, WIDTH), directions)
-    found = mask_of(as_stored(region.points, directions, WIDTH, HEIGHT), *expected.shape)
-    assert overlap(found, expected) > 0.97
+def test_a_higher_level_gives_less_of_the_film() -> None:
+    areas = []
+    for level in (0.25, 0.5, 0.75):
+        regions = find_regions(grid_of(1), WIDTH, HEIGHT, level)
+        areas.append(np.any([mask_of(one.points, HEIGHT, WIDTH) for one in regions], axis=0).sum())
+    assert areas == sorted(areas, reverse=True)
+    assert areas[-1] > 0

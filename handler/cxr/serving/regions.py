@@ -1,8 +1,8 @@
-"""The regions where a map speaks most for PNEUMONIA: from the grid of a reply to polygons in the film's own pixels.
+"""The regions where a map speaks most for its target: from the grid of a reply to polygons in the film's own pixels.
 
-A region is where the map, drawn out over the film as the overlay shows it, reaches half of its highest value; but for
-the largest, one that holds less than a hundredth of all that the map says for PNEUMONIA is left out. A map that is
-nowhere above zero has none.
+A region is where the map, drawn out over the film as the overlay shows it, reaches a share of its highest value, half
+of it unless another is given; but for the largest, one that holds less than a hundredth of all that the map says for
+its target is left out. A map that is nowhere above zero has none.
 
 Points count as in a DICOM report: (0, 0) is the corner of the first pixel and (0.5, 0.5) its centre, x before y (PS3.3
 C.18.6.1).
@@ -21,6 +21,7 @@ from contourpy import FillType, contour_generator
 Points = npt.NDArray[np.float64]
 
 LEVEL: Final = 0.5  # of the map's highest value
+LEVELS: Final = (0.05, 0.95)  # the lowest and the highest that can be asked for
 _LEAST_SHARE: Final = 0.01
 _STEPS: Final = 12  # samples from one cell of the grid to the next
 _FRACTION: Final = 8  # of a pixel: what a float32 holds exactly, so that report and JSON have the same numbers
@@ -35,7 +36,7 @@ class Region:
     points
         (N, 2) corners in order, the first not repeated.
     share
-        Its share of all that the map says for PNEUMONIA, 0-1; what lies in its holes counts for nothing.
+        Its share of all that the map says for its target, 0-1; what lies in its holes counts for nothing.
     """
 
     points: Points
@@ -45,20 +46,30 @@ class Region:
         """The same region of a film that is stored otherwise."""
         return Region(points, self.share)
 
+    @property
+    def box(self) -> dict[str, float]:
+        """The smallest upright rectangle around it: ``x`` and ``y`` of its upper left corner, ``width``, ``height``."""
+        (x, y), (right, bottom) = self.points.min(axis=0).tolist(), self.points.max(axis=0).tolist()
+        return {"x": x, "y": y, "width": right - x, "height": bottom - y}
 
-def find_regions(grid: Sequence[Sequence[float]], width: int, height: int) -> list[Region]:
+
+def find_regions(
+    grid: Sequence[Sequence[float]] | npt.NDArray[Any], width: int, height: int, level: float = LEVEL
+) -> list[Region]:
     """The regions of a map, the largest share first.
 
     Parameters
     ----------
     grid
-        h rows of w values, of which those above zero speak for PNEUMONIA.
+        h rows of w values, of which those above zero speak for the target.
     width, height
         Pixels of the film as the map lies over it.
+    level
+        Share of the map's highest value that a region reaches.
     """
     cells = np.asarray(grid, dtype=np.float64)
-    level = LEVEL * float(cells.max())
-    if level <= 0.0:
+    reached = level * float(cells.max())
+    if reached <= 0.0:
         return []
     xs, ys = _places(cells.shape[1], width), _places(cells.shape[0], height)
     at_x, at_y = _samples(xs, width), _samples(ys, height)
@@ -70,33 +81,14 @@ def find_regions(grid: Sequence[Sequence[float]], width: int, height: int) -> li
     # Off the edges of the film, which may be those of a region.
     x, y = np.meshgrid(np.clip(at_x, 1e-6, width - 1e-6), np.clip(at_y, 1e-6, height - 1e-6))
     regions = []
-    for corners, offsets in zip(*contours.filled(level, np.inf), strict=True):
+    for corners, offsets in zip(*contours.filled(reached, np.inf), strict=True):
         outline = corners[: offsets[1]]
-        inside = (drawn >= level) & _encloses(outline, x, y)
+        inside = (drawn >= reached) & _encloses(outline, x, y)
         points = _rounded(outline)
         if len(points) >= 3:
             regions.append(Region(points, round(float(evidence[inside].sum() / evidence.sum()), 6)))
     regions.sort(key=lambda region: -region.share)
     return [region for number, region in enumerate(regions) if number == 0 or region.share >= _LEAST_SHARE]
-
-
-def as_stored(points: Points, directions: tuple[str, str], width: int, height: int) -> Points:
-    """Points on an upright film where they lie on the film as it is stored.
-
-    Parameters
-    ----------
-    directions
-        Where rows and columns of the stored film run to: one of L and R, one of H and F, in either order.
-    width, height
-        Pixels of the upright film, whose rows run to the patient's left and whose columns to the feet.
-    """
-    along = {
-        "L": points[:, 0],
-        "R": width - points[:, 0],
-        "F": points[:, 1],
-        "H": height - points[:, 1],
-    }
-    return np.stack([along[direction] for direction in directions], axis=1)
 
 
 def _places(count: int, length: int) -> Points:
