@@ -18,8 +18,9 @@ from pneumoscan.model_store import MODEL_NAME, Version
 from pneumoscan.options import Option, at_least, between
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.versions import changes
-from pneumoscan.versions.compare import Limits, compare
+from pneumoscan.versions.compare import compare
 from pneumoscan.versions.declared import read_declared
+from pneumoscan.versions.limits import Limits
 from pneumoscan.versions.live_server import LiveServer, live_server
 from pneumoscan.versions.registry import export_archive, import_archive
 from pneumoscan.versions.tables import comparison_table, overview, overview_table
@@ -159,9 +160,11 @@ def verify(options: Verify) -> int:
         limits = Limits(options.max_flips, options.max_shift)
         comparison = compare(live.state.url, old, options.version, films, limits, options.jobs)
         verified = comparison.verified(declared.versions[old].sha256)
-        changes.record(live, options.version, declared.versions[options.version].sha256, verified)
+        kept = changes.record(live, options.version, declared.versions[options.version].sha256, verified)
     print(json.dumps(comparison.to_dict(), indent=2) if options.json else comparison_table(comparison))
-    return 1 if comparison.failures else 0
+    if kept != verified:
+        print(f"note: what was found at {kept.at} on {kept.films} films stays, it outweighs this", file=sys.stderr)
+    return 0 if comparison.is_passed else 1
 
 
 def promote(options: Promote) -> int:

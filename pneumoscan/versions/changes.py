@@ -165,8 +165,8 @@ def retire(live: LiveServer, version: str, timeout_s: float) -> Declared:
     return declared.retired(version)
 
 
-def record(live: LiveServer, version: str, sha256: str, verified: Verified) -> None:
-    """Keep what a comparison found about a registered version.
+def record(live: LiveServer, version: str, sha256: str, verified: Verified) -> Verified:
+    """Keep what a comparison found about a registered version; give what is known about it now, which can be more.
 
     Raises
     ------
@@ -180,7 +180,9 @@ def record(live: LiveServer, version: str, sha256: str, verified: Verified) -> N
         found = declared.versions.get(version)
         if found is None or found.sha256 != sha256:
             raise VersionError(f"{version} was retired or registered again while it was verified: verify it again")
-        write_declared(live.store, declared.verified(version, verified))
+        known = declared.verified(version, verified)
+        write_declared(live.store, known)
+    return known.versions[version].verified or verified
 
 
 def rollback_declared(store: Path) -> Declared:

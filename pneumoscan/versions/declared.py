@@ -33,7 +33,16 @@ _FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class Verified:
-    """What `pneumoscan models verify` found when it compared a version with the default one."""
+    """What `pneumoscan models verify` found when it compared a version with the default one.
+
+    Parameters
+    ----------
+    decided
+        The films were enough for the verdict in `passed`.
+    flips_high, shift_high
+        Upper 95 % bounds of the share of flips and of the mean shift; None in what an older pneumoscan found, which
+        knew no interval.
+    """
 
     against: str
     against_sha256: str
@@ -44,6 +53,17 @@ class Verified:
     errors: int
     passed: bool
     at: str
+    decided: bool = True
+    flips_high: float | None = None
+    shift_high: float | None = None
+
+    def outweighs(self, other: Verified | None) -> bool:
+        """Whether this stands in place of another: fewer films do not, unless they show a fault that was missed."""
+        if other is None or (other.against, other.against_sha256) != (self.against, self.against_sha256):
+            return True
+        if self.decided != other.decided:
+            return self.decided
+        return self.films >= other.films or (self.decided and other.passed and not self.passed)
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,9 @@ class Declared:
         return replace(self, versions={**self.versions, version: Registered(sha256, now())})
 
     def verified(self, version: str, verified: Verified) -> Declared:
-        """The state with what a comparison found about a version."""
+        """The state with what a comparison found about a version, unless what is known outweighs it."""
+        if not verified.outweighs(self.versions[version].verified):
+            return self
         return replace(self, versions={**self.versions, version: replace(self.versions[version], verified=verified)})
 
     def promoted(self, version: str) -> Declared:
@@ -108,8 +130,17 @@ class Declared:
             return f"was not verified against {default}"
         if (found.against, found.against_sha256) != (default, self.versions[default].sha256):
             return f"was verified against {found.against} and not against {default}"
+        if found.flips_high is None:
+            return (
+                f"was verified against {default} by an older pneumoscan, which did not ask whether its films are enough"
+            )
         if found.passed:
             return None
+        if not found.decided:
+            return (
+                f"was verified against {default} on too few films ({found.films}): up to {found.flips_high:.1%} of all "
+                f"labels may flip, and the mean shift may be {found.shift_high:.3g}"
+            )
         return (
             f"did not pass its verification against {default} ({found.flips} of {found.films} labels flipped, mean "
             f"shift {found.mean_shift:.3g}, {found.errors} errors)"

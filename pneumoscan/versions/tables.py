@@ -105,7 +105,10 @@ def comparison_table(comparison: Comparison) -> str:
         f"films              {figures['films']}, answered by both {figures['compared']}, "
         f"refused alike {figures['refused_by_both']}"
     )
-    lines.append(f"label flips        {figures['flips']}")
+    flips = figures["flip_share"]
+    lines.append(
+        f"label flips        {figures['flips']} ({flips['value']:.1%}; of all films at most {flips['high']:.1%}, 95 %)"
+    )
     lines.append(f"not answered alike {figures['errors']}")
     if figures["compared"]:
         lines.append(
@@ -113,7 +116,10 @@ def comparison_table(comparison: Comparison) -> str:
             f"median {figures['p50_shift']:.4f}, 90 % {figures['p90_shift']:.4f}, 99 % {figures['p99_shift']:.4f}, "
             f"largest {figures['max_shift']:.4f}"
         )
-    lines += [f"not passed: {failure}" for failure in comparison.failures] or [f"passed: {new} against {old}"]
+    lines += [f"not passed: {failure}" for failure in comparison.failures]
+    lines += [f"too few films: {doubt}" for doubt in comparison.doubts]
+    if comparison.is_passed:
+        lines.append(f"passed: {new} against {old}")
     return "\n".join(lines)
 
 
@@ -126,6 +132,9 @@ def _verified(declared: Declared | None, version: str) -> dict[str, Any] | None:
         "films": found.films,
         "flips": found.flips,
         "passed": found.passed,
+        "decided": found.decided,
+        "flips_high": found.flips_high,
+        "shift_high": found.shift_high,
         "at": found.at,
     }
 
@@ -134,7 +143,8 @@ def _verified_text(entry: dict[str, Any]) -> str:
     found = entry["verified"]
     if found is None:
         return "-"
-    return f"{'passed' if found['passed'] else 'NOT passed'} against {found['against']}, {found['films']} films"
+    verdict = "passed" if found["passed"] else "NOT passed" if found["decided"] else "too few films"
+    return f"{verdict} against {found['against']}, {found['films']} films"
 
 
 def _size(pair: Pair) -> float:

@@ -80,8 +80,9 @@ def run(place: Place) -> Run:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for number in range(10):  # probabilities 0.02 to 0.9
-        (tmp_path / f"{number}.png").write_bytes(bytes([5 + 25 * number]).ljust(128, b"\0") + b"DICM")
+    for number in range(80):  # probabilities 0.02 to 0.9
+        first = 5 + 25 * (number % 10)
+        (tmp_path / f"{number}.png").write_bytes(bytes([first, number]).ljust(128, b"\0") + b"DICM")
     return tmp_path
 
 
@@ -210,7 +211,7 @@ def test_only_a_verified_version_is_promoted(
     assert run("promote", NEW) == 1
     assert f"{NEW} was not verified against {OLD}: run pneumoscan models verify {NEW}" in said(capsys)
     assert place.management.default == OLD
-    assert run("verify", NEW, "--films", str(folder), "--max-flips", "0", "--max-shift", "0.03") == 0
+    assert run("verify", NEW, "--films", str(folder), "--max-shift", "0.03") == 0
     assert run("promote", NEW) == 0
     declared = place.declared
     assert declared is not None
@@ -228,6 +229,23 @@ def test_a_version_that_did_not_pass_needs_force(
     assert "did not pass its verification" in said(capsys)
     assert run("promote", NEW, "--force") == 0
     assert place.management.default == NEW
+
+
+def test_a_film_is_too_few_to_promote_on_and_takes_nothing_from_many(
+    run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = tmp_path_factory.mktemp("one")
+    for name in ("film.png", "copy.png", "another.png"):
+        (one / name).write_bytes((folder / "0.png").read_bytes())
+    run("register", NEW)
+    assert run("verify", NEW, "--films", str(one)) == 1
+    assert "too few films: after 0 of 1 labels up to 95.0% of all may flip" in capsys.readouterr().out
+    assert run("promote", NEW) == 1
+    assert "on too few films (1)" in said(capsys)
+    assert run("verify", NEW, "--films", str(folder)) == 0
+    assert run("verify", NEW, "--films", str(one)) == 1
+    assert "on 80 films stays" in said(capsys)
+    assert run("promote", NEW) == 0
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -261,7 +279,7 @@ def test_no_file_name_of_a_film_is_kept(place: Place, run: Run, folder: Path) ->
     run("register", NEW)
     run("verify", NEW, "--films", str(folder))
     text = (place.store / "versions.json").read_text()
-    assert '"films": 10' in text
+    assert '"films": 80' in text
     assert ".png" not in text
     assert str(folder) not in text
 
