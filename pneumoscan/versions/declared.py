@@ -7,6 +7,7 @@ Without that file all archives are served and the newest is the default. `pneumo
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pneumoscan import files
-from pneumoscan.errors import StoreError
+from pneumoscan.errors import StoreError, VersionError
 from pneumoscan.model_store import (
     MODEL_NAME,
     Archive,
@@ -29,6 +30,7 @@ from pneumoscan.model_store import (
 FILE_NAME: Final = "versions.json"
 _LOCK_NAME: Final = ".versions.lock"
 _FORMAT: Final = 1
+_PATIENCE_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,13 @@ def write_declared(store: Path, declared: Declared | None) -> None:
 
 
 @contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the store against another `pneumoscan models`; reading needs no lock.
+def locked(store: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+    """Hold the store against another change of its versions; reading needs no lock.
+
+    Parameters
+    ----------
+    patience_s
+        How long to wait for another one: a server that follows what is declared needs it for a moment.
 
     Raises
     ------
@@ -209,12 +216,55 @@ def locked(store: Path) -> Iterator[None]:
         Another process holds it, or it cannot be written.
     """
     busy = StoreError(f"another pneumoscan models changes the versions of {store}: wait until it is done")
+    deadline = time.monotonic() + patience_s
     with ExitStack() as held:
-        try:
-            held.enter_context(files.locked(store / _LOCK_NAME, busy=busy))
-        except OSError as error:
-            raise StoreError(f"{store} cannot be written ({error.strerror}): its versions cannot be changed") from error
+        while True:
+            try:
+                held.enter_context(files.locked(store / _LOCK_NAME))
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise busy from None
+                time.sleep(0.1)
+            except OSError as error:
+                raise StoreError(
+                    f"{store} cannot be written ({error.strerror}): its versions cannot be changed"
+                ) from error
         yield
+
+
+def find_archive(store: Path, version: str) -> Archive:
+    """The archive of a version in a store.
+
+    Raises
+    ------
+    StoreError, VersionError
+        There is none.
+    """
+    archives, _ = list_archives(store)
+    for archive in archives:
+        if archive.version.text == version:
+            return archive
+    there = ", ".join(archive.version.text for archive in archives)
+    raise VersionError(f"no archive of {version} in {store} (there: {there}): pack it with pneumoscan pack")
+
+
+def registered_archive(store: Path, version: str, registered: Registered) -> Archive:
+    """The archive of a registered version, after its bytes on the disk were found to be the registered ones.
+
+    Raises
+    ------
+    StoreError, VersionError
+        It is gone, cannot be read, or is another one.
+    """
+    archive = find_archive(store, version)
+    if (digest := archive_digest(archive)) != registered.sha256:
+        raise VersionError(
+            f"{archive.path} is not the archive that was registered (sha256 {digest[:12]}…, registered "
+            f"{registered.sha256[:12]}…): put that one back, or retire {version}, pack this one under another version "
+            "and register it"
+        )
+    return archive
 
 
 def _parsed(value: dict[str, Any]) -> Declared:
