@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final
 
+from pneumoscan.edge import trials
 from pneumoscan.errors import StoreError, UsageError, VersionError
 from pneumoscan.film_files import find_films
 from pneumoscan.model_store import MODEL_NAME, Version
@@ -19,11 +20,12 @@ from pneumoscan.options import Option, at_least, between
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.versions import changes
 from pneumoscan.versions.compare import compare
-from pneumoscan.versions.declared import find_archive, read_declared, registered_archive
+from pneumoscan.versions.declared import find_archive, now_exactly, read_declared, registered_archive
 from pneumoscan.versions.limits import Limits
 from pneumoscan.versions.registry import export_archive, import_archive
 from pneumoscan.versions.servers import Fleet, fleet_of, store_of
 from pneumoscan.versions.tables import comparison_table, overview, overview_table
+from pneumoscan.versions.trial import Kind, Trial, TrialLimits
 
 
 def _semantic(text: str) -> str:
@@ -115,6 +117,59 @@ class Import(_OfVersion):
 
     registry: Annotated[str, Option("MLflow tracking server with a model registry, http://host:5000", "URI")]
     force: Annotated[bool, Option("replace another archive of this version in the store")] = False
+
+
+_EDGE: Final = Option("run folder of the edge", "DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial(_OfVersion):
+    edge: Annotated[Path, _EDGE] = Path("run/edge")
+    max_flips: Annotated[float, Option("share of labels that may flip", "SHARE", check=between(0.0, 1.0))] = (
+        TrialLimits.flips
+    )
+    max_shift: Annotated[float, Option("mean shift that is allowed", "SHIFT", check=between(0.0, 1.0))] = (
+        TrialLimits.shift
+    )
+    max_errors: Annotated[float, Option("share that may not be answered alike", "SHARE", check=between(0.0, 1.0))] = (
+        TrialLimits.errors
+    )
+    max_slower: Annotated[float, Option("how many times as long it may take", "TIMES", check=between(0.0, 1e6))] = (
+        TrialLimits.slower
+    )
+
+    @property
+    def limits(self) -> TrialLimits:
+        """When the trial ends by itself."""
+        return TrialLimits(self.max_flips, self.max_shift, self.max_errors, self.max_slower)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary(_Trial):
+    """Let a version answer a share of an edge's requests; rolled back by itself where a limit is passed."""
+
+    share: Annotated[float, Option("of the requests that name no version", "SHARE", check=between(0.0, 1.0))] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shadow(_Trial):
+    """Ask a version about a share of an edge's requests as well, and compare its answers alone."""
+
+    share: Annotated[float, Option("of the requests that name no version", "SHARE", check=between(0.0, 1.0))] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Common):
+    """Show what the pairs of an edge's canary or shadow come to; exit 1 if a limit is passed."""
+
+    edge: Annotated[Path, _EDGE] = Path("run/edge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class End(Common):
+    """End an edge's canary or shadow."""
+
+    edge: Annotated[Path, _EDGE] = Path("run/edge")
 
 
 def list_versions(options: Common) -> int:
@@ -211,6 +266,32 @@ def import_(options: Import) -> int:
     return 0
 
 
+def begin_trial(options: Canary | Shadow) -> int:
+    """Put a version on trial at an edge."""
+    kind: Kind = "canary" if isinstance(options, Canary) else "shadow"
+    trials.begin(_edge(options), Trial(options.version, kind, options.share, now_exactly(), options.limits))
+    _say(options, f"{kind}: {options.version} on {options.share:.1%} of the requests; see pneumoscan models compare")
+    return 0
+
+
+def compare_trial(options: Compare) -> int:
+    """Show what the pairs of a trial come to."""
+    found = trials.look(_edge(options))
+    print(json.dumps(found, indent=2) if options.json else trials.table(found))
+    return 1 if found["failures"] else 0
+
+
+def end_trial(options: End) -> int:
+    """End a trial."""
+    ended = trials.end(_edge(options))
+    _say(options, f"ended: the {ended.kind} of {ended.version}")
+    return 0
+
+
+def _edge(options: Canary | Shadow | Compare | End) -> RunDir:
+    return RunDir(options.edge.absolute())
+
+
 @contextmanager
 def _fleet(options: Common, *, needed: bool = True) -> Iterator[Fleet]:
     """The servers of the store that is meant; one at least, if it is needed."""
@@ -232,7 +313,10 @@ def _say(options: Common, text: str, **more: str) -> None:
     if not options.json:
         print(text)
         return
-    declared = read_declared(_store(options))
+    try:
+        declared = read_declared(_store(options))
+    except VersionError:  # of a trial at an edge: no store is known here
+        declared = None
     state = {} if declared is None else {"default": declared.default, "versions": declared.in_order()}
     print(json.dumps({"done": text, **state, **more}, indent=2))
 
@@ -244,6 +328,10 @@ _COMMANDS: Final[dict[str, tuple[type[Common], Callable[[Any], int]]]] = {
     "promote": (Promote, promote),
     "rollback": (Rollback, rollback),
     "retire": (Retire, retire),
+    "canary": (Canary, begin_trial),
+    "shadow": (Shadow, begin_trial),
+    "compare": (Compare, compare_trial),
+    "end": (End, end_trial),
     "export": (Export, export),
     "import": (Import, import_),
 }

@@ -163,6 +163,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def now_exactly() -> str:
+    """The time to the microsecond, where it is a name as well."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def read_declared(store: Path) -> Declared | None:
     """The declared state of a store, or None where it has none.
 

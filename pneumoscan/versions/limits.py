@@ -122,14 +122,20 @@ def share(count: int, of: int) -> Estimate:
 
 def mean(count: int, total: float, squares: float) -> Estimate:
     """A mean of sizes between 0 and 1 from their sums; of fewer than two it may be anything."""
+    value, low, high = interval(count, total, squares)
+    return Estimate(value, max(0.0, low), min(1.0, high))
+
+
+def interval(count: int, total: float, squares: float) -> tuple[float, float, float]:
+    """A mean and its bounds by Student's t, from the sums of values and of their squares."""
     if count < 2:
-        return Estimate(total, 0.0, 1.0)
+        return total, -math.inf, math.inf
     from scipy.stats import t
 
     value = total / count
     variance = max(0.0, squares - count * value**2) / (count - 1)
     spread = float(t.ppf(CONFIDENCE, count - 1)) * math.sqrt(variance / count)
-    return Estimate(value, max(0.0, value - spread), min(1.0, value + spread))
+    return value, value - spread, value + spread
 
 
 def films_needed(limit: float) -> int | None:
