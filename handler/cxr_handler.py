@@ -63,6 +63,8 @@ class CxrHandler:
         for i, reply in enumerate(replies):
             context.set_response_status(code=reply.status, phrase="", idx=i)
             context.set_response_content_type(i, reply.content_type)
+            if reply.answer:
+                context.set_response_header(i, "Cxr-Answer", reply.answer)
         if self.service.is_lost:
             # The replies go out first; TorchServe then misses the worker and starts another.
             threading.Timer(_LAST_WORDS_S, os._exit, [1]).start()

@@ -12,17 +12,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final
 
+from pneumoscan.edge import trials
 from pneumoscan.errors import StoreError, UsageError, VersionError
 from pneumoscan.film_files import find_films
 from pneumoscan.model_store import MODEL_NAME, Version
 from pneumoscan.options import Option, at_least, between
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.versions import changes
-from pneumoscan.versions.compare import Limits, compare
-from pneumoscan.versions.declared import read_declared
-from pneumoscan.versions.live_server import LiveServer, live_server
+from pneumoscan.versions.compare import compare
+from pneumoscan.versions.declared import find_archive, now_exactly, read_declared, registered_archive
+from pneumoscan.versions.limits import Limits
 from pneumoscan.versions.registry import export_archive, import_archive
+from pneumoscan.versions.servers import Fleet, fleet_of, store_of
 from pneumoscan.versions.tables import comparison_table, overview, overview_table
+from pneumoscan.versions.trial import Kind, Trial, TrialLimits
 
 
 def _semantic(text: str) -> str:
@@ -37,7 +40,7 @@ class Common:
 
     run_dir: Annotated[Path, Option("the server's run folder", "DIR")] = Path("run")
     store: Annotated[
-        Path | None, Option("model store, where no server runs (default: the server's, else model_store)", "DIR")
+        Path | None, Option("model store, with all servers of it (default: that of the server of --run-dir)", "DIR")
     ] = None
     json: Annotated[bool, Option("print JSON")] = False
 
@@ -116,25 +119,74 @@ class Import(_OfVersion):
     force: Annotated[bool, Option("replace another archive of this version in the store")] = False
 
 
+_EDGE: Final = Option("run folder of the edge", "DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial(_OfVersion):
+    edge: Annotated[Path, _EDGE] = Path("run/edge")
+    max_flips: Annotated[float, Option("share of labels that may flip", "SHARE", check=between(0.0, 1.0))] = (
+        TrialLimits.flips
+    )
+    max_shift: Annotated[float, Option("mean shift that is allowed", "SHIFT", check=between(0.0, 1.0))] = (
+        TrialLimits.shift
+    )
+    max_errors: Annotated[float, Option("share that may not be answered alike", "SHARE", check=between(0.0, 1.0))] = (
+        TrialLimits.errors
+    )
+    max_slower: Annotated[float, Option("how many times as long it may take", "TIMES", check=between(0.0, 1e6))] = (
+        TrialLimits.slower
+    )
+
+    @property
+    def limits(self) -> TrialLimits:
+        """When the trial ends by itself."""
+        return TrialLimits(self.max_flips, self.max_shift, self.max_errors, self.max_slower)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary(_Trial):
+    """Let a version answer a share of an edge's requests; rolled back by itself where a limit is passed."""
+
+    share: Annotated[float, Option("of the requests that name no version", "SHARE", check=between(0.0, 1.0))] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shadow(_Trial):
+    """Ask a version about a share of an edge's requests as well, and compare its answers alone."""
+
+    share: Annotated[float, Option("of the requests that name no version", "SHARE", check=between(0.0, 1.0))] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Common):
+    """Show what the pairs of an edge's canary or shadow come to; exit 1 if a limit is passed."""
+
+    edge: Annotated[Path, _EDGE] = Path("run/edge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class End(Common):
+    """End an edge's canary or shadow."""
+
+    edge: Annotated[Path, _EDGE] = Path("run/edge")
+
+
 def list_versions(options: Common) -> int:
-    """Show what is declared, what is on the server, what lies in the store."""
+    """Show what is declared, what is on each server, what lies in the store."""
     run_dir = RunDir(options.run_dir.absolute())
-    try:
-        with live_server(run_dir) as live:
-            found = overview(live.store, live.look())
-    except VersionError as error:
-        print(f"note: {error}", file=sys.stderr)
-        found = overview(_store(options), None)
+    found = overview(store_of(run_dir, options.store), run_dir)
     print(json.dumps(found, indent=2) if options.json else overview_table(found))
     return 0
 
 
 def register(options: Register) -> int:
     """Load a version beside the others."""
-    with _live(options) as live:
+    with _fleet(options) as fleet:
         print(f"Loading {options.version} and waiting for its workers (some seconds) ...", file=sys.stderr, flush=True)
-        digest = changes.register(live, options.version, options.workers, options.timeout)
-        default = live.default()
+        digest = changes.register(fleet, options.version, options.workers, options.timeout)
+        declared = read_declared(fleet.store)
+    default = "none" if declared is None else declared.default
     _say(
         options, f"registered: {options.version} (sha256 {digest[:12]}…); the default is still {default}", sha256=digest
     )
@@ -149,25 +201,33 @@ def verify(options: Verify) -> int:
         raise UsageError(str(error)) from error
     if not films:
         raise UsageError(f"no film in {options.films}: PNG, JPEG or DICOM files are looked for")
-    with _live(options) as live:
-        declared = changes.current(live)
+    with _fleet(options) as fleet:
+        declared = fleet.current()
+        if declared is None or not fleet.live:
+            raise VersionError(f"no server of {fleet.store} runs on this machine: verify where one does")
         if options.version == declared.default:
             raise VersionError(f"{options.version} is the default itself: verify another version against it")
         if options.version not in declared.versions:
             raise VersionError(f"{options.version} is not registered: run pneumoscan models register {options.version}")
         old = declared.default
+        for version in (old, options.version):
+            registered_archive(fleet.store, version, declared.versions[version])
+        live = fleet.live[0]
+        live.check_ready(options.version)
         limits = Limits(options.max_flips, options.max_shift)
         comparison = compare(live.state.url, old, options.version, films, limits, options.jobs)
         verified = comparison.verified(declared.versions[old].sha256)
-        changes.record(live, options.version, declared.versions[options.version].sha256, verified)
+        kept = changes.record(fleet, options.version, declared.versions[options.version].sha256, verified)
     print(json.dumps(comparison.to_dict(), indent=2) if options.json else comparison_table(comparison))
-    return 1 if comparison.failures else 0
+    if kept != verified:
+        print(f"note: what was found at {kept.at} on {kept.films} films stays, it outweighs this", file=sys.stderr)
+    return 0 if comparison.is_passed else 1
 
 
 def promote(options: Promote) -> int:
     """Make a version the default."""
-    with _live(options) as live:
-        declared = changes.promote(live, options.version, unverified=options.force)
+    with _fleet(options) as fleet:
+        declared = changes.promote(fleet, options.version, unverified=options.force)
     before = f", before it {declared.previous[-1]}" if declared.previous else ""
     _say(options, f"promoted: the default is {declared.default}{before}")
     return 0
@@ -175,30 +235,25 @@ def promote(options: Promote) -> int:
 
 def rollback(options: Common) -> int:
     """Make the previous default the default again."""
-    if _runs(options):
-        with _live(options) as live:
-            declared = changes.rollback(live)
-    else:
-        declared = changes.rollback_declared(_store(options))
+    with _fleet(options, needed=False) as fleet:
+        declared = changes.rollback(fleet)
     _say(options, f"rolled back: the default is {declared.default}")
     return 0
 
 
 def retire(options: Retire) -> int:
-    """Take a version off the server."""
-    if _runs(options):
-        with _live(options) as live:
+    """Take a version off the servers."""
+    with _fleet(options, needed=False) as fleet:
+        if fleet.live:
             print(f"Waiting until {options.version} has answered what it was asked ...", file=sys.stderr, flush=True)
-            changes.retire(live, options.version, options.timeout)
-    else:
-        changes.retire_declared(_store(options), options.version)
+        changes.retire(fleet, options.version, options.timeout)
     _say(options, f"retired: {options.version}; its archive stays in the store")
     return 0
 
 
 def export(options: Export) -> int:
     """Put an archive into a registry."""
-    archive = changes.find_archive(_store(options), options.version)
+    archive = find_archive(_store(options), options.version)
     number = export_archive(archive, options.registry)
     _say(options, f"exported: {options.version} is {MODEL_NAME} version {number} of {options.registry}", number=number)
     return 0
@@ -211,25 +266,46 @@ def import_(options: Import) -> int:
     return 0
 
 
+def begin_trial(options: Canary | Shadow) -> int:
+    """Put a version on trial at an edge."""
+    kind: Kind = "canary" if isinstance(options, Canary) else "shadow"
+    trials.begin(_edge(options), Trial(options.version, kind, options.share, now_exactly(), options.limits))
+    _say(options, f"{kind}: {options.version} on {options.share:.1%} of the requests; see pneumoscan models compare")
+    return 0
+
+
+def compare_trial(options: Compare) -> int:
+    """Show what the pairs of a trial come to."""
+    found = trials.look(_edge(options))
+    print(json.dumps(found, indent=2) if options.json else trials.table(found))
+    return 1 if found["failures"] else 0
+
+
+def end_trial(options: End) -> int:
+    """End a trial."""
+    ended = trials.end(_edge(options))
+    _say(options, f"ended: the {ended.kind} of {ended.version}")
+    return 0
+
+
+def _edge(options: Canary | Shadow | Compare | End) -> RunDir:
+    return RunDir(options.edge.absolute())
+
+
 @contextmanager
-def _live(options: Common) -> Iterator[LiveServer]:
-    with live_server(RunDir(options.run_dir.absolute())) as live:
-        store = options.store and options.store.absolute()
-        if store and store.resolve() != live.store.resolve():
+def _fleet(options: Common, *, needed: bool = True) -> Iterator[Fleet]:
+    """The servers of the store that is meant; one at least, if it is needed."""
+    run_dir, store = RunDir(options.run_dir.absolute()), _store(options)
+    with fleet_of(store, run_dir) as fleet:
+        if needed and not fleet.live and not fleet.elsewhere:
             raise VersionError(
-                f"the server of {options.run_dir} serves {live.store} and not {store}: leave --store out"
+                f"no server runs from {run_dir.path}, nor any other of {store}: start one with pneumoscan serve"
             )
-        yield live
-
-
-def _runs(options: Common) -> bool:
-    return RunDir(options.run_dir.absolute()).is_locked()
+        yield fleet
 
 
 def _store(options: Common) -> Path:
-    """The store that was named, the running server's, or the usual one."""
-    state = RunDir(options.run_dir.absolute()).read_state() if options.store is None and _runs(options) else None
-    return Path(state.store) if state is not None else (options.store or Path("model_store")).absolute()
+    return store_of(RunDir(options.run_dir.absolute()), options.store)
 
 
 def _say(options: Common, text: str, **more: str) -> None:
@@ -237,7 +313,10 @@ def _say(options: Common, text: str, **more: str) -> None:
     if not options.json:
         print(text)
         return
-    declared = read_declared(_store(options))
+    try:
+        declared = read_declared(_store(options))
+    except VersionError:  # of a trial at an edge: no store is known here
+        declared = None
     state = {} if declared is None else {"default": declared.default, "versions": declared.in_order()}
     print(json.dumps({"done": text, **state, **more}, indent=2))
 
@@ -249,6 +328,10 @@ _COMMANDS: Final[dict[str, tuple[type[Common], Callable[[Any], int]]]] = {
     "promote": (Promote, promote),
     "rollback": (Rollback, rollback),
     "retire": (Retire, retire),
+    "canary": (Canary, begin_trial),
+    "shadow": (Shadow, begin_trial),
+    "compare": (Compare, compare_trial),
+    "end": (End, end_trial),
     "export": (Export, export),
     "import": (Import, import_),
 }

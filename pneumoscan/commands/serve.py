@@ -26,6 +26,7 @@ def run(options: ServeOptions) -> int:
     """Serve, or do to a running server what is asked."""
     from pneumoscan.server.readiness import why_not_ready
     from pneumoscan.server.supervisor import serve
+    from pneumoscan.versions.servers import announce, follower
 
     run_dir = RunDir(options.run_dir.absolute())
     if options.stop:
@@ -38,6 +39,9 @@ def run(options: ServeOptions) -> int:
     run_dir.create()
     # Before anything that takes its time: from here on a stop finds this process.
     with run_dir.locked(options.lock_fd) as lock:
+        announce(
+            options.store.absolute(), run_dir.path
+        )  # before its versions are read: a change finds one or the other
         checked = make_plan(options, run_dir)
         if options.notify_fd is None:
             print(f"{checked.device}: {checked.capacity.summary}", file=sys.stderr)
@@ -45,7 +49,8 @@ def run(options: ServeOptions) -> int:
             command = [sys.executable, "-m", "pneumoscan", "serve", *as_argv(replace(options, detach=False))]
             stop_it = f"pneumoscan serve --run-dir {shlex.quote(str(run_dir.path))} --stop"
             return daemon(run_dir).detach(command, lock, f"logs: {run_dir.logs}; stop: {stop_it}")
-        return serve(checked, Notifier(options.notify_fd), lock)
+        with follower(options.store.absolute(), run_dir):
+            return serve(checked, Notifier(options.notify_fd), lock)
 
 
 def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:

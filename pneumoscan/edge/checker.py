@@ -18,6 +18,7 @@ from typing import Final
 from cxr_client import ClientError, InferenceClient
 from cxr_client.errors import ServerFailed
 from pneumoscan.edge import forms
+from pneumoscan.edge.comparer import ROUTES, Comparer
 from pneumoscan.edge.keys import KeyRing
 from pneumoscan.server.readiness import CANARY_TIMEOUT_S, canary_film
 
@@ -80,10 +81,12 @@ class AuthServer:
         The keys that are valid.
     readiness
         Asked for ``/readyz``.
+    comparer
+        Says which requests are in a trial, and gets their films.
     """
 
-    def __init__(self, socket: Path, keys: KeyRing, readiness: EdgeReadiness) -> None:
-        self._socket, self._keys, self._readiness = socket, keys, readiness
+    def __init__(self, socket: Path, keys: KeyRing, readiness: EdgeReadiness, comparer: Comparer) -> None:
+        self._socket, self._keys, self._readiness, self._comparer = socket, keys, readiness, comparer
         self._refused = {"missing": 0, "wrong": 0}
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
@@ -136,14 +139,14 @@ class AuthServer:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(await self._answer(head))
+                writer.write(await self._answer(head, reader))
                 await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
             pass  # nginx closed a connection that it kept, or it was not nginx
         finally:
             writer.close()
 
-    async def _answer(self, head: bytes) -> bytes:
+    async def _answer(self, head: bytes, reader: asyncio.StreamReader) -> bytes:
         request, *lines = head.decode("latin-1").split("\r\n")
         path = request.split(" ")[1] if request.count(" ") == 2 else ""
         if path == "/readyz":
@@ -155,6 +158,11 @@ class AuthServer:
         fields = dict(named)
         if path.startswith("/form/"):
             return await self._loop.run_in_executor(None, self._form, path.removeprefix("/form"), fields)
+        if path == "/trial":  # the mirror, which waits for nothing but this: the client's next request waits for it
+            body = await reader.readexactly(int(fields.get("content-length") or 0))
+            if (route := fields.get("x-route", "")) in ROUTES:
+                self._comparer.offer(fields.get("x-pair", ""), route, fields, body)
+            return _reply(204)
         if path != "/check":
             return _reply(404)
         text = key_of(fields.get("authorization", ""), fields.get("x-api-key", ""))
@@ -165,7 +173,8 @@ class AuthServer:
         names = Counter(name for name, _ in named)
         if any(names[name] > 1 for name in _ONCE):
             return _reply(403, X_Key_Name=found.name, X_Problem=forms.REPEATED_OPTION)
-        return _reply(204, X_Key_Name=found.name)
+        version, pair = self._comparer.place(fields.get("x-trial-id", ""))
+        return _reply(204, X_Key_Name=found.name, X_Trial=version, X_Pair=pair)
 
     def _form(self, asked: str, fields: Mapping[str, str]) -> bytes:
         """Where nginx goes on with a form: with what was asked for, or with a problem."""
@@ -184,7 +193,7 @@ class AuthServer:
 
     def _metrics(self) -> str:
         lines = [f'pneumoscan_edge_keys_refused_total{{key="{key}"}} {count}\n' for key, count in self._refused.items()]
-        return _HELP + "".join(lines)
+        return _HELP + "".join(lines) + self._comparer.metrics()
 
 
 def key_of(authorization: str, x_api_key: str) -> str:

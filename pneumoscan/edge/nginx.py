@@ -39,6 +39,11 @@ _TAKE: Final = """
             if ($edge_repeats) { rewrite ^ /_problem/repeated-option last; }
             if ($edge_is_form) { rewrite ^(.*)$ /_form$1 last; }
 """
+_TRIAL: Final = """\
+            auth_request_set $edge_trial $upstream_http_x_trial;
+            auth_request_set $edge_pair $upstream_http_x_pair;
+            mirror /_trial;
+"""
 # Nothing of the shell: nginx needs none of it.
 _ENVIRONMENT: Final = {"PATH": os.defpath, "LANG": "C"}
 
@@ -116,8 +121,9 @@ def render_edge(settings: EdgeSettings) -> str:
         "CONNECTIONS": str(settings.connections),
         # A server is asked twice only where there is no other: nginx could choose a stopped one both times.
         "FILM_SERVERS": "\n".join(servers * 2 if len(servers) == 1 else servers),
-        "TAKE": f"{_TAKE}{_template('nginx-ask.conf')}        ",
-        "ASK": f"\n{_template('nginx-ask.conf')}        ",
+        "TAKE": f"{_TAKE}{_ask(in_trial=True)}        ",
+        "ASK": f"\n{_ask(in_trial=True)}        ",
+        "STABLE": f"\n{_ask(in_trial=False)}        ",
         "METRICS": _metrics(settings),
         "PROBLEMS": locations().replace("@@BODY_MIB@@", str(BODY_MIB)),
     }
@@ -130,6 +136,12 @@ def render_adapter(settings: EdgeSettings) -> str:
     servers = [_fill(each, {"N": str(n), "ADDRESS": address}) for n, address in enumerate(settings.upstreams)]
     parts = {"USER": _user(), "WORKERS": settings.workers, "ADAPTERS": "\n".join(servers)}
     return _fill(_template("nginx-adapter.conf"), parts)
+
+
+def _ask(*, in_trial: bool) -> str:
+    """How TorchServe is asked: a version on trial where the checker says so, or the stable one whatever it says."""
+    parts = {"TRIAL": _TRIAL, "VERSION": "$edge_trial_version", "ASKED": "$edge_trial_path"}
+    return _fill(_template("nginx-ask.conf"), parts if in_trial else {"TRIAL": "", "VERSION": "", "ASKED": '""'})
 
 
 def _template(name: str) -> str:

@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from pneumoscan.daemon import Daemon, Notifier, Running
 from pneumoscan.edge.checker import AuthServer, EdgeReadiness
+from pneumoscan.edge.comparer import Comparer
 from pneumoscan.edge.keys import KeyRing
 from pneumoscan.edge.nginx import EdgeSettings, ErrorLog, Nginx, render_adapter, render_edge, rotate
 from pneumoscan.errors import EdgeError
@@ -133,15 +134,17 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
     edge, adapter = plan.write_configuration()
     errors = ErrorLog(folder)
     readiness = EdgeReadiness([f"http://{one}" for one in plan.settings.upstreams])
-    checker = AuthServer(folder / "checker.sock", KeyRing(plan.keys, errors.write), readiness)
+    comparer = Comparer(folder, plan.settings.upstreams, errors.write)
+    checker = AuthServer(folder / "checker.sock", KeyRing(plan.keys, errors.write), readiness, comparer)
     why: str | None = None
     try:
+        comparer.start()
         checker.start()
         adapter.start()
         edge.start()
         why = _wait_until_listening(plan, edge, adapter, stop)
         if why is None and not stop.requested.is_set():
-            state = EdgeState(os.getpid(), edge.pid, plan.settings.listen)
+            state = EdgeState(os.getpid(), edge.pid, plan.settings.listen, list(plan.settings.upstreams))
             write_text(state_file(plan.run_dir), json.dumps(asdict(state)) + "\n")
             if not notifier.ready(f"ready: {state.url}"):
                 why = _UNKNOWN
@@ -162,6 +165,7 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
             notifier.remark(f"pneumoscan edge: requests were still on their way after {plan.drain_s:g} s")
         adapter.drain(5.0, stop.hurry.is_set)
         checker.stop()
+        comparer.stop()
         errors.stop()
         clean(folder)
 
@@ -230,6 +234,7 @@ class EdgeState:
     pid: int
     nginx_pid: int
     listen: str
+    upstreams: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:

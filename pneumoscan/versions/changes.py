@@ -1,58 +1,36 @@
-"""Register, promote, roll back and retire versions, on the running server and in the store's file, or on neither.
+"""Register, promote, roll back and retire versions, in the store's file and on every server of it, or on none.
 
-Each change holds the store's lock, does one thing to the server and writes the file once. Whatever fails on the way, an
-interrupt included, is followed by putting back what was done; a kill in between leaves a server that is as good as
-before, and a file that says what the next start serves.
+Each change holds the store's lock, does one thing to each server and writes the file once. Whatever fails on the way,
+an interrupt included, is followed by putting back what was done; a kill in between leaves servers that are as good as
+before, and a file that says what they follow and what the next start serves.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from cxr_client import ClientError
 from pneumoscan.errors import StoreError, VersionError
-from pneumoscan.model_store import Archive, archive_digest, check_archive, list_archives
+from pneumoscan.model_store import Archive, archive_digest, check_archive
 from pneumoscan.server.capacity import free_memory, workers_in_memory
 from pneumoscan.server.readiness import wait_until_idle
-from pneumoscan.versions.declared import Declared, Verified, locked, read_declared, write_declared
+from pneumoscan.versions.declared import (
+    Declared,
+    Verified,
+    find_archive,
+    locked,
+    read_declared,
+    registered_archive,
+    write_declared,
+)
 from pneumoscan.versions.live_server import LiveServer
+from pneumoscan.versions.servers import Fleet
 
 
-def current(live: LiveServer) -> Declared:
-    """The declared state, or what the server was started with where nothing is declared yet."""
-    declared = read_declared(live.store)
-    if declared is not None:
-        return declared
-    default, there = live.default(), live.versions()
-    # What else is there was left by a registration that was killed, unless somebody made it the default by hand.
-    wanted = [version for version in {*live.state.versions, default} if version in there]
-    digests = live.state.digests
-    return Declared.first(
-        default,
-        {version: digests.get(version) or archive_digest(find_archive(live.store, version)) for version in wanted},
-    )
-
-
-def find_archive(store: Path, version: str) -> Archive:
-    """The archive of a version in a store.
-
-    Raises
-    ------
-    StoreError, VersionError
-        There is none.
-    """
-    archives, _ = list_archives(store)
-    for archive in archives:
-        if archive.version.text == version:
-            return archive
-    there = ", ".join(archive.version.text for archive in archives)
-    raise VersionError(f"no archive of {version} in {store} (there: {there}): pack it with pneumoscan pack")
-
-
-def register(live: LiveServer, version: str, workers: int | None, timeout_s: float) -> str:
+def register(fleet: Fleet, version: str, workers: int | None, timeout_s: float) -> str:
     """Load a version beside the others and declare it; the default stays what it is. Gives the archive's SHA-256.
 
     Raises
@@ -62,10 +40,10 @@ def register(live: LiveServer, version: str, workers: int | None, timeout_s: flo
     VersionError, ClientError
         It did not become ready, or may not be registered.
     """
-    with locked(live.store):
-        before = read_declared(live.store)
-        declared = current(live)
-        archive = find_archive(live.store, version)
+    with locked(fleet.store):
+        before = read_declared(fleet.store)
+        declared = _current(fleet)
+        archive = find_archive(fleet.store, version)
         check_archive(archive)
         digest = archive_digest(archive)
         known = declared.versions.get(version)
@@ -74,34 +52,29 @@ def register(live: LiveServer, version: str, workers: int | None, timeout_s: flo
                 f"{archive.path} is another archive than the registered {version}: retire that one first, or pack "
                 "this one under another version"
             )
-        there = live.versions()
-        if known is not None and version in there:
+        lacking = [live for live in fleet.live if known is None or version not in live.versions()]
+        if known is not None and not lacking:
             raise VersionError(f"{version} is registered already")
-        count = workers or live.capacity.workers
-        if workers is None and (fitting := workers_in_memory(free_memory())) < count:
-            raise VersionError(
-                f"by estimate the free memory holds {fitting} more workers and not {count}: retire a version, or say "
-                "how many with --workers"
-            )
-        default = live.default()
-        if version in there:  # left by a registration that was killed
-            wait_until_idle(live.management, version, timeout_s)
-            live.forget(version)
+        loaded: list[LiveServer] = []
         try:
-            live.load(archive, count, timeout_s)
+            for live in lacking:
+                _make_room(live, version, workers, timeout_s)
+                loaded.append(live)
+                _load(live, archive, workers, timeout_s)
             if archive_digest(archive) != digest:
                 raise VersionError(f"{archive.path} was changed while it was being registered: register it again")
-            if (found := live.default()) != default:
-                raise VersionError(f"the default changed from {default} to {found} meanwhile")
-            write_declared(live.store, declared if known is not None else declared.registered(version, digest))
+            write_declared(fleet.store, declared if known is not None else declared.registered(version, digest))
+            _check(fleet, declared.default, version)
+            fleet.wait_for_others(version, default=False, patience_s=timeout_s)
         except BaseException:
-            _put_back(lambda: write_declared(live.store, before), lambda: live.forget(version))
+            steps = [partial(live.forget, version) for live in loaded]
+            _put_back(lambda: write_declared(fleet.store, before), *steps)
             raise
     return digest
 
 
-def promote(live: LiveServer, version: str, *, unverified: bool = False) -> Declared:
-    """Make a registered version the default, on the server and in the declared state, which is given.
+def promote(fleet: Fleet, version: str, *, unverified: bool = False) -> Declared:
+    """Make a registered version the default, in the declared state, which is given, and on every server of the store.
 
     Parameters
     ----------
@@ -111,33 +84,36 @@ def promote(live: LiveServer, version: str, *, unverified: bool = False) -> Decl
     Raises
     ------
     VersionError, ClientError, StoreError
-        It is not registered, not verified, not ready, or a step failed.
+        It is not registered, not verified, not ready, its archive is another one by now, or a step failed.
     """
-    with locked(live.store):
-        declared = current(live)
+    with locked(fleet.store):
+        declared = _current(fleet)
         if version not in declared.versions:
             raise VersionError(f"{version} is not registered: run pneumoscan models register {version}")
-        if version == declared.default and live.default() == version:
-            return declared
         if version != declared.default and not unverified and (why := declared.why_unverified(version)):
             raise VersionError(f"{version} {why}: run pneumoscan models verify {version} --films DIR, or give --force")
-        return _switch(live, declared.promoted(version) if version != declared.default else declared)
+        return _switch(fleet, declared.promoted(version) if version != declared.default else declared)
 
 
-def rollback(live: LiveServer) -> Declared:
-    """Make the previous default the default again; gives the declared state.
+def rollback(fleet: Fleet) -> Declared:
+    """Make the previous default the default again; gives the declared state. Without a server, for the next start.
 
     Raises
     ------
     VersionError, ClientError, StoreError
         There is no previous default, it is not ready, or a step failed.
     """
-    with locked(live.store):
-        return _switch(live, _rolled_back(current(live)))
+    with locked(fleet.store):
+        declared = _current(fleet)
+        if not declared.previous:
+            raise VersionError(f"{declared.default} has no previous default to roll back to: promote a version instead")
+        return _switch(fleet, declared.rolled_back())
 
 
-def retire(live: LiveServer, version: str, timeout_s: float) -> Declared:
-    """Take a version off the server once it has answered all it was asked; its archive stays in the store.
+def retire(fleet: Fleet, version: str, timeout_s: float) -> Declared:
+    """Take a version off the servers once they have answered all they were asked; its archive stays in the store.
+
+    Without a server, the next start leaves it out; a server of another machine does so at its next start too.
 
     Raises
     ------
@@ -146,27 +122,30 @@ def retire(live: LiveServer, version: str, timeout_s: float) -> Declared:
     VersionError, ClientError, StoreError
         It is the default, it is not registered, or a step failed.
     """
-    with locked(live.store):
-        before = read_declared(live.store)
-        declared = current(live)
-        there = live.versions()
-        if version not in declared.versions and version not in there:
+    with locked(fleet.store):
+        before = read_declared(fleet.store)
+        declared = _current(fleet)
+        serving = [live for live in fleet.live if version in live.versions()]
+        if version not in declared.versions and not serving:
             raise VersionError(f"{version} is not registered")
-        _refuse_default(version, declared.default, live.default())
-        # The file first: who starts the server again while this waits gets what was asked for.
-        write_declared(live.store, declared.retired(version))
+        if version in (declared.default, *(live.default() for live in fleet.live)):
+            raise VersionError(f"{version} is the default: promote another version, or roll back, and retire it then")
+        # The file first: who starts a server again while this waits gets what was asked for.
+        write_declared(fleet.store, declared.retired(version))
         try:
-            if version in there:
+            for live in serving:
                 wait_until_idle(live.management, version, timeout_s)
                 live.forget(version)
+            if left := [live for live in fleet.live if version in live.versions()]:
+                raise VersionError(f"{version} is still on the server of {left[0].run_dir.path}")
         except BaseException:
-            _put_back(lambda: _declare_again(live, version, before))
+            _put_back(lambda: _declare_again(serving, version, fleet, before))
             raise
     return declared.retired(version)
 
 
-def record(live: LiveServer, version: str, sha256: str, verified: Verified) -> None:
-    """Keep what a comparison found about a registered version.
+def record(fleet: Fleet, version: str, sha256: str, verified: Verified) -> Verified:
+    """Keep what a comparison found about a registered version; give what is known about it now, which can be more.
 
     Raises
     ------
@@ -175,67 +154,81 @@ def record(live: LiveServer, version: str, sha256: str, verified: Verified) -> N
     StoreError
         The store cannot be written.
     """
-    with locked(live.store):
-        declared = current(live)
+    with locked(fleet.store):
+        declared = _current(fleet)
         found = declared.versions.get(version)
         if found is None or found.sha256 != sha256:
             raise VersionError(f"{version} was retired or registered again while it was verified: verify it again")
-        write_declared(live.store, declared.verified(version, verified))
+        for each in (version, verified.against):
+            if each in declared.versions:
+                registered_archive(fleet.store, each, declared.versions[each])
+        known = declared.verified(version, verified)
+        write_declared(fleet.store, known)
+    return known.versions[version].verified or verified
 
 
-def rollback_declared(store: Path) -> Declared:
-    """Roll back where no server runs: the next start has the previous default."""
-    with locked(store):
-        declared = _rolled_back(_declared(store))
-        write_declared(store, declared)
+def _current(fleet: Fleet) -> Declared:
+    declared = fleet.current()
+    if declared is None:
+        raise VersionError(
+            f"no server runs, and {fleet.store} declares no versions: start a server, or move an archive away"
+        )
     return declared
 
 
-def retire_declared(store: Path, version: str) -> Declared:
-    """Retire a version where no server runs: the next start leaves it out."""
-    with locked(store):
-        declared = _declared(store)
-        if version not in declared.versions:
-            raise VersionError(f"{version} is not registered")
-        _refuse_default(version, declared.default)
-        write_declared(store, declared.retired(version))
-    return declared.retired(version)
+def _make_room(live: LiveServer, version: str, workers: int | None, timeout_s: float) -> None:
+    """Check that a server has the memory for a version, and take away what a killed registration of it left."""
+    count = workers or live.capacity.workers
+    if workers is None and (fitting := workers_in_memory(free_memory())) < count:
+        raise VersionError(
+            f"by estimate the free memory holds {fitting} more workers and not {count}: retire a version, or say "
+            "how many with --workers"
+        )
+    if version in live.versions():
+        wait_until_idle(live.management, version, timeout_s)
+        live.forget(version)
 
 
-def _switch(live: LiveServer, wanted: Declared) -> Declared:
-    live.check_ready(wanted.default)
-    before, old = read_declared(live.store), live.default()
+def _load(live: LiveServer, archive: Archive, workers: int | None, timeout_s: float) -> None:
+    default = live.default()
+    live.load(archive, workers or live.capacity.workers, timeout_s)
+    if (found := live.default()) != default:
+        raise VersionError(f"the default changed from {default} to {found} meanwhile")
+
+
+def _switch(fleet: Fleet, wanted: Declared) -> Declared:
+    registered_archive(fleet.store, wanted.default, wanted.versions[wanted.default])
+    for live in fleet.live:
+        live.check_ready(wanted.default)
+    before, old = read_declared(fleet.store), [live.default() for live in fleet.live]
     try:
-        live.make_default(wanted.default)
-        write_declared(live.store, wanted)
+        # The file first: a server that starts now reads it.
+        write_declared(fleet.store, wanted)
+        for live in fleet.live:
+            live.make_default(wanted.default)
+        _check(fleet, wanted.default)
+        fleet.wait_for_others(wanted.default, default=True)
     except BaseException:
-        _put_back(lambda: write_declared(live.store, before), lambda: live.make_default(old))
+        steps = [partial(live.make_default, default) for live, default in zip(fleet.live, old, strict=True)]
+        _put_back(lambda: write_declared(fleet.store, before), *steps)
         raise
     return wanted
 
 
-def _rolled_back(declared: Declared) -> Declared:
-    if not declared.previous:
-        raise VersionError(f"{declared.default} has no previous default to roll back to: promote a version instead")
-    return declared.rolled_back()
+def _check(fleet: Fleet, default: str, also: str | None = None) -> None:
+    """Look once more before anything is called done."""
+    for live in fleet.live:
+        there = {state.version for state in live.look().versions}
+        if live.default() != default or not {default, also or default} <= there:
+            raise VersionError(
+                f"the server of {live.run_dir.path} serves {', '.join(sorted(there))}, its default is {live.default()}"
+            )
 
 
-def _refuse_default(version: str, *defaults: str) -> None:
-    if version in defaults:
-        raise VersionError(f"{version} is the default: promote another version, or roll back, and retire it then")
-
-
-def _declared(store: Path) -> Declared:
-    declared = read_declared(store)
-    if declared is None:
-        raise VersionError(f"no server runs, and {store} declares no versions: start a server, or move an archive away")
-    return declared
-
-
-def _declare_again(live: LiveServer, version: str, before: Declared | None) -> None:
-    """Unless the server has let it go after all: its answer alone was lost."""
-    if version in live.versions():
-        write_declared(live.store, before)
+def _declare_again(serving: Sequence[LiveServer], version: str, fleet: Fleet, before: Declared | None) -> None:
+    """Unless the servers have let it go after all: an answer alone was lost."""
+    if any(version in live.versions() for live in serving):
+        write_declared(fleet.store, before)
 
 
 def _put_back(*steps: Callable[[], None]) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cxr_client import ClientError, InferenceClient, PredictionFailed, ServerUnreachable
+from pneumoscan.files import sha256_of
 from pneumoscan.versions.declared import Verified, now
+from pneumoscan.versions.limits import Figures, Limits, as_json
 
 QUANTILES: Final = (0.5, 0.9, 0.99)
 _PATIENCE_S: Final = 60.0  # with a server that is busy with its users
@@ -67,22 +69,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How different a new version may be.
-
-    Parameters
-    ----------
-    flips
-        Share of the films whose label may flip.
-    shift
-        Mean of the shifts without their signs.
-    """
-
-    flips: float = 0.05
-    shift: float = 0.1
-
-
-@dataclass(frozen=True)
 class Comparison:
     """All pairs of two versions, and what they come to."""
 
@@ -107,37 +93,44 @@ class Comparison:
         return [pair for pair in self.pairs if pair.is_error]
 
     @property
-    def failures(self) -> list[str]:
-        """Why the new version is not good enough; empty if it is."""
-        found: list[str] = []
-        if not (compared := len(self.shifts)):
-            return ["no film was answered by both versions"]
-        if (share := len(self.flipped) / compared) > self.limits.flips:
-            found.append(f"{share:.1%} of the labels flipped, {self.limits.flips:.1%} are allowed")
-        if (mean := self.mean_shift) > self.limits.shift:
-            found.append(f"the mean shift is {mean:.3g}, {self.limits.shift:g} is allowed")
-        if self.errors:
-            found.append(f"{len(self.errors)} films were not answered alike")
-        return found
+    def figures(self) -> Figures:
+        """What the pairs come to."""
+        sizes = np.abs(self.shifts)
+        return Figures(
+            len(sizes), len(self.flipped), len(self.errors), float(sizes.sum()), float(np.square(sizes).sum())
+        )
 
     @property
-    def mean_shift(self) -> float:
-        """Mean of the shifts without their signs; 0 where there is none."""
-        return float(np.mean(np.abs(self.shifts))) if self.shifts else 0.0
+    def failures(self) -> list[str]:
+        """Why the new version is not good enough; empty if nothing speaks against it."""
+        return self.figures.failures(self.limits)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What the films are too few to show; empty if they failed, or show that it is good enough."""
+        return [] if self.failures else self.figures.doubts(self.limits)
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the films show that the new version is good enough."""
+        return not self.failures and not self.doubts
 
     def verified(self, old_sha256: str) -> Verified:
         """What is kept of it: no file names."""
-        sizes = np.abs(self.shifts or [0.0])
+        sizes, figures = np.abs(self.shifts or [0.0]), self.figures
         return Verified(
             against=self.old,
             against_sha256=old_sha256,
             films=len(self.shifts),
             flips=len(self.flipped),
-            mean_shift=round(self.mean_shift, 6),
+            mean_shift=round(figures.mean_shift.value, 6),
             max_shift=round(float(sizes.max()), 6),
             errors=len(self.errors),
-            passed=not self.failures,
+            passed=self.is_passed,
             at=now(),
+            decided=not self.doubts,
+            flips_high=round(figures.flip_share.high, 6),
+            shift_high=round(figures.mean_shift.high, 6),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,8 +147,10 @@ class Comparison:
             "old": self.old,
             "new": self.new,
             **figures,
-            "passed": not self.failures,
+            **as_json(self.figures),
+            "passed": self.is_passed,
             "failures": self.failures,
+            "doubts": self.doubts,
             "pairs": [pair.to_dict() for pair in self.pairs],
         }
 
@@ -165,6 +160,8 @@ def compare(url: str, old: str, new: str, films: Sequence[Path], limits: Limits,
 
     Parameters
     ----------
+    films
+        A film that lies there twice counts once: copies show nothing more.
     jobs
         Films asked about at once; few, because the server has users.
 
@@ -181,8 +178,9 @@ def compare(url: str, old: str, new: str, films: Sequence[Path], limits: Limits,
         return Pair(film, ask(client, data, old), ask(client, data, new))
 
     with InferenceClient(url, connections=jobs) as client, ThreadPoolExecutor(jobs) as pool:
-        answers = pool.map(ask_both, films)
-        pairs = tuple(tqdm(answers, total=len(films), unit="film", file=sys.stderr, disable=None))
+        different = list({sha256_of(film): film for film in reversed(films)}.values())[::-1]
+        answers = pool.map(ask_both, different)
+        pairs = tuple(tqdm(answers, total=len(different), unit="film", file=sys.stderr, disable=None))
     return Comparison(old, new, pairs, limits)
 
 

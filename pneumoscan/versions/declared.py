@@ -7,6 +7,7 @@ Without that file all archives are served and the newest is the default. `pneumo
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pneumoscan import files
-from pneumoscan.errors import StoreError
+from pneumoscan.errors import StoreError, VersionError
 from pneumoscan.model_store import (
     MODEL_NAME,
     Archive,
@@ -29,11 +30,21 @@ from pneumoscan.model_store import (
 FILE_NAME: Final = "versions.json"
 _LOCK_NAME: Final = ".versions.lock"
 _FORMAT: Final = 1
+_PATIENCE_S: Final = 5.0
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What `pneumoscan models verify` found when it compared a version with the default one."""
+    """What `pneumoscan models verify` found when it compared a version with the default one.
+
+    Parameters
+    ----------
+    decided
+        The films were enough for the verdict in `passed`.
+    flips_high, shift_high
+        Upper 95 % bounds of the share of flips and of the mean shift; None in what an older pneumoscan found, which
+        knew no interval.
+    """
 
     against: str
     against_sha256: str
@@ -44,6 +55,17 @@ class Verified:
     errors: int
     passed: bool
     at: str
+    decided: bool = True
+    flips_high: float | None = None
+    shift_high: float | None = None
+
+    def outweighs(self, other: Verified | None) -> bool:
+        """Whether this stands in place of another: fewer films do not, unless they show a fault that was missed."""
+        if other is None or (other.against, other.against_sha256) != (self.against, self.against_sha256):
+            return True
+        if self.decided != other.decided:
+            return self.decided
+        return self.films >= other.films or (self.decided and other.passed and not self.passed)
 
 
 @dataclass(frozen=True)
@@ -83,7 +105,9 @@ class Declared:
         return replace(self, versions={**self.versions, version: Registered(sha256, now())})
 
     def verified(self, version: str, verified: Verified) -> Declared:
-        """The state with what a comparison found about a version."""
+        """The state with what a comparison found about a version, unless what is known outweighs it."""
+        if not verified.outweighs(self.versions[version].verified):
+            return self
         return replace(self, versions={**self.versions, version: replace(self.versions[version], verified=verified)})
 
     def promoted(self, version: str) -> Declared:
@@ -108,8 +132,17 @@ class Declared:
             return f"was not verified against {default}"
         if (found.against, found.against_sha256) != (default, self.versions[default].sha256):
             return f"was verified against {found.against} and not against {default}"
+        if found.flips_high is None:
+            return (
+                f"was verified against {default} by an older pneumoscan, which did not ask whether its films are enough"
+            )
         if found.passed:
             return None
+        if not found.decided:
+            return (
+                f"was verified against {default} on too few films ({found.films}): up to {found.flips_high:.1%} of all "
+                f"labels may flip, and the mean shift may be {found.shift_high:.3g}"
+            )
         return (
             f"did not pass its verification against {default} ({found.flips} of {found.films} labels flipped, mean "
             f"shift {found.mean_shift:.3g}, {found.errors} errors)"
@@ -128,6 +161,11 @@ class Declared:
 def now() -> str:
     """The time as it stands in the file: UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def now_exactly() -> str:
+    """The time to the microsecond, where it is a name as well."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def read_declared(store: Path) -> Declared | None:
@@ -169,8 +207,13 @@ def write_declared(store: Path, declared: Declared | None) -> None:
 
 
 @contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the store against another `pneumoscan models`; reading needs no lock.
+def locked(store: Path, patience_s: float = _PATIENCE_S) -> Iterator[None]:
+    """Hold the store against another change of its versions; reading needs no lock.
+
+    Parameters
+    ----------
+    patience_s
+        How long to wait for another one: a server that follows what is declared needs it for a moment.
 
     Raises
     ------
@@ -178,12 +221,55 @@ def locked(store: Path) -> Iterator[None]:
         Another process holds it, or it cannot be written.
     """
     busy = StoreError(f"another pneumoscan models changes the versions of {store}: wait until it is done")
+    deadline = time.monotonic() + patience_s
     with ExitStack() as held:
-        try:
-            held.enter_context(files.locked(store / _LOCK_NAME, busy=busy))
-        except OSError as error:
-            raise StoreError(f"{store} cannot be written ({error.strerror}): its versions cannot be changed") from error
+        while True:
+            try:
+                held.enter_context(files.locked(store / _LOCK_NAME))
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise busy from None
+                time.sleep(0.1)
+            except OSError as error:
+                raise StoreError(
+                    f"{store} cannot be written ({error.strerror}): its versions cannot be changed"
+                ) from error
         yield
+
+
+def find_archive(store: Path, version: str) -> Archive:
+    """The archive of a version in a store.
+
+    Raises
+    ------
+    StoreError, VersionError
+        There is none.
+    """
+    archives, _ = list_archives(store)
+    for archive in archives:
+        if archive.version.text == version:
+            return archive
+    there = ", ".join(archive.version.text for archive in archives)
+    raise VersionError(f"no archive of {version} in {store} (there: {there}): pack it with pneumoscan pack")
+
+
+def registered_archive(store: Path, version: str, registered: Registered) -> Archive:
+    """The archive of a registered version, after its bytes on the disk were found to be the registered ones.
+
+    Raises
+    ------
+    StoreError, VersionError
+        It is gone, cannot be read, or is another one.
+    """
+    archive = find_archive(store, version)
+    if (digest := archive_digest(archive)) != registered.sha256:
+        raise VersionError(
+            f"{archive.path} is not the archive that was registered (sha256 {digest[:12]}…, registered "
+            f"{registered.sha256[:12]}…): put that one back, or retire {version}, pack this one under another version "
+            "and register it"
+        )
+    return archive
 
 
 def _parsed(value: dict[str, Any]) -> Declared:

@@ -51,6 +51,10 @@ class Context:
     def set_response_content_type(self, idx: int, value: str) -> None:
         self.content_types[idx] = value
 
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        assert idx in self.statuses
+        assert (key, "\n" in value) == ("Cxr-Answer", False)
+
 
 def value_of(part: dict[str, Any]) -> Any:
     """A part of a request as TorchServe hands it over: bytes, text or decoded JSON."""

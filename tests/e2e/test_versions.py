@@ -22,12 +22,14 @@ import pytest
 from cxr.serving.self_check import SUMS_FILE, sums_text
 from cxr_client import ClientError, InferenceClient, ManagementClient
 from pneumoscan.archive import package
+from pneumoscan.edge.comparer import PAIRS_NAME
 from pneumoscan.versions.declared import read_declared
 from tests.cxr.networks import save_model, small_network
+from tests.e2e.edges import fresh_edge
 from tests.e2e.servers import Server, clean_environment, fresh_server
 from tests.films import encoded, film
 from tests.places import REPOSITORY
-from tests.programs import NEEDS_JAVA
+from tests.programs import NEEDS_JAVA, NEEDS_NGINX
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, NEEDS_JAVA]
 
@@ -36,8 +38,8 @@ FILMS = [encoded(film(seed, 200, 220)) for seed in range(6)]
 OLD, NEW = "1.0.0", "1.1.0"
 
 
-def start(server: Server) -> None:
-    started = server.call("--detach", "--device", "cpu", "--workers", "2")
+def start(server: Server, workers: str = "2") -> None:
+    started = server.call("--detach", "--device", "cpu", "--workers", workers)
     assert started.returncode == 0, started.stderr
 
 
@@ -273,3 +275,80 @@ def test_an_archive_that_was_replaced_is_not_served_in_the_registered_ones_name(
     assert served(server) == {OLD: True}
     assert "another" not in models(server, "register", NEW)
     assert put(server, archives, NEW).is_file()
+
+
+def test_two_servers_of_a_store_serve_the_same_through_promotions_rollbacks_and_kills(server: Server) -> None:
+    """20 changes on either server; every fourth command is killed on its way, and the servers' followers end it."""
+    second = Server(server.folder / "second")
+    second.folder.mkdir()
+    (second.folder / "store").symlink_to(server.store)
+    try:
+        start(second, "1")
+        models(server, "register", NEW, "--workers", "1")
+        with load(server, clients=2) as first_clients, load(second, clients=2) as second_clients:
+            for number in range(20):
+                asked = (server, second)[number % 2]
+                change = ("promote", NEW, "--force") if number % 4 in (0, 1) else ("rollback",)
+                if number % 4 == 3:
+                    with subprocess.Popen(
+                        command(asked, *change), cwd=REPOSITORY, env=clean_environment(), stderr=subprocess.DEVNULL
+                    ) as changing:
+                        wait_until_file_changes(server.store / "versions.json", changing)
+                        changing.kill()
+                else:
+                    done = subprocess.run(
+                        command(asked, *change),
+                        cwd=REPOSITORY,
+                        env=clean_environment(),
+                        capture_output=True,
+                        check=False,
+                    )
+                    assert done.returncode == 0 or b"no previous default" in done.stderr, done.stderr
+                wait_until_both_serve_what_is_declared(server, second)
+        assert first_clients.failures == second_clients.failures == []
+        assert min(sum(clients.versions.values()) for clients in (first_clients, second_clients)) > 0
+    finally:
+        second.call("--stop")
+
+
+def wait_until_file_changes(path: Path, changing: subprocess.Popen[bytes]) -> None:
+    before = path.stat().st_mtime_ns
+    while changing.poll() is None and path.stat().st_mtime_ns == before:
+        time.sleep(0.001)
+
+
+def wait_until_both_serve_what_is_declared(*servers: Server) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        declared = read_declared(servers[0].store)
+        assert declared is not None
+        wanted = {version: version == declared.default for version in declared.versions}
+        if all(served(server) == wanted for server in servers):
+            return
+        assert time.monotonic() < deadline, (wanted, *map(served, servers))
+        time.sleep(0.1)
+
+
+@NEEDS_NGINX
+def test_two_real_versions_are_compared_behind_an_edge(server: Server) -> None:
+    """A shadow of all requests, forms among them: the pairs are what the clients themselves get from either version."""
+    models(server, "register", NEW, "--workers", "1")
+    with fresh_edge([server.url]) as edge, edge.client() as client:
+        trial = ("--edge", str(edge.run_dir.path), "--max-flips", "1", "--max-shift", "1", "--max-slower", "1000")
+        models(server, "shadow", NEW, *trial)
+        stable = [client.predict(data, cam="none") for data in FILMS]
+        client.overlay(FILMS[0])
+        assert edge.ask("POST", "/predictions/pneumonia", files={"film": ("x.png", FILMS[1])}).status_code == 200
+        deadline = time.monotonic() + 60
+        while (found := json.loads(models(server, "compare", *trial[:2], "--json")))["compared"] < len(FILMS) + 2:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
+        new = [client.predict(data, cam="none", version=NEW) for data in FILMS]
+        assert (found["unpaired"], found["errors"], found["stable"]) == (0, 0, OLD)
+        lines = (edge.run_dir.logs / PAIRS_NAME).read_text().splitlines()
+        pairs = {json.dumps([p["stable"]["probability"], p["trial"]["probability"]]) for p in map(json.loads, lines)}
+        mine = [[one["probabilities"]["PNEUMONIA"] for one in pair] for pair in zip(stable, new, strict=True)]
+        assert pairs == {json.dumps(pair) for pair in mine}
+        models(server, "end", *trial[:2])
+        models(server, "canary", NEW, "--share", "1", *trial)
+        assert client.predict(FILMS[0], cam="none")["model"]["version"] == NEW

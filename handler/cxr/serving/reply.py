@@ -26,11 +26,18 @@ Answer = dict[str, Any] | bytes
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One HTTP reply."""
+    """One HTTP reply.
+
+    Parameters
+    ----------
+    answer
+        In a line what is said about one film, for the header ``Cxr-Answer``; empty for several films.
+    """
 
     status: int
     content_type: str
     body: bytes
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,14 @@ class ModelIdentity:
     def of(cls, spec: ModelSpec, name: str, version: str) -> ModelIdentity:
         """The identity of a spec registered under a name and a version."""
         return cls(name, version, spec.arch, spec.weights_sha256, spec.pretrained)
+
+
+def answer_line(identity: ModelIdentity, said: Prediction | InputError) -> str:
+    """What a model says about one film, for who compares two versions whatever the form of the reply."""
+    version = f"version={identity.version}"
+    if isinstance(said, InputError):
+        return f"code={said.code}; {version}"
+    return f"label={said.label}; p={float(said.probabilities[1]):.{_DIGITS}f}; {version}"
 
 
 def answer_of(

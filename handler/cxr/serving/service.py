@@ -29,7 +29,7 @@ from cxr.serving.drift import DriftWindow, Reference
 from cxr.serving.faults import DeviceLostError, is_out_of_memory, predict_each, where
 from cxr.serving.metrics import OK, BatchMetrics
 from cxr.serving.render import MAX_SIDE, display_film
-from cxr.serving.reply import Answer, ModelIdentity, Reply, answer_of, card_reply, error_reply, reply_to
+from cxr.serving.reply import Answer, ModelIdentity, Reply, answer_line, answer_of, card_reply, error_reply, reply_to
 from cxr.serving.request import Options, Request, asks_for_card, read_request
 
 # Of a batch. TorchServe replaces a worker that takes longer than responseTimeout, 120 s in model-config.yaml, and
@@ -244,12 +244,14 @@ class BatchService:
         if job.reply is None:
             assert job.error is not None
             metrics.count_request(job.error.code, is_answered=False)
-            return error_reply(job.error, job.request_id)
+            return replace(error_reply(job.error, job.request_id), answer=answer_line(self.identity, job.error))
         errors = [film.error.code for film in job.films if film.error is not None]
         metrics.count_request(errors[0] if errors else OK, is_answered=len(errors) < len(job.films))
         for film in job.films:
             self._count_answer(film, metrics)
-        return job.reply
+        only = job.films[0] if len(job.films) == 1 else None
+        said = None if only is None else only.error or only.prediction
+        return job.reply if said is None else replace(job.reply, answer=answer_line(self.identity, said))
 
     def _answer(self, job: FilmJob, request_id: str) -> None:
         if job.error is not None:

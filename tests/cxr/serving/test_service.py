@@ -262,6 +262,27 @@ def test_where_no_film_of_several_can_be_answered_the_reply_is_the_first_error(s
     assert (status, content_type, body["code"]) == (400, "application/problem+json", "BAD_BASE64")
 
 
+def test_what_is_said_about_one_film_is_a_line_beside_the_reply_whatever_its_form(service: BatchService) -> None:
+    png = base64.b64encode(encoded(film())).decode()
+    asked: list[tuple[Any, dict[str, str]]] = [
+        (encoded(film()), {}),
+        (encoded(film()), {"Accept": "image/png"}),
+        ({"instances": [{"b64": png}]}, {}),
+        (b"no film", {}),
+        ({"instances": [{"b64": png}, {"b64": png}]}, {}),
+    ]
+    rows = [IncomingRequest({"body": body}, headers, "id") for body, headers in asked]
+    replies = service.answer(rows)
+    said = json.loads(replies[0].body)
+    line = f"label={said['label']}; p={said['probabilities']['PNEUMONIA']:.6f}; version={said['model']['version']}"
+    code = json.loads(replies[3].body)["code"]
+    assert [reply.answer for reply in replies] == [
+        *[line] * 3,
+        f"code={code}; version={said['model']['version']}",
+        "",
+    ]
+
+
 def test_an_empty_batch_has_no_replies(service: BatchService) -> None:
     assert service.answer([]) == []
 

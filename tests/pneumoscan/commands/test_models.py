@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from pneumoscan.model_store import Archive, Version, archive_digest
 from pneumoscan.server import readiness as drain
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.run_folder import RunDir, ServerState
-from pneumoscan.versions import changes
+from pneumoscan.versions import changes, servers
 from pneumoscan.versions.compare import Comparison, compare
 from pneumoscan.versions.declared import Declared, read_declared, write_declared
+from pneumoscan.versions.servers import Fleet, announce
 from tests.commands import run_command
 from tests.film_server import FilmServer, problem, serving, serving_socket
 from tests.pneumoscan.managed import Managed, films_of
@@ -29,6 +32,21 @@ from tests.pneumoscan.test_model_store import put_archive
 
 OLD, NEW = "1.0.0", "1.1.0"
 Run = Callable[..., int]
+
+
+@contextmanager
+def another_server(place: Place) -> Iterator[Managed]:
+    """A second server of the same store, which has announced itself in it."""
+    run_dir = RunDir(place.store.parent / "second")
+    run_dir.create()
+    state = place.run_dir.read_state()
+    assert state is not None
+    run_dir.write_state(state)
+    management = Managed(OLD)
+    with run_dir.locked(), serving_socket(management, run_dir.socket):
+        for each in (place.run_dir, run_dir):
+            announce(place.store, each.path)
+        yield management
 
 
 @dataclass
@@ -80,8 +98,9 @@ def run(place: Place) -> Run:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for number in range(10):  # probabilities 0.02 to 0.9
-        (tmp_path / f"{number}.png").write_bytes(bytes([5 + 25 * number]).ljust(128, b"\0") + b"DICM")
+    for number in range(80):  # probabilities 0.02 to 0.9
+        first = 5 + 25 * (number % 10)
+        (tmp_path / f"{number}.png").write_bytes(bytes([first, number]).ljust(128, b"\0") + b"DICM")
     return tmp_path
 
 
@@ -210,7 +229,7 @@ def test_only_a_verified_version_is_promoted(
     assert run("promote", NEW) == 1
     assert f"{NEW} was not verified against {OLD}: run pneumoscan models verify {NEW}" in said(capsys)
     assert place.management.default == OLD
-    assert run("verify", NEW, "--films", str(folder), "--max-flips", "0", "--max-shift", "0.03") == 0
+    assert run("verify", NEW, "--films", str(folder), "--max-shift", "0.03") == 0
     assert run("promote", NEW) == 0
     declared = place.declared
     assert declared is not None
@@ -228,6 +247,23 @@ def test_a_version_that_did_not_pass_needs_force(
     assert "did not pass its verification" in said(capsys)
     assert run("promote", NEW, "--force") == 0
     assert place.management.default == NEW
+
+
+def test_a_film_is_too_few_to_promote_on_and_takes_nothing_from_many(
+    run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = tmp_path_factory.mktemp("one")
+    for name in ("film.png", "copy.png", "another.png"):
+        (one / name).write_bytes((folder / "0.png").read_bytes())
+    run("register", NEW)
+    assert run("verify", NEW, "--films", str(one)) == 1
+    assert "too few films: after 0 of 1 labels up to 95.0% of all may flip" in capsys.readouterr().out
+    assert run("promote", NEW) == 1
+    assert "on too few films (1)" in said(capsys)
+    assert run("verify", NEW, "--films", str(folder)) == 0
+    assert run("verify", NEW, "--films", str(one)) == 1
+    assert "on 80 films stays" in said(capsys)
+    assert run("promote", NEW) == 0
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -261,7 +297,7 @@ def test_no_file_name_of_a_film_is_kept(place: Place, run: Run, folder: Path) ->
     run("register", NEW)
     run("verify", NEW, "--films", str(folder))
     text = (place.store / "versions.json").read_text()
-    assert '"films": 10' in text
+    assert '"films": 80' in text
     assert ".png" not in text
     assert str(folder) not in text
 
@@ -300,10 +336,7 @@ def test_a_switch_whose_file_cannot_be_written_is_switched_back(
 
     monkeypatch.setattr(changes, "write_declared", full)
     assert run("promote", NEW, "--force") == 1
-    assert [asked.path for asked in place.management.asked if asked.method == "PUT"] == [
-        f"/models/pneumonia/{NEW}/set-default",
-        f"/models/pneumonia/{OLD}/set-default",
-    ]
+    assert f"/models/pneumonia/{NEW}/set-default" not in [asked.path for asked in place.management.asked]
     assert (place.management.default, place.declared) == (OLD, before)
 
 
@@ -362,6 +395,119 @@ def test_a_version_that_cannot_be_taken_away_stays_declared(place: Place, run: R
     assert place.declared == before
 
 
+# --- several servers of one store ---------------------------------------------------------------------------------
+
+
+def test_the_servers_of_a_store_stay_together(
+    place: Place, run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with another_server(place) as second:
+        second_run = lambda *arguments: run_command(  # noqa: E731
+            "models", [*arguments, "--run-dir", str(place.store.parent / "second")]
+        )
+        assert run("register", NEW) == 0
+        assert second.registered.keys() == place.management.registered.keys() == {OLD, NEW}
+        assert run("verify", NEW, "--films", str(folder)) == 0
+        for command, default in ((run, NEW), (second_run, OLD), (second_run, NEW), (run, OLD)):
+            assert command(*(("promote", NEW, "--force") if default == NEW else ("rollback",))) == 0
+            declared = place.declared
+            assert declared is not None
+            assert (place.management.default, second.default, declared.default) == (default, default, default)
+        capsys.readouterr()
+        assert run("list", "--json") == 0
+        servers = json.loads(capsys.readouterr().out)["servers"]
+        assert {server["server"]: server["default"] for server in servers} == {
+            str(place.run_dir.path): OLD,
+            str(place.store.parent / "second"): OLD,
+        }
+        assert run("retire", NEW) == 0
+        assert second.registered.keys() == place.management.registered.keys() == {OLD}
+
+
+def test_a_server_that_cannot_follow_is_named_and_the_others_stay(
+    place: Place, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with another_server(place) as second:
+        run("register", NEW)
+        before = place.declared
+        second.fail = {"PUT"}
+        assert run("promote", NEW, "--force") == 1
+        assert (place.management.default, second.default, place.declared) == (OLD, OLD, before)
+        second.fail = {"GET"}
+        capsys.readouterr()
+        assert run("promote", NEW, "--force") == 1
+        assert f"the server of {place.store.parent / 'second'} does not answer" in said(capsys)
+        assert (place.management.default, place.declared) == (OLD, before)
+        run("list")
+        assert f"the server of {place.store.parent / 'second'} does not say what it serves" in capsys.readouterr().out
+    assert run("promote", NEW, "--force") == 0  # it has ended
+
+
+def test_a_server_follows_what_a_change_that_was_killed_has_declared(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "_POLL_S", 0.01)
+    monkeypatch.setattr(servers, "_LOOK_S", 0.05)
+    run("register", NEW)
+    declared = place.declared
+    assert declared is not None
+    with servers.follower(place.store, place.run_dir):
+        write_declared(place.store, declared.promoted(NEW))
+        wait_for(lambda: place.management.default == NEW)
+        del place.management.registered[OLD]  # it was started before this one was registered
+        wait_for(lambda: OLD in place.management.registered)
+        wait_for(lambda: [each.default for each in servers.servers_of(place.store)] == [NEW])
+    assert list((place.store / ".servers").iterdir()) == []
+
+
+def wait_for(state: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not state():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_server_of_another_machine_is_waited_for(
+    place: Place, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("register", NEW)
+    before = place.declared
+    monkeypatch.setattr(servers.socket, "gethostname", lambda: "elsewhere")
+    announce(place.store, Path("/run/theirs"), OLD, (OLD, NEW))
+    monkeypatch.undo()
+    monkeypatch.setattr(Fleet.wait_for_others, "__kwdefaults__", {"patience_s": 0.0})
+    assert run("promote", NEW, "--force") == 1
+    assert f"the server of /run/theirs on elsewhere does not serve {NEW} by default" in said(capsys)
+    assert (place.management.default, place.declared) == (OLD, before)
+    monkeypatch.setattr(servers.socket, "gethostname", lambda: "elsewhere")
+    announce(place.store, Path("/run/theirs"), NEW, (OLD, NEW))
+    monkeypatch.undo()
+    assert run("promote", NEW, "--force") == 0
+
+
+# --- the bytes on the disk ----------------------------------------------------------------------------------------
+
+
+def test_an_archive_that_changed_on_the_disk_is_not_promoted_verified_or_rolled_back_to(
+    place: Place, run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("register", NEW)
+    path = place.store / f"pneumonia-{NEW}.mar"
+    path.write_bytes(path.read_bytes()[:-2] + b"\x01\x00x")
+    for command in (("promote", NEW, "--force"), ("verify", NEW, "--films", str(folder))):
+        assert run(*command) == 1
+        assert f"{path} is not the archive that was registered" in said(capsys)
+    run("list")
+    assert f"{NEW} is registered, but its archive has other bytes now" in capsys.readouterr().out
+    path.unlink()
+    put_archive(place.store, NEW)
+    assert run("promote", NEW, "--force") == 0
+    put_archive(place.store, OLD).unlink()
+    assert run("rollback") == 1
+    assert f"no archive of {OLD}" in said(capsys)
+    assert place.management.default == NEW
+
+
 # --- without a server, and what is shown --------------------------------------------------------------------------
 
 
@@ -371,7 +517,7 @@ def test_without_a_server_the_file_can_be_put_right(
     here = ("--run-dir", str(tmp_path / "no"), "--store", str(place.store))
     assert run_command("models", ["retire", NEW, *here]) == 1
     assert "declares no versions" in said(capsys)
-    write_declared(place.store, Declared.first(OLD, {OLD: "a", NEW: "b"}).promoted(NEW))
+    write_declared(place.store, Declared.first(OLD, {OLD: place.digest(OLD), NEW: "b"}).promoted(NEW))
     assert run_command("models", ["retire", NEW, *here]) == 1
     assert run_command("models", ["rollback", *here]) == 0
     assert run_command("models", ["retire", NEW, *here]) == 0
@@ -380,6 +526,23 @@ def test_without_a_server_the_file_can_be_put_right(
     assert (declared.default, declared.versions.keys()) == (OLD, {OLD})
     assert run_command("models", ["promote", OLD, *here]) == 1
     assert "no server runs from" in said(capsys)
+
+
+@pytest.mark.parametrize("command", [["list"], ["rollback"], ["retire", NEW], ["export", NEW, "--registry", "file:x"]])
+def test_without_a_server_and_a_store_nothing_is_guessed(
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:
+    write_declared(place.store, Declared.first(OLD, {OLD: place.digest(OLD), NEW: "b"}))
+    (tmp_path / "model_store").symlink_to(place.store)
+    monkeypatch.chdir(tmp_path)
+    before = place.declared
+    assert run_command("models", [*command, "--run-dir", "no"]) == 1
+    assert "or the store with --store" in said(capsys)
+    assert place.declared == before
 
 
 def test_a_server_that_did_not_say_what_it_serves_is_not_changed(
@@ -410,16 +573,23 @@ def test_the_list_tells_declared_from_served_from_lying_about(
     assert list(entries) == ["2.0.0", NEW, OLD, "0.9.0"]
     assert {version for version, entry in entries.items() if entry["registered"]} == {OLD, NEW}
     assert {version for version, entry in entries.items() if entry["default"]} == {OLD}
+    assert {version: entry["on_disk"] for version, entry in entries.items()} == {
+        "2.0.0": "missing",
+        NEW: "registered",
+        OLD: "registered",
+        "0.9.0": "unregistered",
+    }
     assert entries[NEW]["server"] == {"ready": 3, "workers": 3, "waiting": 0}
     assert run("list") == 0
     table = capsys.readouterr().out
-    assert "2.0.0 is on the server, but not registered" in table
+    assert "2.0.0 is on the server of " in table
+    assert "but not registered: register or retire it" in table
     place.management.registered = {NEW: 1}
     place.management.default = NEW
     run("list")
     table = capsys.readouterr().out
     assert f"{OLD} is registered, but not on the server" in table
-    assert f"the server's default is {NEW}, declared is {OLD}" in table
+    assert f"its default is {NEW}, declared is {OLD}" in table
 
 
 @pytest.mark.parametrize(

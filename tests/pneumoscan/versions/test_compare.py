@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cxr_client import InferenceClient, ServerUnreachable
-from pneumoscan.versions.compare import Answer, Comparison, Limits, Pair, ask, compare
+from pneumoscan.versions.compare import Answer, Comparison, Pair, ask, compare
+from pneumoscan.versions.limits import Limits, films_needed, mean, share
 from pneumoscan.versions.tables import comparison_table
 from tests.film_server import Answer as Reply
 from tests.film_server import FilmServer, serving
@@ -55,6 +56,30 @@ def test_limits_are_passed_by_more_and_not_by_as_much() -> None:
     assert failure == "the mean shift is 0.05, 0.04 is allowed"
 
 
+def test_bounds_are_those_of_the_tables() -> None:
+    """Clopper and Pearson by hand: 0 of n gives 1 - 0.05^(1/n), n of n the mirror; 1 of 10 is R's binom.test."""
+    assert share(0, 59).high == pytest.approx(1 - 0.05 ** (1 / 59))
+    assert share(59, 59).low == pytest.approx(0.05 ** (1 / 59))
+    assert (share(1, 10).low, share(1, 10).high) == pytest.approx((0.005116, 0.394163), abs=1e-6)
+    assert (share(0, 0).low, share(0, 0).high) == (0, 1)
+    assert films_needed(0.05) == 59
+    assert films_needed(0.0) is None
+    # 0.1 and 0.3: mean 0.2, standard error 0.1, t(0.95; 1) = 6.3138
+    assert mean(2, 0.4, 0.1).high == pytest.approx(0.2 + 0.1 * 6.313752)
+    assert (mean(1, 0.1, 0.01).low, mean(1, 0.1, 0.01).high) == (0, 1)
+
+
+def test_as_many_films_pass_as_the_limit_needs_and_one_fewer_are_too_few() -> None:
+    same = (answered(0.1), answered(0.1))
+    assert comparison(*[same] * 59).is_passed
+    found = comparison(*[same] * 58)
+    assert (found.is_passed, found.failures) == (False, [])
+    assert "59 films without a flip show it" in found.doubts[0]
+    assert not found.verified("a").decided
+    flipped = comparison(*[(answered(0.4), answered(0.6))] * 2)
+    assert (flipped.verified("a").decided, flipped.is_passed) == (True, False)
+
+
 def test_a_film_that_one_version_alone_answers_fails_whatever_the_limits() -> None:
     loose = Limits(1, 1)
     assert comparison((answered(0.1), REFUSED), (answered(0.1), answered(0.1)), limits=loose).failures != []
@@ -86,6 +111,7 @@ def test_the_table_shows_what_differs_the_largest_shift_first() -> None:
 def films(tmp_path: Path) -> list[Path]:
     for number in range(10):
         (tmp_path / f"{number}").write_bytes(bytes([5 + 25 * number]))
+    (tmp_path / "9 again").write_bytes(bytes([230]))
     (tmp_path / "bad").write_bytes(b"bad")
     return sorted(tmp_path.iterdir())
 
@@ -95,7 +121,7 @@ def test_both_versions_are_asked_by_name_through_rest(films: list[Path]) -> None
         films_of(server, {NEW: 0.1})
         found = compare(server.url, OLD, NEW, films, Limits(), jobs=3)
     assert {asked.path for asked in server.asked} == {f"/predictions/pneumonia/{version}" for version in (OLD, NEW)}
-    assert [pair.film for pair in found.pairs] == films
+    assert [pair.film for pair in found.pairs] == [path for path in films if path.name != "9 again"]
     # Bytes 105 + 0.1 * 255 > 127.5: one label flips.
     assert [pair.film.name for pair in found.flipped] == ["4"]
     assert found.shifts[:9] == pytest.approx([0.1] * 9)

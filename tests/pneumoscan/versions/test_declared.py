@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pneumoscan.versions.declared import (
 )
 from tests.pneumoscan.test_model_store import put_archive
 
-PASSED = Verified("1.0.0", "a", 20, 1, 0.01, 0.2, 0, True, "2026-01-01T00:00:00Z")
+PASSED = Verified("1.0.0", "a", 222, 1, 0.01, 0.2, 0, True, "2026-01-01T00:00:00Z", True, 0.02, 0.01)
 
 
 def declared(default: str = "1.0.0", *others: str) -> Declared:
@@ -65,6 +66,33 @@ def test_a_verification_counts_against_the_default_it_was_made_with() -> None:
     assert "did not pass" in str(state.verified("1.1.0", replace(PASSED, passed=False)).why_unverified("1.1.0"))
     other = {**state.versions, "1.0.0": Registered("other bytes", "2026-01-01T00:00:00Z")}
     assert replace(state, versions=other).why_unverified("1.1.0") is not None
+
+
+@pytest.mark.parametrize(
+    ("later", "stands"),
+    [
+        (replace(PASSED, films=1), False),
+        (replace(PASSED, films=222, at="later"), True),
+        (replace(PASSED, films=500, decided=False, passed=False), False),
+        (replace(PASSED, films=60, passed=False), True),
+        (replace(PASSED, films=1, against="0.9.0"), True),
+        (replace(PASSED, films=1, against_sha256="other"), True),
+    ],
+)
+def test_a_verification_is_replaced_by_one_that_shows_as_much(later: Verified, stands: bool) -> None:
+    state = declared("1.0.0", "1.1.0").verified("1.1.0", PASSED).verified("1.1.0", later)
+    assert state.versions["1.1.0"].verified == (later if stands else PASSED)
+
+
+def test_what_an_older_pneumoscan_found_is_read_and_not_enough() -> None:
+    value = json.loads(declared("1.0.0", "1.1.0").verified("1.1.0", PASSED).to_json())
+    for name in ("decided", "flips_high", "shift_high"):
+        del value["versions"]["1.1.0"]["verified"][name]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / FILE_NAME).write_text(json.dumps(value))
+        state = read_declared(Path(folder))
+    assert state is not None
+    assert "by an older pneumoscan" in str(state.why_unverified("1.1.0"))
 
 
 def test_another_archive_of_a_version_is_not_verified() -> None:
