@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import ModelError
+from cxr.films.sandbox import SANDBOX
 from cxr.films.scans import FORMATS_VARIABLE, formats_in
 from cxr.predict import Predictor
 from cxr.serving.card import read_audit, read_metrics
 from cxr.serving.drift import read_reference
 from cxr.serving.metrics import BatchMetrics, MetricLines, quiet_libraries
 from cxr.serving.reply import ModelIdentity
-from cxr.serving.self_check import check_digests, check_golden
+from cxr.serving.self_check import check_digests, check_golden, check_sandbox
 from cxr.serving.service import BatchService, IncomingRequest
 
 _LAST_WORDS_S: Final = 0.5
@@ -38,6 +39,7 @@ class CxrHandler:
         folder = Path(properties["model_dir"])
         self._refuse_foreign_code(folder)
         check_digests(folder)
+        SANDBOX.start()  # takes some tenths of a second, which the network takes to load too
         gpu = properties.get("gpu_id")
         predictor = Predictor.load(folder, "cpu" if gpu is None or int(gpu) < 0 else f"cuda:{gpu}")
         check_golden(predictor, folder)
@@ -47,7 +49,9 @@ class CxrHandler:
         formats = formats_in(os.environ.get(FORMATS_VARIABLE, ""))
         self.service = BatchService(predictor, identity, *figures, read_reference(folder, predictor.spec), formats)
         self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
-        self.metrics.write(BatchMetrics.zeros())
+        first = BatchMetrics.zeros()
+        first.observe_walls(check_sandbox())
+        self.metrics.write(first)
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One reply for each request of a batch, each with its own status and content type."""

@@ -67,6 +67,7 @@ def _version(seen: Snapshot, version: str, seconds: float | None) -> dict[str, A
         "mean_batch_size": _rounded(seen.mean("cxr_batch_size", labels)),
         "latency_s": {stage: _latency(seen, f"cxr_{stage}_seconds", labels) for stage in STAGES},
         "drift": _drift(seen, labels),
+        "sandbox": {wall: bool(stands) for wall, stands in sorted(seen.by("cxr_sandbox_wall", "wall", labels).items())},
     }
 
 
@@ -150,6 +151,9 @@ def _version_lines(one: Mapping[str, Any]) -> list[str]:
     for name, signal in drift["signals"].items():
         verdict = "SHIFTED" if signal["shifted"] else "as before"
         lines.append(f"drift      {name:<10} PSI {signal['psi']:6.3f}   limit {signal['limit']:.3f}   {verdict}")
+    if walls := one["sandbox"]:
+        missing = [wall for wall, stands in walls.items() if not stands]
+        lines.append(f"sandbox    {'without ' + ', '.join(missing) if missing else 'all walls stand'}")
     return lines
 
 

@@ -2,13 +2,16 @@
 
 A process for each stream would cost 0.1 s of imports. So every worker has one helper (`cxr.films.sandbox_helper`) that
 has imported the libraries and forks for each stream; it is started when first needed, again where it has died, and it
-ends with the worker.
+ends with the worker. What a decoder may do is in `cxr.films.sandbox_walls`.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import fcntl
 import importlib.util
+import json
 import mmap
 import os
 import signal
@@ -19,7 +22,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from cxr.films.sandbox_helper import ENDED, IS_UNPREPARED, LATE, OUTCOME, Order
+from cxr.films.sandbox_helper import ENDED, IS_UNPREPARED, LATE, OUTCOME, WALLS_BYTES, Order
+from cxr.films.sandbox_walls import WALLS
 from cxr.films.stream_codecs import LIBRARIES, Coded
 
 _SECONDS: Final = 3  # of processor time, and more for large films
@@ -35,6 +39,8 @@ _STOP_S: Final = 1.0
 _OWN_FAULTS: Final = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGXCPU}
 )
+# Of the environment, which can hold secrets: a decoder that is taken over could write them for pixels.
+_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TZ")
 _PROGRAM: Final = """
 import sys
 sys.path[:0] = [sys.argv[2]]
@@ -75,7 +81,7 @@ def decode_in_sandbox(coded: Coded, stream: bytes) -> mmap.mmap:
 
 
 def _values(order: Order, stream: bytes) -> mmap.mmap:
-    film = os.memfd_create("film")
+    film = os.memfd_create("film", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with memoryview(stream) as rest:
             written = 0
@@ -87,7 +93,9 @@ def _values(order: Order, stream: bytes) -> mmap.mmap:
         if kind != ENDED:
             raise MemoryError(f"no process could be started: {os.strerror(number)}")
         _check_ended(number, order.coded.library)
-        return mmap.mmap(film, order.coded.size, prot=mmap.PROT_READ)
+        # Whoever might still have the file cannot take the values away from under their reader
+        fcntl.fcntl(film, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+        return mmap.mmap(film, order.coded.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
     finally:
         os.close(film)
 
@@ -118,7 +126,8 @@ class _Helper:
         with theirs:
             command = [sys.executable, "-I", "-c", _PROGRAM, str(theirs.fileno()), root, *sorted(folders)]
             # numpy's threads reserve memory of the limit, and a process with threads is not safely forked
-            environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+            environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             try:
                 self.process = subprocess.Popen(
                     command,
@@ -132,6 +141,16 @@ class _Helper:
                 raise MemoryError("no process could be started") from error
         self.orders.settimeout(_START_S)
         self.has_answered = False
+        self._missing: dict[str, str] | None = None
+
+    def missing_walls(self) -> dict[str, str]:
+        """As `_Sandbox.missing_walls`."""
+        if self._missing is None:
+            text = self.orders.recv(WALLS_BYTES)
+            if not text:
+                raise ConnectionResetError("the decoders' process has ended")
+            self._missing = dict(json.loads(text))
+        return self._missing
 
     def outcome(self, order: Order, film: int) -> tuple[int, int]:
         """As `_Sandbox.outcome`."""
@@ -188,6 +207,19 @@ class _Sandbox:
             helper.stop()
             raise
         return outcome
+
+    def start(self) -> None:
+        """Start the helper, without waiting for it; where none can be started, the next order tries again."""
+        with self._lock, contextlib.suppress(MemoryError):
+            self._running()
+
+    def missing_walls(self) -> dict[str, str]:
+        """Why one of `cxr.films.sandbox_walls.WALLS` does not stand around decoders on this machine, by its name."""
+        with self._lock:
+            try:
+                return self._running().missing_walls()
+            except (OSError, ValueError, MemoryError):
+                return dict.fromkeys(WALLS, "the decoders' process does not answer")
 
     def _running(self) -> _Helper:
         if self._helper is None:

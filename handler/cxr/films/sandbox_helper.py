@@ -2,10 +2,14 @@
 
 It has one thread, so that a fork is safe, and is started as a program, so that it holds nothing of the worker's. It
 ends when the worker has ended, whatever ended that, because its socket closes; its children end with it.
+
+A child takes a stranger's bytes, and so has walls around it (`cxr.films.sandbox_walls`): of what the helper has it gets
+its own film and a pipe that the helper listens to, and of the kernel next to nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -20,9 +24,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Final, NoReturn
 
+from cxr.films.sandbox_walls import WALLS, raise_around_decoder, raise_around_helper
 from cxr.films.stream_codecs import DAMAGE, Coded, import_libraries, values_of
 
 ORDER_BYTES: Final = 512
+WALLS_BYTES: Final = 4096
 OUTCOME: Final = struct.Struct("<2i")  # which kind it is of those below, and its number
 ENDED, LATE, NOT_STARTED = range(3)  # with the child's wait status; with 0; with the number of the system's error
 IS_DAMAGED: Final = 65  # exit status of a child whose stream cannot be decoded
@@ -67,15 +73,42 @@ class _Child:
 def main(handle: int) -> None:
     """Decode what is ordered through a socket until its other end closes.
 
-    An order comes with two handles: a file with the stream, for its values too, and a socket for the outcome.
+    The first message out says which walls do not stand, and why. An order comes with two handles: a file with the
+    stream, for its values too, and a socket for the outcome.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, whose end ends this process
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     import_libraries()
     libc = ctypes.CDLL(None)
-    gc.freeze()  # a child that collects garbage would copy every page it looks at
-    with socket.socket(fileno=handle) as orders, selectors.DefaultSelector() as selector:
+    low = os.dup(handle)  # the lowest free number, however many handles the worker has
+    os.close(handle)
+    with socket.socket(fileno=low) as orders, selectors.DefaultSelector() as selector:
+        missing = {**raise_around_helper(), **_tried()}
+        gc.freeze()  # a child that collects garbage would copy every page it looks at
+        with contextlib.suppress(OSError):  # it has gone; the next look at the socket says so
+            orders.send(json.dumps(missing).encode()[:WALLS_BYTES])
         _serve(orders, selector, libc)
+
+
+def _tried() -> dict[str, str]:
+    """Why a wall around decoders does not stand, by its name, as a child finds that raises them and decodes nothing."""
+    answer, its_end = os.pipe()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.dup2(its_end, 1)
+                os.write(1, json.dumps(raise_around_decoder(answer, 0)).encode())
+            finally:
+                os._exit(0)
+        os.close(its_end)
+        text = os.read(answer, WALLS_BYTES)
+        os.waitpid(pid, 0)
+        return dict(json.loads(text or b"{}")) if text else dict.fromkeys(set(WALLS) - {"network"}, "its trial failed")
+    except OSError as error:
+        return dict.fromkeys(set(WALLS) - {"network"}, error.strerror or "its trial failed")
+    finally:
+        os.close(answer)
 
 
 def _serve(orders: socket.socket, selector: selectors.BaseSelector, libc: ctypes.CDLL) -> None:
@@ -86,7 +119,10 @@ def _serve(orders: socket.socket, selector: selectors.BaseSelector, libc: ctypes
         wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
         for key, _ in selector.select(wait):
             if key.fd == orders.fileno():
-                data, handles, _, _ = socket.recv_fds(orders, ORDER_BYTES, 2)
+                try:
+                    data, handles, _, _ = socket.recv_fds(orders, ORDER_BYTES, 2)
+                except ConnectionResetError:  # nobody has read which walls stand
+                    return
                 if len(data) < ORDER_BYTES:
                     return  # what is still at work ends with this process
                 if started := _start(Order.from_bytes(data), handles[0], handles[1], libc):
@@ -160,7 +196,9 @@ def _decode(order: Order, film: int, messages: int, helper: int, libc: ctypes.CD
             os.dup2(messages, 2)
             os.close(messages)
             _set_limits(order)
-            stream = os.pread(film, os.fstat(film).st_size, 0)
+            length = os.fstat(film).st_size
+            raise_around_decoder(film, max(length, order.coded.size))
+            stream = os.pread(film, length, 0)
             status = IS_DAMAGED
             values = memoryview(values_of(order.coded, stream))
             size = order.coded.size

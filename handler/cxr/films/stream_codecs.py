@@ -14,6 +14,7 @@ import io
 import math
 from array import array
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 LIBRARIES: Final = ("gdcm", "_CharLS", "_openjpeg", "PIL.Jpeg2KImagePlugin", "PIL.TiffImagePlugin", "numpy")
@@ -64,10 +65,19 @@ class Coded:
 
 
 def import_libraries() -> None:
-    """Import those of `LIBRARIES` that are installed."""
+    """Import those of `LIBRARIES` that are installed, and what they load at first use: a decoder can open no file."""
     for library in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
+    with contextlib.suppress(ImportError, AttributeError):
+        importlib.import_module("PIL.Image").preinit()
+        _libjpeg()
+
+
+@cache
+def _libjpeg() -> ctypes.CDLL:
+    """The library that Pillow brings."""
+    return ctypes.CDLL(importlib.import_module("PIL._imaging").__file__)  # finds what that one is linked with
 
 
 def values_of(coded: Coded, stream: bytes) -> bytes | memoryview:
@@ -235,7 +245,7 @@ def _through_libjpeg(coded: Coded, stream: bytes) -> memoryview:
     Its first error ends the process: it would otherwise return from where C programs jump out.
     """
     numpy: Any = importlib.import_module("numpy")
-    libjpeg = ctypes.CDLL(importlib.import_module("PIL._imaging").__file__)  # finds what that one is linked with
+    libjpeg = _libjpeg()
     errors, film = _ErrorManager(), _Decompress()
     libjpeg.jpeg_std_error.restype = _POINTER
     film.err = libjpeg.jpeg_std_error(ctypes.byref(errors))

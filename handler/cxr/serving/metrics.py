@@ -26,6 +26,7 @@ from typing import Final, TextIO
 from pydicom import config
 
 from cxr.errors import CODES
+from cxr.films.sandbox_walls import WALLS
 from cxr.model.spec import CLASSES
 
 OUTCOMES: Final = ("ok", "partial", "refused", "failed")
@@ -55,6 +56,7 @@ SERIES: Final[Mapping[str, Series]] = MappingProxyType(
         "cxr_drift_psi": Series("gauge", "Ratio", {"signal": SIGNALS}),
         "cxr_drift_psi_limit": Series("gauge", "Ratio", {"signal": SIGNALS}),
         "cxr_drift_films": Series("gauge", "Count"),
+        "cxr_sandbox_wall": Series("gauge", "Count", {"wall": tuple(WALLS)}),
         "cxr_decode_seconds": Series("histogram", "Seconds"),
         "cxr_preprocess_seconds": Series("histogram", "Seconds"),
         "cxr_forward_seconds": Series("histogram", "Seconds"),
@@ -93,6 +95,11 @@ class BatchMetrics:
                 for labels in itertools.product(*series.labels.values()):
                     zero.counts[_key(name, labels)] = 0
         return zero
+
+    def observe_walls(self, missing: Mapping[str, str]) -> None:
+        """Set which walls stand around the decoders: 1, or 0 for those that are missing."""
+        for wall in WALLS:
+            self.observe("cxr_sandbox_wall", float(wall not in missing), wall)
 
     def count(self, name: str, *labels: str) -> None:
         """Add one to a counter.

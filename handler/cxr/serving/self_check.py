@@ -12,6 +12,7 @@ them up.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from itertools import cycle, islice
@@ -23,6 +24,7 @@ import numpy as np
 from cxr.errors import InputError, ModelError
 from cxr.films.decode import decode
 from cxr.films.film import Pixels
+from cxr.films.sandbox import SANDBOX
 from cxr.model.parity import REFERENCE, EngineKind, kind_of
 from cxr.model.spec import sha256_of
 from cxr.predict import Prediction, Predictor
@@ -30,6 +32,7 @@ from cxr.predict import Prediction, Predictor
 GOLDEN_FOLDER: Final = "golden"
 GOLDEN_ANSWERS: Final = "answers.json"
 _DIGITS: Final = 5
+_log = logging.getLogger(__name__)
 
 
 def golden_answers(predictor: Predictor, films: Mapping[str, bytes]) -> dict[str, Any]:
@@ -137,3 +140,11 @@ def _read_list(path: Path) -> dict[str, str]:
     if not all(found):
         raise ModelError(f"{path} is damaged: pack the archive again from its run")
     return {line[2]: line[1] for line in found if line}
+
+
+def check_sandbox() -> dict[str, str]:
+    """Why a wall does not stand around the decoders of this worker, by its name; the log says it too."""
+    missing = SANDBOX.missing_walls()
+    for wall, why in missing.items():
+        _log.warning("the decoders' sandbox lacks the wall %s here: %s", wall, why)
+    return missing

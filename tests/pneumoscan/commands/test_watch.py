@@ -55,6 +55,17 @@ cxr_requests_total{ModelName="pneumonia",model_version="1.0.0",outcome="refused"
     assert any("answered, of all requests: 4.0 %" in line for line in lines_of(report))
 
 
+def test_the_walls_around_the_decoders_are_told() -> None:
+    line = 'cxr_sandbox_wall{{ModelName="pneumonia",model_version="1.0.0",wall="{}"}} {}'
+    for seccomp, told in (("1.0", "all walls stand"), ("0.0", "without seccomp")):
+        series = [line.format("limits", "1.0"), line.format("seccomp", seccomp)]
+        requests = 'cxr_requests_total{ModelName="pneumonia",model_version="1.0.0",outcome="ok",code="OK"} 4.0'
+        text = "\n".join(["# TYPE cxr_sandbox_wall gauge", *series, "# TYPE cxr_requests_total counter", requests, ""])
+        report = report_of(Snapshot.parse(text, 0.0), None)
+        assert report["versions"]["1.0.0"]["sandbox"] == {"limits": True, "seccomp": seccomp == "1.0"}
+        assert any(line.split() == ["sandbox", *told.split()] for line in lines_of(report))
+
+
 def test_a_server_whose_workers_are_not_ready_yet_has_a_report_too() -> None:
     report = report_of(Snapshot.parse("# TYPE CPUUtilization gauge\nCPUUtilization 3.0\n", 0.0), None)
     assert report["versions"] == {}
