@@ -39,7 +39,7 @@ class Row:
     threshold: Annotated[float | None, "of the model's operating point"] = None
     indeterminate: Annotated[bool | None, "the probability lies in the model's indeterminate band"] = None
     flags: Annotated[tuple[str, ...] | None, "remarks on the film that did not stop it"] = None
-    format: Annotated[str | None, "`JPEG`, `PNG` or `DICOM`"] = None
+    format: Annotated[str | None, "`JPEG`, `PNG` or `DICOM`; `TIFF` or `JPEG2000` with `--formats`"] = None
     width: Annotated[int | None, "pixels of the film as it stands upright"] = None
     height: Annotated[int | None, "the same"] = None
     bits: Annotated[int | None, "significant bits of a stored grey value"] = None
