@@ -9,6 +9,7 @@ import json
 import re
 import socket
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -450,6 +451,20 @@ def test_a_file_that_is_gone_and_an_answer_that_lacks_something_stop_no_other_fi
         assert states["101.png"].startswith("This file cannot be read any more")
         assert states["102.png"].startswith("The inference server failed on this film")
         assert page.js("return document.querySelector('#banner').hidden")
+
+
+def test_the_films_of_a_zip_are_scored_and_what_was_left_out_is_counted(page: Page, tmp_path: Path) -> None:
+    study = tmp_path / "study.zip"
+    with zipfile.ZipFile(study, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("IM1", encoded(film(1, 240, 220)))
+        archive.writestr("series/IM2", dicom(film(2, 240, 220).astype(np.uint16) * 16))
+        archive.writestr("report.txt", "no film")
+    page.driver.find_element(By.ID, "files").send_keys(str(study))
+    page.wait("document.querySelectorAll('#worklist tbody tr .score').length === 2")
+    page.wait("!document.querySelector('#worklist tbody progress')")
+    assert sorted(row["name"] for row in page.rows()) == ["IM1", "series/IM2"]
+    assert {row["outcome"] for row in page.rows()} <= {"normal", "pneumonia", "indeterminate"}
+    assert page.js("return document.querySelector('#left-out').textContent").endswith("1 files")
 
 
 def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
