@@ -114,7 +114,8 @@ def _signed(values: Stored, tags: Layout, dataset: Dataset) -> Frame:
     half = 1 << (tags.bits - 1)
     if values.ndim == 2 and (low < 0 if tags.signed else high >= half):
         rows = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
-        is_extreme = (rows == -1) | (rows == 2 * half - 1)  # markers and frames are no neighbours of the film
+        # Markers, frames and borders are no neighbours of the film, and where the sign is wrong these lie in its middle
+        is_extreme = (rows == -1) | (rows == 2 * half - 1) | (rows == low) | (rows == high)
         if _is_in_areas(rows, tags):
             step, other_step = _steps(rows, _other_sign(rows, tags), ~is_extreme)
             if step > _CLEARLY * other_step > 0:

@@ -463,3 +463,26 @@ def test_a_known_tag_that_became_unknown_is_read_as_what_it_is() -> None:
         item[keyword] = DataElement(element.tag, "UN", np.asarray(values, "<u2").tobytes(), already_converted=True)
         item[keyword].VR = "UN"
     close_to(decode(dicom(RAMP, VOILUTSequence=[item])), CURVED)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("low", [0.55, 0.75])
+@pytest.mark.parametrize("is_padding", [True, False])
+def test_a_border_beside_a_bright_film_says_nothing_about_the_sign(bits: int, low: float, is_padding: bool) -> None:
+    """Every value of the film lies in the upper half; read as negative ones they would lie nearer to the border's 0."""
+    top = (1 << bits) - 1
+    stored = np.rint((low + (0.98 - low) * film() / 255.0) * top).astype(np.int64)
+    start, width = low * top, (0.98 - low) * top
+    expected = np.clip((stored - start) / width, 0, 1) * 255
+    stored[:, :12], expected[:, :12] = 0, 0
+    tags: dict[str, Any] = {"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": f"{start + width / 2:.9g}"}
+    tags |= {"WindowWidth": f"{width:.9g}"} | ({"PixelPaddingValue": 0} if is_padding else {})
+    unsigned = decode(dicom(stored.astype(np.uint8 if bits == 8 else np.uint16), bits=bits, **tags))
+    close_to(unsigned, expected)
+    assert "bit_depth_unsure" not in unsigned.info.flags
+    half = 1 << (bits - 1)
+    tags["WindowCenter"] = f"{start + width / 2 - half:.9g}"
+    tags |= {"PixelPaddingValue": -half} if is_padding else {}
+    signed = decode(dicom((stored - half).astype(np.int8 if bits == 8 else np.int16), bits=bits, **tags))
+    close_to(signed, expected)
+    assert "bit_depth_unsure" not in signed.info.flags
