@@ -203,7 +203,7 @@ def _unpack_rle(frame: bytes, allocated: int, tags: Layout) -> npt.NDArray[Any]:
         component, byte = divmod(place, a_sample)
         values[:, component, a_sample - 1 - byte] = plane  # the most significant byte first: G.2
     shape = (tags.height, tags.width) if tags.components == 1 else (tags.height, tags.width, tags.components)
-    return values.view(f"<u{a_sample}").reshape(shape)
+    return values.view(f"<{'i' if tags.signed else 'u'}{a_sample}").reshape(shape)
 
 
 def _unpack_segment(segment: bytes, length: int) -> npt.NDArray[np.uint8]:

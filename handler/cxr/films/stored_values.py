@@ -73,20 +73,27 @@ def fit(values: npt.NDArray[Any], stream: Layout, tags: Layout, dataset: Dataset
         return Frame(fitted, tags.bits)
     if lossy and stream.signed == tags.signed and np.count_nonzero(outside) <= _LOSSY_OUTSIDE * outside.size:
         return Frame(np.clip(fitted, low, high, out=fitted), tags.bits)
-    is_everywhere = bool(outside.all())  # as upper bits that are the same all over
-    del outside
     bits = min(tags.bits, stream.bits)
     taken_out = fitted & ((1 << bits) - 1)
     if tags.signed:  # two's complement; JPEG and JPEG-LS know no sign (PS3.5 8.2.1, 8.2.3)
         taken_out -= taken_out >> (bits - 1) << bits
-    as_they_are, without = _steps(fitted, taken_out)
+    among = _inner(fitted) & _inner(taken_out)
+    if limits:
+        is_padding = (taken_out >= limits[0]) & (taken_out <= limits[1])
+        among &= ~is_padding
+        outside = outside[~is_padding]
+    is_even = bool(outside.all()) or not outside.any()  # as upper bits that are the same all over
+    del outside
+    as_they_are, without = _steps(fitted, taken_out, among)
     if as_they_are < without:
         depth = max(int(fitted.max()).bit_length(), int(-1 - fitted.min()).bit_length()) + (fitted.min() < 0)
         return Frame(fitted, int(depth), (UNSURE_DEPTH,))
+    if as_they_are == without == 0.0:  # nothing else to go by than what lies on borders
+        as_they_are, without = _steps(fitted, taken_out)
     if padding is not None:
         taken_out[padding] = fitted[padding]
     frame = _signed(taken_out, tags, dataset)
-    is_sure = is_everywhere or as_they_are > _CLEARLY * without
+    is_sure = is_even or as_they_are > _CLEARLY * without
     return frame if is_sure else replace(frame, flags=(UNSURE_DEPTH,))
 
 
@@ -114,12 +121,20 @@ def _signed(values: Stored, tags: Layout, dataset: Dataset) -> Frame:
     half = 1 << (tags.bits - 1)
     if values.ndim == 2 and (low < 0 if tags.signed else high >= half):
         rows = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
-        is_extreme = (rows == -1) | (rows == 2 * half - 1)  # markers and frames are no neighbours of the film
         if _is_in_areas(rows, tags):
-            step, other_step = _steps(rows, _other_sign(rows, tags), ~is_extreme)
+            among = _inner(rows) & (rows != -1) & (rows != 2 * half - 1)
+            step, other_step = _steps(rows, _other_sign(rows, tags), among)
             if step > _CLEARLY * other_step > 0:
                 return Frame(_other_sign(values, tags).astype(np.int32), tags.bits, (UNSURE_DEPTH,))
     return Frame(values, tags.bits)
+
+
+def _inner(values: Stored) -> npt.NDArray[np.bool_]:
+    """Where values are neither the lowest nor the highest: markers, frames and borders are no neighbours of the film.
+
+    Of a film that is read with the wrong sign or depth these lie in its middle and are few.
+    """
+    return np.asarray((values != values.min()) & (values != values.max()))
 
 
 def _other_sign(values: Stored, tags: Layout) -> Stored:

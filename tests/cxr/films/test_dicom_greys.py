@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pydicom import DataElement, Dataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from cxr.errors import InputError
 from cxr.films.decode import decode
@@ -463,3 +464,56 @@ def test_a_known_tag_that_became_unknown_is_read_as_what_it_is() -> None:
         item[keyword] = DataElement(element.tag, "UN", np.asarray(values, "<u2").tobytes(), already_converted=True)
         item[keyword].VR = "UN"
     close_to(decode(dicom(RAMP, VOILUTSequence=[item])), CURVED)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("low", [0.55, 0.75])
+@pytest.mark.parametrize("is_padding", [True, False])
+def test_a_border_beside_a_bright_film_says_nothing_about_the_sign(bits: int, low: float, is_padding: bool) -> None:
+    """Every value of the film lies in the upper half; read as negative ones they would lie nearer to the border's 0."""
+    top = (1 << bits) - 1
+    stored = np.rint((low + (0.98 - low) * film() / 255.0) * top).astype(np.int64)
+    start, width = low * top, (0.98 - low) * top
+    expected = np.clip((stored - start) / width, 0, 1) * 255
+    stored[:, :12], expected[:, :12] = 0, 0
+    tags: dict[str, Any] = {"VOILUTFunction": "LINEAR_EXACT", "WindowCenter": f"{start + width / 2:.9g}"}
+    tags |= {"WindowWidth": f"{width:.9g}"} | ({"PixelPaddingValue": 0} if is_padding else {})
+    unsigned = decode(dicom(stored.astype(np.uint8 if bits == 8 else np.uint16), bits=bits, **tags))
+    close_to(unsigned, expected)
+    assert "bit_depth_unsure" not in unsigned.info.flags
+    half = 1 << (bits - 1)
+    tags["WindowCenter"] = f"{start + width / 2 - half:.9g}"
+    tags |= {"PixelPaddingValue": -half} if is_padding else {}
+    signed = decode(dicom((stored - half).astype(np.int8 if bits == 8 else np.int16), bits=bits, **tags))
+    close_to(signed, expected)
+    assert "bit_depth_unsure" not in signed.info.flags
+
+
+@pytest.mark.parametrize("padding", ["lowest", "highest"])
+@pytest.mark.parametrize("low", [0.05, 0.45, 0.75])
+@pytest.mark.parametrize("bits", [10, 13, 16])
+def test_padding_beside_a_signed_film_does_not_tell_its_values_to_be_unsigned(
+    bits: int, low: float, padding: str
+) -> None:
+    """Signed values whose sign is not drawn out over the unused bits, and those of RLE, whose bytes have no sign."""
+    half = 1 << (bits - 1)
+    stored = np.rint((low + 0.2 * film() / 255.0) * (2 * half - 1)).astype(np.int64) - half
+    lowest, highest = int(stored.min()), int(stored.max())
+    expected = (stored - lowest) / (highest - lowest) * 255
+    value = -half if padding == "lowest" else half - 1
+    stored[:, :12], expected[:, :12] = value, 0
+    window = {
+        "WindowCenter": f"{(lowest + highest) / 2:g}",
+        "WindowWidth": str(highest - lowest),
+        "VOILUTFunction": "LINEAR_EXACT",
+        "PixelPaddingValue": value,
+    }
+    in_bits = (stored & (2 * half - 1)).astype(np.uint16).view(np.int16)
+    packed = dcmread(io.BytesIO(dicom(stored.astype(np.int16), bits=bits, **window)))
+    packed.compress(RLELossless, generate_instance_uid=False)
+    stream = io.BytesIO()
+    packed.save_as(stream)
+    for data in (dicom(in_bits, bits=bits, **window), stream.getvalue()):
+        decoded = decode(data)
+        close_to(decoded, expected)
+        assert "bit_depth_unsure" not in decoded.info.flags
