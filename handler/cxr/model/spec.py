@@ -24,6 +24,7 @@ CLASSES: Final = ("NORMAL", "PNEUMONIA")
 RESIZE_RULES: Final = ("squash",)
 DECODES: Final = ("exact", "reduced")
 GREYS: Final = ("stored", "field")
+BAND_RATES: Final = (0.05, 0.05)
 CAM_ZEROS: Final = ("head", "decision")
 _REDUCED_TO: Final = 2  # times the size
 _LEAST_THRESHOLD: Final = 1e-6
@@ -104,6 +105,8 @@ class ModelSpec:
         Thresholds on the probability of PNEUMONIA by name; `operating_point` is the one that decides.
     indeterminate
         Probabilities of PNEUMONIA inside this closed band are reported as indeterminate; None for no band.
+    band_rates
+        The share of further PNEUMONIA films that is expected below the band at most, and of NORMAL films above it.
     cam_scale
         Logits at which the contrast map is at full colour, the same for every film of this model.
     cam_zero
@@ -131,6 +134,7 @@ class ModelSpec:
     operating_points: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
     operating_point: str = "default"
     indeterminate: tuple[float, float] | None = None
+    band_rates: tuple[float, float] = BAND_RATES
     cam_scale: float = 1.0
     cam_zero: str = "head"
     screen: Screen | None = None
@@ -157,6 +161,8 @@ class ModelSpec:
                 raise ModelError(f"operating point {name!r} is {threshold}: a probability in 0-1 is needed")
         if self.indeterminate is not None and not 0 <= self.indeterminate[0] <= self.indeterminate[1] <= 1:
             raise ModelError(f"indeterminate is {self.indeterminate}: two rising probabilities in 0-1 are needed")
+        if not all(0 < rate < 1 for rate in self.band_rates):
+            raise ModelError(f"band_rates are {self.band_rates}: two shares above 0 and below 1 are needed")
         check_choice(self.engines, self.parity)
         if Path(self.weights_file).name != self.weights_file:
             raise ModelError(f"weights_file is {self.weights_file!r}: a plain file name beside {SPEC_FILE} is needed")
