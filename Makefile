@@ -9,6 +9,7 @@ WEIGHTS ?= imagenet
 ARCH    ?= resnet152
 DEVICE  ?= auto
 TRAIN   ?=
+CALIBRATE ?=
 PORT    ?= 8080
 STORE   := model_store
 ARCHIVE := $(STORE)/pneumonia-$(VERSION).mar
@@ -29,7 +30,7 @@ unexport PYTHONPATH
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Variables: DATA=$(DATA) RUN=$(RUN) VERSION=$(VERSION) WEIGHTS=$(WEIGHTS) ARCH=$(ARCH) TRAIN=$(TRAIN) DEVICE=$(DEVICE) PORT=$(PORT)"
+	@echo "  Variables: DATA=$(DATA) RUN=$(RUN) VERSION=$(VERSION) WEIGHTS=$(WEIGHTS) ARCH=$(ARCH) TRAIN=$(TRAIN) CALIBRATE=$(CALIBRATE) DEVICE=$(DEVICE) PORT=$(PORT)"
 
 env: $(VENV)/.ready  ## the environment alone
 
@@ -46,7 +47,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 OR_RANDOM := --only-imagenet
 demo serve serve-edge web bench: OR_RANDOM :=
 MODEL = $(PY) -m pneumoscan demo --out $(RUN) $(if $(FILMS),--data $(FILMS)) --weights $(WEIGHTS) --arch $(ARCH) --device $(DEVICE) \
-  --version $(VERSION) --store $(STORE) $(if $(TRAIN),--train='$(TRAIN)') $(OR_RANDOM)
+  --version $(VERSION) --store $(STORE) $(if $(TRAIN),--train='$(TRAIN)') $(if $(CALIBRATE),--calibrate='$(CALIBRATE)') $(OR_RANDOM)
 
 $(ARCHIVE): FORCE | $(VENV)/.ready
 	$(MODEL) --model-only

@@ -55,8 +55,8 @@ class ModelPlan:
         Go on with random weights where those of ImageNet cannot be had.
     version, store
         Of the archive.
-    train
-        Further options of `pneumoscan train`.
+    train, calibrate
+        Further options of `pneumoscan train` and `pneumoscan calibrate`.
     """
 
     run: Path
@@ -68,6 +68,7 @@ class ModelPlan:
     version: str
     store: Path
     train: tuple[str, ...] = ()
+    calibrate: tuple[str, ...] = ()
 
     @property
     def films(self) -> Path:
@@ -130,7 +131,7 @@ def _steps(plan: ModelPlan) -> list[_Step]:
     packed = [*run, "--version", plan.version, "--store", str(plan.store)]
     return [
         _Step("train", [*trained, *["--or-random"] * plan.or_random], record),
-        _Step("calibrate", with_films, calibration, (record,)),
+        _Step("calibrate", [*with_films, *plan.calibrate], calibration, (record,)),
         _Step("export", run, spec, (calibration,)),
         _Step("evaluate", with_films, metrics, (spec,)),
         _Step("audit", with_films, audited, (spec,)),

@@ -50,7 +50,7 @@ WINGS: Final = {
 BESIDE: Final = {
     "cxr": set[str](),
     "cxr_training": {
-        *("train", "calibrate", "export", "evaluate", "audit", "compare", "quantise", "drift"),
+        *("train", "calibrate", "export", "evaluate", "audit", "compare", "quantise", "drift", "site"),
     },
     "pneumoscan": {"__main__"},
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pneumoscan.options import Option
+from cxr.model.spec import BAND_RATES
+from pneumoscan.options import Option, between
+
+_SHARE = between(0.001, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,17 @@ class Options:
     """
 
     run: Annotated[Path, Option("a run folder with a checkpoint", "DIR")]
-    data: Annotated[Path, Option("the data folder it was trained on", "DIR")]
+    data: Annotated[Path | None, Option("the data folder it was trained on", "DIR", exclusive="films")] = None
+    site: Annotated[
+        Path | None,
+        Option(
+            "data folder of a site: leave the calibrated run as it is, and make another in --out with the same weights "
+            "and thresholds, band and drift reference by the site's split val, with a page of what that changes",
+            "DIR",
+            exclusive="films",
+        ),
+    ] = None
+    out: Annotated[Path | None, Option("with --site: the folder of the new run (default: RUN-site)", "DIR")] = None
     device: Annotated[str, Option("auto, cpu or cuda")] = "auto"
     engine: Annotated[
         tuple[
@@ -46,15 +59,45 @@ class Options:
             "validation they have"
         ),
     ] = "none"
+    missed: Annotated[
+        float, Option("share of PNEUMONIA films that may lie below the indeterminate band", "SHARE", check=_SHARE)
+    ] = BAND_RATES[0]
+    false_alarms: Annotated[
+        float, Option("share of NORMAL films that may lie above the indeterminate band", "SHARE", check=_SHARE)
+    ] = BAND_RATES[1]
 
 
 OPTIONS = Options
 
 
 def run(options: Options) -> int:
-    """Calibrate a run."""
-    from cxr_training.calibrate import calibrate_run
+    """Calibrate a run, or another with its weights."""
+    from cxr_training.calibrate import Fitting, calibrate_run
     from cxr_training.data.records import load_films
+    from cxr_training.errors import TrainingError
+    from cxr_training.runs import spec_of
+    from cxr_training.site import calibrate_site
 
-    calibrate_run(options.run, lambda: load_films(options.data), options.device, options.engine, options.balance)
+    folder = options.site or options.data
+    if folder is None:
+        raise TrainingError("give the films: --data of the training, or --site")
+    if options.site is None and options.out is not None:
+        raise TrainingError("--out: only with --site; a calibration by --data stays in the run")
+    fitting = Fitting(options.engine, options.balance, (options.missed, options.false_alarms))
+    if options.site is None:
+        calibrate_run(options.run, lambda: load_films(folder), options.device, fitting)
+        return 0
+    out = options.out or options.run.with_name(f"{options.run.name}-site")
+    before = spec_of(options.run)
+    fitting = replace(fitting, screen=before.screen, brightness=before.brightness)
+    found = calibrate_site(options.run, lambda: load_films(folder), out, options.device, fitting)
+    for name in ("sensitivity", "specificity"):
+        figure = found.figures[name]
+        print(f"{out}: {name} {number(figure.before)} before, {number(figure.after)} after ({found.films} films)")
+    print(f"{out}: before and after with intervals are in site.html; next is pneumoscan export --run {out}")
     return 0
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "-" if value is None else f"{value:.3f}"

@@ -28,6 +28,7 @@ class Options:
     train: Annotated[
         str, Option("further options of `pneumoscan train`, in one text: --train='--boxes --greys field'", "OPTIONS")
     ] = ""
+    calibrate: Annotated[str, Option("further options of `pneumoscan calibrate`, likewise", "OPTIONS")] = ""
     only_imagenet: Annotated[
         bool, Option("end where the ImageNet weights cannot be had, instead of going on with random ones")
     ] = False
@@ -51,6 +52,7 @@ def run(options: Options) -> int:
         version=options.version,
         store=options.store,
         train=tuple(shlex.split(options.train)),
+        calibrate=tuple(shlex.split(options.calibrate)),
     )
     if options.model_only:
         make_model(plan)

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -22,11 +22,12 @@ import torch
 
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
+from cxr.films.frontal import Screen
 from cxr.json_records import sealed
 from cxr.model.brightness import Brightness, brightness_of
-from cxr.model.parity import REFERENCE, Parity, files_digest, kind_of
+from cxr.model.parity import REFERENCE, Parity, Vector, files_digest, kind_of
 from cxr.model.preprocess import network_film
-from cxr.model.spec import ModelSpec
+from cxr.model.spec import BAND_RATES, ModelSpec
 from cxr.predict import Prediction, Predictor, softmax
 from cxr_training.data.prefetch import in_batches, prefetched
 from cxr_training.data.progress import progress_bar
@@ -46,31 +47,57 @@ _BATCH: Final = 8  # films that are read together
 _SEED: Final = 0
 
 
-def calibrate_run(
-    run: Path, data: Callable[[], Films], device: str, engines: Sequence[str] | None, balance: str = "none"
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """How a run is calibrated.
+
+    Parameters
+    ----------
+    engines
+        Those to measure; None: the float32 engines that run here, and one that does not is left out with a word.
+    balance
+        One of `cxr_training.fit.head.BALANCES`: how much each film counts for temperature and thresholds.
+    band_rates
+        As `cxr_training.measure.calibration.fit_band` takes them.
+    screen, brightness
+        What tells frontal films from others, and the limits of their greys; None takes them from the training films.
+    """
+
+    engines: Sequence[str] | None = None
+    balance: str = "none"
+    band_rates: tuple[float, float] = BAND_RATES
+    screen: Screen | None = None
+    brightness: Brightness | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What was fitted, and the validation films it was fitted on, with their logits (N, K)."""
+
+    calibration: Calibration
+    records: tuple[Record, ...]
+    logits: Vector
+
+
+def calibrate_run(run: Path, data: Callable[[], Films], device: str, fitting: Fitting) -> Fitted:
     """Fit everything to a run's checkpoint, leave `calibration.json` and the drift reference, and print the figures.
 
     Parameters
     ----------
     data
         Gives the films; called when all that needs none was checked.
-    engines
-        Those to measure; None: the float32 engines that run here, and one that does not is left out with a word.
-    balance
-        One of `cxr_training.fit.head.BALANCES`: how much each film counts for temperature and thresholds.
 
     Raises
     ------
     TrainingError, ModelError
         If the run or its films cannot be used, or an engine that was named does not run here.
     """
-    for name in engines or ():
+    for name in fitting.engines or ():
         files_digest(name, run)  # fails before any film is scored
     films = data().with_others(Training.of(spec_of(run)).other)
     records = films.of("val")
     predictor = checkpoint_predictor(run, device)
-    measured = _engines(engines, predictor, run)
+    measured = _engines(fitting.engines, predictor, run)
     predictions: list[Prediction] = []
     signals: list[dict[str, float]] = []
     for films_read in read_films(records, predictor.spec.preprocessing, whole=False):
@@ -80,13 +107,16 @@ def calibrate_run(
         for engine in measured.values():
             engine.score(inputs)
     targets = np.array([record.target for record in records], dtype=np.int64)
-    weights = None if balance == "none" else film_weights(records, balance).astype(np.float64)
-    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights)
+    weights = None if fitting.balance == "none" else film_weights(records, fitting.balance).astype(np.float64)
+    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights, fitting.band_rates)
     trained = [record for record in films.records if record.split == "train"]
-    fitted = replace(fitted, screen=screen_of(trained), brightness=brightness_of_films(trained, predictor.spec))
-    probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
+    screen = fitting.screen or screen_of(trained)
+    brightness = fitting.brightness or brightness_of_films(trained, predictor.spec)
+    logits = np.stack([prediction.logits for prediction in predictions])
+    probabilities = softmax(logits, fitted.temperature)[:, 1]
     patients = [record.patient_id for record in records]
-    fitted = replace(fitted, observed=observed_shares(probabilities, targets, patients))
+    observed = observed_shares(probabilities, targets, patients)
+    fitted = replace(fitted, screen=screen, brightness=brightness, observed=observed)
     reference = reference_of(signals, probabilities, predictor.spec, fitted.temperature)
     write_reference(run, reference)
     fitted = replace(fitted, parity=_parities(measured, predictor, predictions, records, fitted, run))
@@ -99,6 +129,7 @@ def calibrate_run(
         print(f"{run}: fewer than {FEWEST} training films, so no flag for greys unlike theirs")
     if reference is None:
         print(f"{run}: fewer than {FEWEST_FOR_DRIFT} validation films, so no reference to see drift by")
+    return Fitted(fitted, records, logits)
 
 
 def brightness_of_films(records: Sequence[Record], spec: ModelSpec) -> Brightness | None:

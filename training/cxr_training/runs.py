@@ -3,6 +3,7 @@
 run.json checkpoint.pth history.csv history.png augmentations.png    pneumoscan train
 unfinished.pth                                                       the same, while layers below the head are trained
 calibration.json drift.json                                          pneumoscan calibrate
+site.json site.md site.html                                          the same, with --site
 model.pth model.json                                                 pneumoscan export
 metrics.json predictions.csv report.md report.html *.png errors*     pneumoscan evaluate
 localisation*                                                        the same, where films have boxes
@@ -24,7 +25,7 @@ from cxr.json_records import FieldError, parse, read, read_file, sealed
 from cxr.model.brightness import Brightness
 from cxr.model.network import build, load_strictly, read_state_dict
 from cxr.model.parity import Parity
-from cxr.model.spec import SPEC_FILE, ModelSpec, Observed, Preprocessing, sha256_of
+from cxr.model.spec import BAND_RATES, SPEC_FILE, ModelSpec, Observed, Preprocessing, sha256_of
 from cxr.predict import Predictor, resolve_device
 from cxr.serving.card import AUDIT_FILE, METRICS_FILE
 from cxr.serving.drift import DRIFT_FILE
@@ -54,6 +55,7 @@ class Calibration:
     cam_scale: float
     cam_zero: str = "head"
     observed: tuple[Observed, ...] = ()
+    band_rates: tuple[float, float] = BAND_RATES
     screen: Screen | None = None
     brightness: Brightness | None = None
     parity: dict[str, Parity] = field(default_factory=dict)

@@ -25,6 +25,7 @@ CLASSES: Final = ("NORMAL", "PNEUMONIA")
 RESIZE_RULES: Final = ("squash",)
 DECODES: Final = ("exact", "reduced")
 GREYS: Final = ("stored", "field")
+BAND_RATES: Final = (0.05, 0.05)
 CAM_ZEROS: Final = ("head", "decision")
 _REDUCED_TO: Final = 2  # times the size
 _LEAST_THRESHOLD: Final = 1e-6
@@ -139,6 +140,8 @@ class ModelSpec:
         Probabilities of PNEUMONIA inside this closed band are reported as indeterminate; None for no band.
     observed
         What probabilities meant on the validation films, from 0 to 1 without a gap; empty where nobody counted.
+    band_rates
+        The share of further PNEUMONIA films that is expected below the band at most, and of NORMAL films above it.
     cam_scale
         Logits at which the contrast map is at full colour, the same for every film of this model.
     cam_zero
@@ -169,6 +172,7 @@ class ModelSpec:
     operating_point: str = "default"
     indeterminate: tuple[float, float] | None = None
     observed: tuple[Observed, ...] = ()
+    band_rates: tuple[float, float] = BAND_RATES
     cam_scale: float = 1.0
     cam_zero: str = "head"
     screen: Screen | None = None
@@ -199,6 +203,8 @@ class ModelSpec:
         edges = [0.0, *(one.high for one in self.observed)]
         if self.observed and (edges[-1] != 1.0 or edges[:-1] != [one.low for one in self.observed]):
             raise ModelError("observed has a gap: its probabilities go from 0 to 1, each from where the last one ends")
+        if not all(0 < rate < 1 for rate in self.band_rates):
+            raise ModelError(f"band_rates are {self.band_rates}: two shares above 0 and below 1 are needed")
         check_choice(self.engines, self.parity)
         if Path(self.weights_file).name != self.weights_file:
             raise ModelError(f"weights_file is {self.weights_file!r}: a plain file name beside {SPEC_FILE} is needed")

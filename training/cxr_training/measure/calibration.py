@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
 from cxr.model.cam import about_decision
-from cxr.model.spec import Observed, neutral_logit
+from cxr.model.spec import BAND_RATES, Observed, neutral_logit
 from cxr.predict import Prediction, softmax
 from cxr_training.measure.intervals import exact_interval
 from cxr_training.measure.metrics import Floats, Targets
@@ -23,7 +23,7 @@ POINTS: Final = {  # what `fit_operating_points` fits, in words
     "sensitivity_95": f"highest threshold that still finds {100 * _LEVEL:g} % of the PNEUMONIA films",
     "specificity_95": f"lowest threshold that still clears {100 * _LEVEL:g} % of the NORMAL films",
 }
-_DECIDES: Final = "youden"
+DECIDES: Final = "youden"
 _CAM_PERCENTILE: Final = 99.0
 _MOST_KINDS: Final = 10  # of scores
 _FILMS_A_KIND: Final = 25
@@ -71,27 +71,29 @@ def fit_operating_points(probabilities: Floats, targets: Targets, weights: Float
     }
 
 
-def fit_band(probabilities: Floats, targets: Targets, points: Mapping[str, float]) -> tuple[float, float]:
+def fit_band(
+    probabilities: Floats, targets: Targets, points: Mapping[str, float], rates: tuple[float, float] = BAND_RATES
+) -> tuple[float, float]:
     """The indeterminate band: it holds the threshold, and few films of either class lie beyond its far end.
 
-    Below the band lie at most 5 % of the PNEUMONIA films, above it at most 5 % of the NORMAL ones. Each end is the one
-    that a further film of the class passes with a chance of at most 5 %, were it drawn as the validation films were:
-    of n films of a class, at most floor(0.05 (n + 1)) - 1 may lie beyond. Classes of under 19 films give no such end;
-    then the band reaches to 0 or 1.
+    Below the band lies at most the first rate of the PNEUMONIA films, above it at most the second of the NORMAL ones.
+    Each end is the one that a further film of the class passes with a chance of at most the rate, were it drawn as the
+    validation films were: of n films of a class, at most floor(rate (n + 1)) - 1 may lie beyond. Classes of too few
+    films for it (under 19 for a rate of 0.05) give no such end; then the band reaches to 0 or 1.
 
     References
     ----------
     Vovk, Gammerman, Shafer (2005): Algorithmic Learning in a Random World, section 2.2 (conformal prediction).
     """
     positive, negative = np.sort(probabilities[targets == 1]), np.sort(-probabilities[targets == 0])
-    low = min(_conformal_end(positive, 0.0), points[_DECIDES])
-    high = max(-_conformal_end(negative, -1.0), points[_DECIDES])
+    low = min(_conformal_end(positive, 0.0, rates[0]), points[DECIDES])
+    high = max(-_conformal_end(negative, -1.0, rates[1]), points[DECIDES])
     return float(low), float(high)
 
 
-def _conformal_end(rising: Floats, without: float) -> float:
-    """The value below which a further one lies with a chance of at most 5 %; `without` where there are too few."""
-    rank = int((1.0 - _LEVEL) * (len(rising) + 1) + 1e-9)
+def _conformal_end(rising: Floats, without: float, rate: float) -> float:
+    """The value below which a further one lies with a chance of at most the rate; `without` where there are too few."""
+    rank = int(rate * (len(rising) + 1) + 1e-9)
     if rank < 1:
         return without
     before = rising[rank - 2] if rank > 1 else without
@@ -143,7 +145,11 @@ def fit_cam_scale(predictions: Sequence[Prediction], neutral: float) -> float:
 
 
 def calibrate(
-    predictions: Sequence[Prediction], targets: Targets, weights_sha256: str, weights: Floats | None = None
+    predictions: Sequence[Prediction],
+    targets: Targets,
+    weights_sha256: str,
+    weights: Floats | None = None,
+    band_rates: tuple[float, float] = BAND_RATES,
 ) -> Calibration:
     """Everything that is fitted on validation.
 
@@ -157,6 +163,8 @@ def calibrate(
         Of the checkpoint they belong to.
     weights
         How much each film counts for temperature and thresholds, (N,); all the same by default.
+    band_rates
+        As `fit_band` takes them.
     """
     logits = np.stack([prediction.logits for prediction in predictions])
     temperature = fit_temperature(logits, targets, weights)
@@ -166,8 +174,9 @@ def calibrate(
         weights_sha256,
         temperature,
         points,
-        _DECIDES,
-        fit_band(probabilities, targets, points),
-        fit_cam_scale(predictions, neutral_logit(points[_DECIDES], temperature)),
+        DECIDES,
+        fit_band(probabilities, targets, points, band_rates),
+        fit_cam_scale(predictions, neutral_logit(points[DECIDES], temperature)),
         cam_zero="decision",
+        band_rates=band_rates,
     )
