@@ -179,6 +179,8 @@ def settle(live: LiveServer) -> None:
     missing = [version for version in declared.in_order() if version not in there]
     if not missing and live.default() == declared.default:
         return
+    if not all(state.is_ready for state in there.values()):
+        raise VersionError("its workers are not READY yet")
     with locked(live.store, patience_s=0.0):  # who holds it brings all servers there itself
         declared = read_declared(live.store)
         if declared is None:
