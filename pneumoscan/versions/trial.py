@@ -20,6 +20,7 @@ from pneumoscan.versions.limits import Estimate, Figures, Limits, as_json, inter
 Kind = Literal["canary", "shadow"]
 FILE_NAME: Final = "trial.json"
 TALLY_NAME: Final = "trial-tally.json"
+_LONGEST: Final = 50.0  # of a logarithm: JSON has no infinity
 LEAST_PAIRS: Final = 20  # before which a trial is neither good nor bad
 
 
@@ -138,7 +139,7 @@ class Tally:
     def slower(self) -> Estimate:
         """How many times as long the version on trial takes."""
         value, low, high = interval(self.compared, self.ratio_sum, self.ratio_squares)
-        return Estimate(math.exp(value), math.exp(low), math.exp(high) if high < 100 else math.inf)
+        return Estimate(*(math.exp(min(each, _LONGEST)) for each in (value, low, high)))
 
     def lost(self) -> Tally:
         """With one more request of which no pair can be made."""
