@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from pneumoscan.daemon import Notifier
 from pneumoscan.edge.keys import add, read
-from pneumoscan.edge.nginx import DEFAULT_UPSTREAM, EdgeSettings, find_nginx, host_and_port, network
+from pneumoscan.edge.nginx import DEFAULT_UPSTREAM, EdgeSettings, find_nginx, host_and_port, network, origin
 from pneumoscan.edge.run import EdgePlan, check_listen, daemon, reload, why_not_ready
 from pneumoscan.edge.run import run as run_edge
 from pneumoscan.edge.tls import link_certificate
@@ -54,6 +54,10 @@ class Options:
         tuple[str, ...], Option("pass /metrics on to this metrics port", "HOST:PORT", repeated=True)
     ] = ()
     metrics_allow: Annotated[tuple[str, ...], Option("who may read it, as 10.0.0.0/8", "NETWORK", repeated=True)] = ()
+    cors_origin: Annotated[
+        tuple[str, ...],
+        Option("let scripts of this web page ask, as https://viewer.example; again for more", "ORIGIN", repeated=True),
+    ] = ()
     connections: Annotated[int, Option("requests of one address", "N", check=between(1, 65535))] = 256
     drain: Annotated[
         float,
@@ -126,6 +130,7 @@ def make_plan(options: Options, run_dir: RunDir) -> EdgePlan:
         connections=options.connections,
         # A container's share and not the machine's cores, as "auto" would; what an edge does is little.
         workers=str(min(cores(), _MOST_WORKERS)),
+        origins=tuple(origin(one) for one in options.cors_origin),
     )
     keys = options.keys.absolute() if options.keys else run_dir.path / "keys"
     if options.keys and not keys.exists():

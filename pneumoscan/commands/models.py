@@ -22,7 +22,7 @@ from pneumoscan.versions import changes
 from pneumoscan.versions.compare import compare
 from pneumoscan.versions.declared import find_archive, now_exactly, read_declared, registered_archive
 from pneumoscan.versions.limits import Limits
-from pneumoscan.versions.registry import export_archive, import_archive
+from pneumoscan.versions.registry import CHAMPION, export_archive, import_archive
 from pneumoscan.versions.servers import Fleet, fleet_of, store_of
 from pneumoscan.versions.tables import comparison_table, overview, overview_table
 from pneumoscan.versions.trial import Kind, Trial, TrialLimits
@@ -106,9 +106,17 @@ class Retire(_OfVersion):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(_OfVersion):
-    """Put an archive of the store into an MLflow registry."""
+    """Put an archive of the store into an MLflow registry, with its figures and its model card."""
 
     registry: Annotated[str, Option("MLflow tracking server with a model registry, http://host:5000", "URI")]
+    alias: Annotated[
+        tuple[str, ...],
+        Option(
+            "a name that it has there; give it again for more (default: champion for the declared default)",
+            "NAME",
+            repeated=True,
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +261,13 @@ def retire(options: Retire) -> int:
 
 def export(options: Export) -> int:
     """Put an archive into a registry."""
-    archive = find_archive(_store(options), options.version)
-    number = export_archive(archive, options.registry)
+    store = _store(options)
+    archive, declared = find_archive(store, options.version), read_declared(store)
+    if declared is not None and options.version in declared.versions:
+        registered_archive(store, options.version, declared.versions[options.version])
+    is_default = declared is not None and declared.default == options.version
+    aliases = options.alias or ((CHAMPION,) if is_default else ())
+    number = export_archive(archive, options.registry, aliases)
     _say(options, f"exported: {options.version} is {MODEL_NAME} version {number} of {options.registry}", number=number)
     return 0
 

@@ -11,15 +11,15 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import queue
-import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from pneumoscan.edge.nginx import rotate
 from pneumoscan.errors import VersionError
@@ -27,6 +27,7 @@ from pneumoscan.model_store import MODEL_NAME
 from pneumoscan.versions.declared import now
 from pneumoscan.versions.trial import (
     FILE_NAME,
+    ROLLED_BACK,
     Said,
     Tally,
     Trial,
@@ -36,6 +37,9 @@ from pneumoscan.versions.trial import (
     write_trial,
 )
 
+# Where nginx writes what clients were answered. No socket: its queue may hold ten lines (net.unix.max_dgram_qlen), and
+# nginx drops what finds no room there.
+ANSWERS: Final = "tmp/answers.log"
 # What requests that name no version ask for; those of KServe's protocols are never in a trial.
 ROUTES: Final = frozenset({f"/predictions/{MODEL_NAME}", f"/explanations/{MODEL_NAME}"})
 PAIRS_NAME: Final = "pairs.jsonl"
@@ -43,6 +47,8 @@ _ASKED_AT_ONCE: Final = 2
 _FILMS_HELD: Final = 256
 _BYTES_HELD: Final = 256 * 1024 * 1024
 _LOG_S: Final = 200.0  # after which the line about a film does not come any more
+_POLL_S: Final = 0.05
+_QUIET_S: Final = 1.0
 _ANSWER_S: Final = 130.0
 _JUDGED_S: Final = 1.0
 _PASSED_ON: Final = ("content-type", "accept", "cxr-cam", "cxr-target", "cxr-view", "cxr-film")
@@ -106,15 +112,11 @@ class Comparer:
         self._trial: Trial | None = None
         self._tally = Tally("")
         self._stamp: tuple[int, int] | None = None
-        self._judged = 0.0
+        self._kept = self._tally
         self._stop = threading.Event()
-        self._path = folder / "answers.sock"
-        self._path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(self._path))
-        self._socket.settimeout(0.5)
-        self._threads = [threading.Thread(target=self._read, daemon=True)]
-        self._threads += [threading.Thread(target=self._work, daemon=True) for _ in range(_ASKED_AT_ONCE)]
+        self._log = folder / ANSWERS
+        work = [self._follow, self._judge_on, *[self._work] * _ASKED_AT_ONCE]
+        self._threads = [threading.Thread(target=each, daemon=True) for each in work]
 
     def start(self) -> None:
         """Take up the trial that was going on, and begin."""
@@ -128,10 +130,9 @@ class Comparer:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join(timeout=2.0)
-        self._socket.close()
-        self._path.unlink(missing_ok=True)
-        with self._lock, contextlib.suppress(OSError):
-            self._keep()
+        if self._trial is not None:
+            with contextlib.suppress(OSError):
+                write_tally(self._folder, self._tally)
 
     def trial(self) -> Trial | None:
         """The trial as its file says now; None where there is none, or the file is damaged."""
@@ -187,7 +188,7 @@ class Comparer:
             "stable_seconds_sum": tally.stable_seconds,
             "seconds_sum": tally.trial_seconds,
             "share": 0.0 if trial.ended else trial.share,
-            "rolled_back": int(trial.ended != "" and bool(tally.failures(trial.limits))),
+            "rolled_back": int(trial.was_rolled_back),
         }
         lines: list[str] = []
         for name, value in values.items():
@@ -201,12 +202,27 @@ class Comparer:
         self._bytes -= len(film.body) if film is not None else 0
         return film
 
-    def _read(self) -> None:
-        while not self._stop.is_set():
-            with contextlib.suppress(TimeoutError, ValueError):
-                line = self._socket.recv(4096).decode("utf-8", "replace").partition(" trial: ")[2]
-                self._take(_parsed(line))
-            with self._lock, contextlib.suppress(OSError):
+    def _follow(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            with contextlib.suppress(OSError), self._log.open("rb") as log:
+                self._follow_one(log)
+
+    def _follow_one(self, log: BinaryIO) -> None:
+        """Take the lines of the log until it was moved away and nothing more comes to it."""
+        rest, last = b"", time.monotonic()
+        while not self._stop.wait(_POLL_S):
+            if data := log.read():
+                last = time.monotonic()
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    with contextlib.suppress(ValueError):
+                        self._take(_parsed(line.decode("utf-8", "replace")))
+            elif time.monotonic() > last + _QUIET_S and self._log.stat().st_ino != os.fstat(log.fileno()).st_ino:
+                return
+
+    def _judge_on(self) -> None:
+        while not self._stop.wait(_JUDGED_S):
+            with contextlib.suppress(OSError):
                 self._judge()
 
     def _take(self, answered: _Answered) -> None:
@@ -232,7 +248,7 @@ class Comparer:
                 self._add(trial, answered, first, other)
 
     def _add(self, trial: Trial, answered: _Answered, first: Said | None, other: Said | None) -> None:
-        if trial.at != self._tally.trial:  # another one was begun meanwhile
+        if trial.at != self._tally.trial or trial.ended:
             return
         if trial.kind == "canary":
             by_trial, stable = first, other
@@ -258,23 +274,25 @@ class Comparer:
                 log.write(json.dumps(line) + "\n")
 
     def _judge(self) -> None:
-        """End a trial that goes badly; at most once a second, with the figures kept."""
-        trial, tally = self._trial, self._tally
-        if trial is None or time.monotonic() < self._judged + _JUDGED_S:
+        """End a trial that goes badly, with the figures kept.
+
+        The lock is not held meanwhile: every request waits for it, and the arithmetic takes a second to import.
+        """
+        with self._lock:
+            trial, tally = self._trial, self._tally
+        if trial is None or tally == self._kept:
             return
-        self._judged = time.monotonic()
-        self._keep()
+        write_tally(self._folder, tally)
+        self._kept = tally
         if trial.ended or not (failures := tally.failures(trial.limits)):
             return
-        ended = replace(trial, ended=f"rolled back at {now()}: {'; '.join(failures)}")
-        self._trial = ended  # from the next request on, whatever becomes of the file
+        ended = replace(trial, ended=f"{ROLLED_BACK} at {now()}: {'; '.join(failures)}")
+        with self._lock:
+            if self._trial != trial:  # somebody has ended it, or begun another
+                return
+            self._trial = ended  # from the next request on, whatever becomes of the file
         write_trial(self._folder, ended)
-        self._stamp = None
         self._tell(f"the {trial.kind} of {trial.version} was {ended.ended}")
-
-    def _keep(self) -> None:
-        if self._trial is not None:
-            write_tally(self._folder, self._tally)
 
     def _ask(self, film: _Film, version: str) -> Said | None:
         """What a version says about a film; None where it cannot be asked, or says nothing to compare."""

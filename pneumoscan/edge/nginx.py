@@ -28,16 +28,23 @@ DEFAULT_UPSTREAM: Final = "http://127.0.0.1:8080"
 BODY_MIB: Final = 64
 _PLACE: Final = re.compile(r"@@([A-Z_]+)@@")
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
+_ORIGIN_HOST: Final = re.compile(r"(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 LOG_BYTES: Final = 10 * 1024 * 1024
 LOGS_KEPT: Final = 3
 _SYSLOG: Final = re.compile(r"^<\d+>\w{3} [ \d]\d [\d:]{8} ")
 _UPSTREAM: Final = re.compile(r', upstream: "(?:https?://)?([^/"]+)')
 # Before a film's path is asked. PUT is what "curl -T film.dcm" sends; TorchServe takes it for POST, so the edge does.
 _TAKE: Final = """
+            if ($edge_preflight) { rewrite ^ /_preflight last; }
             if ($request_method !~ ^(?:POST|PUT)$) { return 405; }
             if ($edge_unknown_query) { rewrite ^ /_problem/unknown-query last; }
             if ($edge_repeats) { rewrite ^ /_problem/repeated-option last; }
             if ($edge_is_form) { rewrite ^(.*)$ /_form$1 last; }
+"""
+_CORS: Final = """\
+            add_header Access-Control-Allow-Origin $edge_origin always;
+            add_header Access-Control-Expose-Headers "Retry-After, X-Request-Id, X-Upstream-Request-Id" always;
+            add_header Vary Origin always;
 """
 _TRIAL: Final = """\
             auth_request_set $edge_trial $upstream_http_x_trial;
@@ -66,6 +73,8 @@ class EdgeSettings:
         Requests that one client address may have on their way.
     workers
         nginx's ``worker_processes``.
+    origins
+        Web pages, as ``https://host``, whose scripts may ask (CORS); none by default.
     """
 
     listen: str
@@ -74,6 +83,7 @@ class EdgeSettings:
     metrics_allow: tuple[str, ...] = ()
     connections: int = 256
     workers: str = "auto"
+    origins: tuple[str, ...] = ()
 
 
 def host_and_port(text: str, what: str) -> str:
@@ -110,9 +120,26 @@ def network(text: str) -> str:
         raise EdgeError(f"--metrics-allow {text!r} is no network ({error}): give it as 10.0.0.0/8") from error
 
 
+def origin(text: str) -> str:
+    """An origin as a browser sends it (RFC 6454, section 6.2).
+
+    Raises
+    ------
+    EdgeError
+        It is none; "*" would let the scripts of every page ask.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not _ORIGIN_HOST.fullmatch(parts.netloc) or text != text.lower():
+        raise EdgeError(f"--cors-origin {text!r} is no origin: give each page's as https://host or https://host:port")
+    if text != f"{parts.scheme}://{parts.netloc}":
+        raise EdgeError(f"--cors-origin {text!r} has more than an origin: give {parts.scheme}://{parts.netloc}")
+    return text
+
+
 def render_edge(settings: EdgeSettings) -> str:
     """The text of the edge's nginx.conf; every path in it counts from the run folder."""
     servers = [f"        server unix:films-{n}.sock max_fails=0;" for n in range(len(settings.upstreams))]
+    cors = _CORS if settings.origins else ""
     parts = {
         "USER": _user(),
         "WORKERS": settings.workers,
@@ -121,11 +148,13 @@ def render_edge(settings: EdgeSettings) -> str:
         "CONNECTIONS": str(settings.connections),
         # A server is asked twice only where there is no other: nginx could choose a stopped one both times.
         "FILM_SERVERS": "\n".join(servers * 2 if len(servers) == 1 else servers),
-        "TAKE": f"{_TAKE}{_ask(in_trial=True)}        ",
-        "ASK": f"\n{_ask(in_trial=True)}        ",
-        "STABLE": f"\n{_ask(in_trial=False)}        ",
+        "TAKE": f"{_TAKE}{_ask(cors, in_trial=True)}        ",
+        "ASK": f"\n{_ask(cors, in_trial=True)}        ",
+        "STABLE": f"\n{_ask(cors, in_trial=False)}        ",
+        "ORIGINS": "".join(f'        "{one}" $http_origin;\n' for one in settings.origins),
+        "CORS": cors,
         "METRICS": _metrics(settings),
-        "PROBLEMS": locations().replace("@@BODY_MIB@@", str(BODY_MIB)),
+        "PROBLEMS": locations(cors).replace("@@BODY_MIB@@", str(BODY_MIB)),
     }
     return _fill(_template("nginx.conf"), parts)
 
@@ -138,10 +167,11 @@ def render_adapter(settings: EdgeSettings) -> str:
     return _fill(_template("nginx-adapter.conf"), parts)
 
 
-def _ask(*, in_trial: bool) -> str:
+def _ask(cors: str, *, in_trial: bool) -> str:
     """How TorchServe is asked: a version on trial where the checker says so, or the stable one whatever it says."""
     parts = {"TRIAL": _TRIAL, "VERSION": "$edge_trial_version", "ASKED": "$edge_trial_path"}
-    return _fill(_template("nginx-ask.conf"), parts if in_trial else {"TRIAL": "", "VERSION": "", "ASKED": '""'})
+    parts = parts if in_trial else {"TRIAL": "", "VERSION": "", "ASKED": '""'}
+    return _fill(_template("nginx-ask.conf"), parts | {"CORS": cors})
 
 
 def _template(name: str) -> str:

@@ -198,8 +198,14 @@ def document(problem: EdgeProblem, request_id: str) -> str:
     return json.dumps(body)
 
 
-def locations() -> str:
-    """nginx's ``error_page`` lines and the internal locations that answer them."""
+def locations(further: str = "") -> str:
+    """nginx's ``error_page`` lines and the internal locations that answer them.
+
+    Parameters
+    ----------
+    further
+        Lines that each of the locations has as well.
+    """
     lines: list[str] = []
     for problem in PROBLEMS:
         path = f"/_problem/{problem.name}"
@@ -216,7 +222,7 @@ def locations() -> str:
             "            internal;\n"
             "            default_type application/problem+json;\n"
             "            add_header X-Request-Id $edge_id always;\n"
-            f"{headers}"
+            f"{headers}{further}"
             f"            return {problem.status} {_quoted(document(problem, '$edge_id'))};\n"
             "        }"
         )

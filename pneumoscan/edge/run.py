@@ -22,7 +22,7 @@ from typing import Final
 
 from pneumoscan.daemon import Daemon, Notifier, Running
 from pneumoscan.edge.checker import AuthServer, EdgeReadiness
-from pneumoscan.edge.comparer import Comparer
+from pneumoscan.edge.comparer import ANSWERS, Comparer
 from pneumoscan.edge.keys import KeyRing
 from pneumoscan.edge.nginx import EdgeSettings, ErrorLog, Nginx, render_adapter, render_edge, rotate
 from pneumoscan.errors import EdgeError
@@ -151,7 +151,7 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
             while why is None and not stop.requested.wait(_POLL_S):
                 why = _what_ended(edge, adapter, checker, server)
                 notifier.beat()
-                if rotate(folder / "logs" / "access.log"):
+                if any([rotate(folder / "logs" / "access.log"), rotate(folder / ANSWERS)]):
                     edge.signal(signal.SIGUSR1)
                 if reload.is_set():
                     reload.clear()

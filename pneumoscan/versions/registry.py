@@ -1,13 +1,17 @@
-"""Archives to and from an MLflow model registry, by MLflow's own client: a version's file with its digest.
+"""Archives to and from an MLflow model registry, by MLflow's own client: a version's file, figures and model card.
 
 The registry numbers what it is given by itself; which version a file is stands in the tag ``version``, and its SHA-256
-in the tag ``sha256``.
+in the tag ``sha256``. The declared default has the alias ``champion``, as MLflow's own documents call it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,22 +24,29 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _EXPERIMENT: Final = "pneumoscan-archives"
+CARD_NAME: Final = "model_card.json"
+CHAMPION: Final = "champion"
+_NO_METRIC_NAME: Final = re.compile(r"[^A-Za-z0-9_. -]")
 # A registry that is not there is reported within seconds rather than after MLflow's own seven attempts in minutes.
 _PATIENCE: Final = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 
 
-def export_archive(archive: Archive, uri: str) -> str:
+def export_archive(archive: Archive, uri: str, aliases: Sequence[str] = ()) -> str:
     """Put an archive into a registry; gives the number it has there. The same bytes are put there once.
+
+    Its figures become metrics of the run, its card the artifact ``model_card.json`` and the version's description.
 
     Parameters
     ----------
     uri
         Of an MLflow tracking server with a registry, ``http://host:5000``.
+    aliases
+        Names that this version has there from now on, and no other.
 
     Raises
     ------
     RegistryError
-        It cannot be reached, or has other bytes under this version.
+        It cannot be reached, has other bytes under this version, or did not keep those it was given.
     StoreError
         The archive is damaged.
     """
@@ -43,22 +54,106 @@ def export_archive(archive: Archive, uri: str) -> str:
     digest, version = archive_digest(archive), archive.version.text
     client, failure = _client(uri)
     try:
-        if (there := _find(client, version)) is not None:
-            if there.tags.get("sha256") != digest:
-                raise RegistryError(
-                    f"{uri} has another archive as {MODEL_NAME} {version}: pack this one under another version"
-                )
-            return str(there.version)
-        run = client.create_run(_experiment(client), run_name=f"{MODEL_NAME} {version}").info.run_id
-        client.log_artifact(run, str(archive.path))
-        client.set_terminated(run)
-        if not client.search_registered_models(f"name='{MODEL_NAME}'"):
-            client.create_registered_model(MODEL_NAME)
-        tags = {"version": version, "sha256": digest}
-        made = client.create_model_version(MODEL_NAME, f"runs:/{run}/{archive.path.name}", run_id=run, tags=tags)
+        there = _find(client, version)
+        if there is not None and there.tags.get("sha256") != digest:
+            raise RegistryError(
+                f"{uri} has another archive as {MODEL_NAME} {version}: pack this one under another version"
+            )
+        number = str(there.version) if there is not None else _put(client, archive, digest)
+        for alias in aliases:
+            client.set_registered_model_alias(MODEL_NAME, alias, number)
+        found = _find(client, version)
+        if found is None or _digest_there(client, found, archive) != digest:
+            raise RegistryError(f"{uri} does not give back the bytes of {archive.path.name}: look at run {found}")
+        if missing := [alias for alias in aliases if number != _holder(client, alias)]:
+            raise RegistryError(f"{uri} did not give {version} the alias {missing[0]}")
     except failure as error:
         raise RegistryError(f"{uri}: {_first_line(error)}") from error
-    return str(made.version)
+    return number
+
+
+def _put(client: MlflowClient, archive: Archive, digest: str) -> str:
+    version, card = archive.version.text, _card(archive)
+    run = client.create_run(_experiment(client), run_name=f"{MODEL_NAME} {version}").info.run_id
+    client.log_artifact(run, str(archive.path))
+    if card is not None:
+        client.log_dict(run, card, CARD_NAME)
+        for name, value in figures_of(card["evaluation"]):
+            client.log_metric(run, name, value)
+    client.set_terminated(run)
+    if not client.search_registered_models(f"name='{MODEL_NAME}'"):
+        client.create_registered_model(MODEL_NAME)
+    tags = {"version": version, "sha256": digest}
+    if card is not None:
+        tags |= {"weights_sha256": card["model"]["weights_sha256"], "arch": card["model"]["arch"]}
+    return str(
+        client.create_model_version(
+            MODEL_NAME,
+            f"runs:/{run}/{archive.path.name}",
+            run_id=run,
+            tags=tags,
+            description=None if card is None else description(card),
+        ).version
+    )
+
+
+def _digest_there(client: MlflowClient, entry: Any, archive: Archive) -> str:
+    with tempfile.TemporaryDirectory(prefix="pneumoscan-") as folder:
+        got = Path(client.download_artifacts(entry.run_id, archive.path.name, folder))
+        return archive_digest(Archive(got, archive.version))
+
+
+def _holder(client: MlflowClient, alias: str) -> str:
+    return str(client.get_model_version_by_alias(MODEL_NAME, alias).version)
+
+
+def _card(archive: Archive) -> dict[str, Any] | None:
+    """The card that a server of the archive gives; None where no model is in it.
+
+    Raises
+    ------
+    StoreError
+        Its files cannot be read.
+    """
+    from cxr.errors import ModelError
+    from cxr.model.spec import ModelSpec
+    from cxr.serving.card import AUDIT_FILE, METRICS_FILE, model_card, read_audit, read_metrics
+    from cxr.serving.reply import ModelIdentity
+
+    wanted = ("model.json", METRICS_FILE, AUDIT_FILE)
+    with tempfile.TemporaryDirectory(prefix="pneumoscan-") as name, zipfile.ZipFile(archive.path) as mar:
+        folder = Path(name)
+        for each in {*wanted} & {*mar.namelist()}:
+            (folder / each).write_bytes(mar.read(each))
+        if not (folder / wanted[0]).exists():
+            return None
+        try:
+            spec = ModelSpec.from_json((folder / wanted[0]).read_bytes())
+            identity = asdict(ModelIdentity.of(spec, MODEL_NAME, archive.version.text))
+            return model_card(spec, identity, read_metrics(folder, spec), read_audit(folder, spec))
+        except ModelError as error:
+            raise StoreError(f"{archive.path}: {error}") from error
+
+
+def figures_of(evaluation: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of what was measured, by its keys with slashes between; lists, such as curves, are left out."""
+    for key, value in evaluation.items():
+        name = before + _NO_METRIC_NAME.sub("_", str(key))
+        if isinstance(value, dict):
+            yield from figures_of(value, f"{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, float(value)
+
+
+def description(card: Mapping[str, Any]) -> str:
+    """The model card for people who look at the registry, in Markdown."""
+    lists = {"Not for": card["out_of_scope"], "Limits": card["limits"], "Shortcuts": card["shortcuts"]}
+    lines = [card["intended_use"], "", card["notice"], ""]
+    for title, entries in lists.items():
+        lines += [f"**{title}**", "", *(f"- {entry}" for entry in entries), ""] if entries else []
+    point = card["calibration"]
+    lines.append(f"Decides at {point['operating_point']}. Views: {card['views']}. The whole card: {CARD_NAME}.")
+    return "\n".join(lines)
 
 
 def import_archive(version: str, store: Path, uri: str, *, force: bool = False) -> Path:

@@ -32,6 +32,7 @@ _FOLDER: Final = ".servers"
 _POLL_S: Final = 1.0
 _LOOK_S: Final = 10.0  # how often a server looks at itself, whatever the file says
 _SILENT_S: Final = 60.0  # a server of another machine that did not say a word for so long is gone
+_FORGOTTEN_S: Final = 24 * 3600.0  # after which what it left is cleared away
 _LOAD_S: Final = 300.0
 
 
@@ -98,7 +99,7 @@ def servers_of(store: Path) -> list[Announced]:
             continue
         if said.runs:
             found.append(said)
-        elif said.is_here:
+        elif said.is_here or said.at < time.time() - _FORGOTTEN_S:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
     return sorted(found, key=lambda said: said.name)
@@ -179,6 +180,8 @@ def settle(live: LiveServer) -> None:
     missing = [version for version in declared.in_order() if version not in there]
     if not missing and live.default() == declared.default:
         return
+    if not all(state.is_ready for state in there.values()):
+        raise VersionError("its workers are not READY yet")
     with locked(live.store, patience_s=0.0):  # who holds it brings all servers there itself
         declared = read_declared(live.store)
         if declared is None:
@@ -301,8 +304,10 @@ def fleet_of(store: Path, run_dir: RunDir) -> Iterator[Fleet]:
         One of them runs and does not answer; it is named.
     """
     said = servers_of(store)
-    folders = {run_dir.path} if run_dir.is_locked() else set[Path]()
-    folders |= {Path(each.run_dir) for each in said if each.is_here}
+    # By where it really is: one server under two names would be changed twice.
+    folders = {Path(each.run_dir).resolve(): Path(each.run_dir) for each in said if each.is_here}
+    if run_dir.is_locked():
+        folders[run_dir.path.resolve()] = run_dir.path
     with contextlib.ExitStack() as held:
-        live = tuple(held.enter_context(live_server(RunDir(folder))) for folder in sorted(folders))
+        live = tuple(held.enter_context(live_server(RunDir(folders[each]))) for each in sorted(folders))
         yield Fleet(store, live, tuple(each for each in said if not each.is_here))

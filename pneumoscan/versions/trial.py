@@ -20,6 +20,8 @@ from pneumoscan.versions.limits import Estimate, Figures, Limits, as_json, inter
 Kind = Literal["canary", "shadow"]
 FILE_NAME: Final = "trial.json"
 TALLY_NAME: Final = "trial-tally.json"
+_LONGEST: Final = 50.0  # of a logarithm: JSON has no infinity
+ROLLED_BACK: Final = "rolled back"  # what the end of such a trial begins with
 LEAST_PAIRS: Final = 20  # before which a trial is neither good nor bad
 
 
@@ -59,6 +61,11 @@ class Trial:
     at: str
     limits: TrialLimits = TrialLimits()
     ended: str = ""
+
+    @property
+    def was_rolled_back(self) -> bool:
+        """Whether it ended by itself because a limit was passed."""
+        return self.ended.startswith(ROLLED_BACK)
 
     def takes(self, request_id: str) -> bool:
         """Whether a request is in it; the same one always is, or never."""
@@ -138,7 +145,7 @@ class Tally:
     def slower(self) -> Estimate:
         """How many times as long the version on trial takes."""
         value, low, high = interval(self.compared, self.ratio_sum, self.ratio_squares)
-        return Estimate(math.exp(value), math.exp(low), math.exp(high) if high < 100 else math.inf)
+        return Estimate(*(math.exp(min(each, _LONGEST)) for each in (value, low, high)))
 
     def lost(self) -> Tally:
         """With one more request of which no pair can be made."""
@@ -200,7 +207,7 @@ class Tally:
 def verdict(trial: Trial, tally: Tally) -> dict[str, Any]:
     """A trial and what its pairs come to, for JSON."""
     failures = tally.failures(trial.limits)
-    state = "rolled back" if trial.ended and failures else "ended" if trial.ended else "goes on"
+    state = ROLLED_BACK if trial.was_rolled_back else "ended" if trial.ended else "goes on"
     return {
         **asdict(trial),
         "state": state,

@@ -233,6 +233,11 @@ def test_what_is_no_network_is_told() -> None:
         (["--upstream", "a;b"], "is no address"),
         (["--", "--port", "1"], "give --serve as well"),
         (["--serve", "--", "--stop"], "go before the --"),
+        (["--cors-origin", "*"], "is no origin"),
+        (["--cors-origin", "https://a.b; allow"], "is no origin"),
+        (["--cors-origin", "https://Viewer.example"], "is no origin"),
+        (["--cors-origin", 'https://a"b'], "is no origin"),
+        (["--cors-origin", "https://viewer.example/"], "give https://viewer.example"),
     ],
 )
 def test_what_cannot_be_started_is_told_in_one_line(

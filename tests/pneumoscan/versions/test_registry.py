@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from pneumoscan.errors import RegistryError
+from pneumoscan.model_store import Archive, Version, archive_digest
+from pneumoscan.versions.declared import Declared, write_declared
 from pneumoscan.versions.registry import import_archive
 from tests.commands import run_command
+from tests.cxr.networks import save_model
 from tests.pneumoscan.test_model_store import put_archive
 
-pytest.importorskip("mlflow")
+mlflow = pytest.importorskip("mlflow")
 VERSION = "1.0.0"
 
 
@@ -44,6 +49,51 @@ def test_an_archive_goes_through_a_registry_byte_by_byte(
     name = f"pneumonia-{VERSION}.mar"
     assert (other / name).read_bytes() == (store / name).read_bytes()
     assert [path.name for path in other.iterdir()] == [name]
+
+
+def test_the_registry_has_figures_card_and_the_alias_of_the_declared_default(
+    store: Path, tmp_path: Path, uri: str
+) -> None:
+    spec = save_model(tmp_path / "run")
+    measured = {"auroc": {"value": 0.9, "low": 0.85}, "roc": {"fpr": [0.0, 1.0]}, "films": 7, "note": "text"}
+    about = {
+        "weights_sha256": spec.weights_sha256,
+        "operating_point": spec.operating_point,
+        "threshold": spec.threshold,
+    }
+    with zipfile.ZipFile(store / f"pneumonia-{VERSION}.mar", "a") as mar:
+        mar.write(tmp_path / "run" / "model.json", "model.json")
+        mar.writestr("metrics.json", json.dumps(about | {"overall": measured}))
+    archive = Archive(store / f"pneumonia-{VERSION}.mar", Version(VERSION))
+    write_declared(store, Declared.first(VERSION, {VERSION: archive_digest(archive)}))
+    assert run("export", store, uri) == 0
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    entry = client.get_model_version_by_alias("pneumonia", "champion")
+    assert (entry.tags["version"], entry.tags["weights_sha256"]) == (VERSION, spec.weights_sha256)
+    assert "Ranking frontal chest films" in entry.description
+    metrics = client.get_run(entry.run_id).data.metrics
+    assert {name: metrics[name] for name in ("overall/auroc/value", "overall/auroc/low", "overall/films")} == {
+        "overall/auroc/value": 0.9,
+        "overall/auroc/low": 0.85,
+        "overall/films": 7,
+    }
+    card = json.loads(Path(client.download_artifacts(entry.run_id, "model_card.json", str(tmp_path))).read_text())
+    assert card["evaluation"]["overall"] == measured
+    put_archive(store, "2.0.0")
+    assert run("export", store, uri, "--alias", "challenger", version="2.0.0") == 0
+    assert client.get_model_version_by_alias("pneumonia", "challenger").tags["version"] == "2.0.0"
+    assert client.get_model_version_by_alias("pneumonia", "champion").tags["version"] == VERSION
+
+
+def test_bytes_that_the_registry_does_not_give_back_are_no_export(
+    store: Path, tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("export", store, uri)
+    (kept,) = (tmp_path / "registry").rglob("*.mar")
+    kept.write_bytes(b"other")
+    capsys.readouterr()
+    assert run("export", store, uri) == 1
+    assert "does not give back the bytes" in capsys.readouterr().err
 
 
 def test_another_archive_of_a_version_replaces_none(store: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
