@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pneumoscan.options import Group, Option, Port
 from pneumoscan.server.capacity import (
@@ -14,6 +14,7 @@ from pneumoscan.server.capacity import (
     CapacityOptions,
 )
 
+RUN_DIR: Final = Path("run")
 _CAPACITY = (
     "Worked out from the machine. On a CPU a worker for each core, as far as the memory holds them by an estimate "
     f"of {WORKER_BYTES / 1e9:g} GB a worker, each with one thread and one film at a time; with a GPU "
@@ -48,7 +49,7 @@ class ServeOptions:
             "another one, and other ports",
             "DIR",
         ),
-    ] = Path("run")
+    ] = RUN_DIR
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         Option("auto: a GPU if there is one; cpu: hide any GPU; cuda: refuse to start without one"),

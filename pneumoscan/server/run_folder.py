@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,9 @@ SOCKET_PATH_LIMIT = 107
 # TorchServe puts ".ts.sock.<port>" into its temporary folder, one for each worker.
 WORKER_SOCKET_NAME = "/.ts.sock.65535"
 _TEMP_PREFIX = "pneumoscan-"
+# In the temporary folder: names of requests whose clients have left. More than may wait at any time.
+LEFT_FOLDER = "left"
+_MARKS_KEPT = 4096
 # Where the reason is when a server does not become ready: first what the workers wrote, then what TorchServe did.
 _TELLING_LOGS = ("model_log.log", "ts_log.log")
 # What may be in a run folder that no server was started from yet: keys of an edge and its folder, films of the page.
@@ -95,6 +99,11 @@ class RunDir:
     def serve_log(self) -> Path:
         """What a detached server has to say."""
         return self.logs / "serve.log"
+
+    @property
+    def ends(self) -> Path:
+        """How often a server or a worker ended without being asked to; see `pneumoscan.server.pulse`."""
+        return self.logs / "ends.json"
 
     @property
     def pid_file(self) -> Path:
@@ -198,6 +207,18 @@ class RunDir:
                 f"{temp} and {elsewhere} are too long for unix sockets: give a shorter --run-dir or TMPDIR"
             )
         return elsewhere
+
+    def mark_left(self, state: ServerState, ticket: str) -> None:
+        """Tell a running server's workers that the client of a request has left.
+
+        Marks are empty files, read by `cxr.serving.arrival`; those of requests that must have ended by now are removed.
+        """
+        folder = Path(state.temp, LEFT_FOLDER)
+        with contextlib.suppress(OSError):  # another user's server, or one that just ended
+            (folder / ticket).touch()
+            if len(marks := list(folder.iterdir())) > 2 * _MARKS_KEPT:
+                for old in sorted(marks, key=os.path.getmtime)[:-_MARKS_KEPT]:
+                    old.unlink(missing_ok=True)
 
     def clean_leftovers(self) -> None:
         """Remove what a server that was killed could not; only while the folder is `locked`."""
