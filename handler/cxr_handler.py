@@ -45,7 +45,10 @@ class CxrHandler:
         figures = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
         self.service = BatchService(predictor, identity, *figures, read_reference(folder, predictor.spec))
         self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
-        self.metrics.write(BatchMetrics.zeros())
+        started = BatchMetrics.zeros()
+        started.count("cxr_worker_starts_total")
+        started.observe("cxr_model_info", 1.0, identity.weights_sha256, predictor.spec.engines[predictor.device.type])
+        self.metrics.write(started)
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One reply for each request of a batch, each with its own status and content type."""
