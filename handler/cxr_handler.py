@@ -13,6 +13,7 @@ from cxr.predict import Predictor
 from cxr.serving.card import read_audit, read_metrics
 from cxr.serving.drift import read_reference
 from cxr.serving.metrics import BatchMetrics, MetricLines, quiet_libraries
+from cxr.serving.record import PredictionRecord
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.self_check import check_digests, check_golden
 from cxr.serving.service import BatchService, IncomingRequest
@@ -43,7 +44,8 @@ class CxrHandler:
         manifest = context.manifest["model"]
         identity = ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
         figures = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
-        self.service = BatchService(predictor, identity, *figures, read_reference(folder, predictor.spec))
+        reference, record = read_reference(folder, predictor.spec), PredictionRecord.of(os.environ)
+        self.service = BatchService(predictor, identity, *figures, reference, record)
         self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
         started = BatchMetrics.zeros()
         started.count("cxr_worker_starts_total")

@@ -57,6 +57,14 @@ class ServeOptions:
     timeout: Annotated[
         float, Option("how long the server may take until it answers a film; then it is stopped, exit 1", "SECONDS")
     ] = 180.0
+    record: Annotated[
+        Path | None,
+        Option(
+            "write each prediction down there as a JSON line: ids, the film's SHA-256, score, label, flags, version, "
+            "engine, seconds, and nothing of a patient; at most 500 MB (default: nothing is written down)",
+            "DIR",
+        ),
+    ] = None
     quiet: Annotated[
         bool,
         Option("show nothing more of TorchServe once it answers; its log files, which are rotated, have it all"),

@@ -266,6 +266,26 @@ class RunDir:
             path.unlink(missing_ok=True)
 
 
+def make_record_folder(folder: Path) -> Path:
+    """Make the folder of the record of predictions, for this user only; give its absolute path.
+
+    Raises
+    ------
+    RunFolderError
+        It cannot be made or written to.
+    """
+    folder = folder.absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write predictions to {folder} ({error.strerror}): give another --record"
+        ) from error
+    return folder
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size

@@ -43,6 +43,7 @@ class Plan:
     heap_bytes: int
     timeout_s: float
     quiet: bool
+    record: Path | None = None
 
 
 def serve(plan: Plan, notifier: Notifier, lock: int) -> int:
@@ -89,7 +90,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
     marks = run_dir.log_marks()
     server = Child(
         server_command(plan.java, run_dir, temp, store, plan.heap_bytes),
-        environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
+        environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity, plan.record),
         folder=run_dir.path,
         show=partial(write_out, STDERR),
         keep_open=(lock,),  # shows a JVM whose supervisor was killed

@@ -18,7 +18,7 @@ from cxr.serving.request import Options, Request
 
 # TorchServe 0.12 kills the worker over a reply larger than its max_response_size, which is 64 MiB in config.properties.
 MAX_REPLY_BYTES: Final = 60 * 1024 * 1024
-_DIGITS: Final = 6  # of a logit: finer than float32 is exact at the size logits have
+DIGITS: Final = 6  # of a logit: finer than float32 is exact at the size logits have
 
 Answer = dict[str, Any] | bytes
 
@@ -147,15 +147,15 @@ def error_reply(error: InputError, request_id: str) -> Reply:
 
 
 def _by_class(values: Any) -> dict[str, float]:
-    return {name: round(float(value), _DIGITS) for name, value in zip(CLASSES, values, strict=True)}
+    return {name: round(float(value), DIGITS) for name, value in zip(CLASSES, values, strict=True)}
 
 
 def _cam(explanation: Explanation, film: Film, form: str, spec: ModelSpec) -> dict[str, Any]:
     cam: dict[str, Any] = {
         "target": explanation.target,
         "unit": "logit",
-        "bias": round(explanation.bias, _DIGITS),
-        "grid": [[round(float(value), _DIGITS) for value in row] for row in explanation.grid],
+        "bias": round(explanation.bias, DIGITS),
+        "grid": [[round(float(value), DIGITS) for value in row] for row in explanation.grid],
     }
     if form == "overlay":
         cam["png"] = _base64(png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale)))

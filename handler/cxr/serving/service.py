@@ -5,6 +5,7 @@ Each film is a job that is decoded, scored and answered; an error ends its job a
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +29,9 @@ from cxr.serving.card import AuditSummary, model_card
 from cxr.serving.drift import DriftWindow, Reference
 from cxr.serving.faults import DeviceLostError, is_out_of_memory, predict_each, where
 from cxr.serving.metrics import NOT_DECLARED, OK, BatchMetrics
+from cxr.serving.record import Entry, PredictionRecord
 from cxr.serving.render import MAX_SIDE, display_film
-from cxr.serving.reply import Answer, ModelIdentity, Reply, answer_of, card_reply, error_reply, reply_to
+from cxr.serving.reply import DIGITS, Answer, ModelIdentity, Reply, answer_of, card_reply, error_reply, reply_to
 from cxr.serving.request import Options, Request, asks_for_card, read_request
 
 # Of a batch. TorchServe replaces a worker that takes longer than responseTimeout, 120 s in model-config.yaml, and
@@ -64,6 +66,8 @@ class FilmJob:
         batch is scored: a batch of full films could fill the memory.
     film
         At the size of the reply's pictures, with the file's facts about the original.
+    digest
+        SHA-256 of its file, where predictions are written down.
     prediction, answer
         The model's answer, and that as the reply has it.
     error
@@ -75,6 +79,7 @@ class FilmJob:
     arrival: Arrival
     tensor_film: Pixels | None = None
     film: Film | None = None
+    digest: str = ""
     prediction: Prediction | None = None
     answer: Answer | None = None
     error: InputError | None = None
@@ -128,6 +133,8 @@ class BatchService:
         What was measured of it, for the model card.
     reference
         What recent films are compared with; without one there is no drift to see.
+    record
+        Where predictions are written down; None for nowhere.
     """
 
     def __init__(
@@ -137,10 +144,12 @@ class BatchService:
         metrics: Mapping[str, Any] | None = None,
         audit: AuditSummary | None = None,
         reference: Reference | None = None,
+        record: PredictionRecord | None = None,
     ) -> None:
         self.predictor = predictor
         self.identity = identity
         self.card = card_reply(model_card(predictor.spec, asdict(identity), metrics, audit))
+        self.record = record
         self.drift = None if reference is None else DriftWindow(reference)
         threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads, "film") if threads > 1 else None
@@ -165,6 +174,8 @@ class BatchService:
         for job in jobs:
             if not job.is_for_card and not job.is_for_nobody:
                 _time(job.arrival, metrics)
+        if self.record is not None:
+            self.record.add([entry for job in jobs for entry in self._entries(job, time.monotonic() - begun)])
         if self.drift is not None:
             self.drift.publish(metrics)
         return replies
@@ -190,6 +201,8 @@ class BatchService:
         if data is None or job.is_done:
             return job
         with _errors_of(job):
+            if self.record is not None:
+                job.digest = hashlib.sha256(data).hexdigest()
             if time.monotonic() > deadline:
                 raise InputError(
                     "OVERLOADED", "the films before it took too long to decode; send it again, or by itself."
@@ -255,6 +268,30 @@ class BatchService:
             spec = self.predictor.spec
             request_id = job.arrival.request_id
             job.answer = answer_of(job.prediction, job.film, job.options, spec, self.identity, request_id)
+
+    def _entries(self, job: RequestJob, batch_s: float) -> Iterator[Entry]:
+        """What is written down of a request: its films that were answered."""
+        came, spec = job.arrival, self.predictor.spec
+        took = came.seconds_until_now()
+        for number, film in enumerate(job.films):
+            if film.answer is None or film.error is not None or film.prediction is None or film.film is None:
+                continue
+            yield Entry(
+                came.request_id,
+                (came.trace_parent or "")[3:35],
+                number,
+                film.digest,
+                round(float(film.prediction.probabilities[1]), DIGITS),
+                film.prediction.label,
+                film.prediction.indeterminate,
+                film.film.info.flags,
+                self.identity.version,
+                self.identity.weights_sha256,
+                spec.engines[self.predictor.device.type],
+                film.prediction.rescored,
+                None if took is None else round(came.waited_s, 3),
+                round(batch_s if took is None else took, 3),
+            )
 
     def _count_answer(self, job: FilmJob, metrics: BatchMetrics) -> None:
         if job.error is not None or job.prediction is None or job.film is None or job.tensor_film is None:
