@@ -20,6 +20,7 @@ from cxr_client.inference import is_loopback
 
 Labels = tuple[tuple[str, str], ...]  # sorted by name
 _NO_LABELS: Mapping[str, str] = {}
+_PARTS = ("_bucket", "_count", "_sum")  # of a histogram
 
 
 class MetricsUnreadable(ClientError):
@@ -31,7 +32,8 @@ class Snapshot:
     """All series at one moment.
 
     Counters have the names of OpenMetrics, which end in ``_total``: TorchServe's ``Requests5XX`` is
-    ``Requests5XX_total`` here.
+    ``Requests5XX_total`` here. A histogram that a worker writes as counters, for buckets that TorchServe does not have,
+    has the names and the kind of a histogram.
 
     Parameters
     ----------
@@ -60,10 +62,15 @@ class Snapshot:
         kinds: dict[str, str] = {}
         try:
             for family in text_string_to_metric_families(text):
-                is_counter = family.type == "counter"
-                kinds[f"{family.name.removesuffix('_total')}_total" if is_counter else family.name] = family.type
+                bare = family.name.removesuffix("_total")
+                is_part = family.type == "counter" and bare.endswith(_PARTS)
+                if is_part:
+                    kinds[bare.rpartition("_")[0]] = "histogram"
+                else:
+                    kinds[f"{bare}_total" if family.type == "counter" else family.name] = family.type
                 for sample in family.samples:
-                    values[sample.name, tuple(sorted(sample.labels.items()))] = float(sample.value)
+                    name = bare if is_part else sample.name
+                    values[name, tuple(sorted(sample.labels.items()))] = float(sample.value)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise MetricsUnreadable("the reply is not in Prometheus' text format: is this the metrics port?") from error
         return cls(at, values, kinds)
@@ -95,7 +102,7 @@ class Snapshot:
         rising = {
             f"{name}{suffix}"
             for name, kind in self.kinds.items()
-            for suffix in (("_bucket", "_count", "_sum") if kind == "histogram" else ("",) if kind == "counter" else ())
+            for suffix in (_PARTS if kind == "histogram" else ("",) if kind == "counter" else ())
         }
         values = {
             key: value - before if key[0] in rising and (before := earlier.values.get(key, 0.0)) <= value else value

@@ -15,6 +15,7 @@ from cxr.predict import Predictor
 from cxr.serving.card import read_audit, read_metrics
 from cxr.serving.drift import read_reference
 from cxr.serving.metrics import BatchMetrics, MetricLines, quiet_libraries
+from cxr.serving.record import PredictionRecord
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.self_check import check_digests, check_golden, check_sandbox
 from cxr.serving.service import BatchService, IncomingRequest
@@ -47,9 +48,12 @@ class CxrHandler:
         identity = ModelIdentity.of(predictor.spec, manifest["modelName"], manifest["modelVersion"])
         figures = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
         formats = formats_in(os.environ.get(FORMATS_VARIABLE, ""))
-        self.service = BatchService(predictor, identity, *figures, read_reference(folder, predictor.spec), formats)
+        reference, record = read_reference(folder, predictor.spec), PredictionRecord.of(os.environ)
+        self.service = BatchService(predictor, identity, *figures, reference, formats, record)
         self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
         first = BatchMetrics.zeros()
+        first.count("cxr_worker_starts_total")
+        first.observe("cxr_model_info", 1.0, identity.weights_sha256, predictor.spec.engines[predictor.device.type])
         first.observe_walls(check_sandbox())
         self.metrics.write(first)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from cxr_client.metrics import Snapshot
 from pneumoscan.model_store import MODEL_NAME, Version
 
-STAGES: Final = ("decode", "preprocess", "forward", "render", "batch")
+STAGES: Final = ("queue", "decode", "preprocess", "forward", "render", "batch", "request")
 _DIGITS: Final = 6
 _LOWEST_S: Final = 0.005  # bounds of the buckets
 _HIGHEST_S: Final = 10.0

@@ -17,7 +17,7 @@ from pneumoscan.edge.tls import link_certificate
 from pneumoscan.errors import EdgeError
 from pneumoscan.options import Option, as_argv, between, parse
 from pneumoscan.server.capacity import cores
-from pneumoscan.server.options import ServeOptions
+from pneumoscan.server.options import RUN_DIR, ServeOptions
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.torchserve import Addresses
 
@@ -41,6 +41,15 @@ class Options:
             "inference address of a server; give it again for more (default: that of the server of --serve, else "
             f"{DEFAULT_UPSTREAM})",
             "HOST:PORT",
+            repeated=True,
+        ),
+    ] = ()
+    server_run_dir: Annotated[
+        tuple[Path, ...],
+        Option(
+            "run folder of a server on this machine, for films whose clients left not to be computed; give it again "
+            "for more (default: that of --serve, else run)",
+            "DIR",
             repeated=True,
         ),
     ] = ()
@@ -136,8 +145,10 @@ def make_plan(options: Options, run_dir: RunDir) -> EdgePlan:
     if options.keys and not keys.exists():
         raise EdgeError(f"--keys {options.keys} is not there: pneumoscan keys --keys {options.keys} add NAME")
     server = None if served is None else tuple(as_argv(served))
+    folders = options.server_run_dir or (RUN_DIR if served is None else served.run_dir,)
     given = (options.tls_cert, options.tls_key) if options.tls_cert and options.tls_key else None
-    plan = EdgePlan(run_dir, settings, find_nginx(), options.drain, keys, server)
+    absolute = tuple(folder.absolute() for folder in folders)
+    plan = EdgePlan(run_dir, settings, find_nginx(), options.drain, keys, server, absolute)
     if link_certificate(run_dir.path, given):
         print(
             f"The certificate is self-signed ({run_dir.path / 'self-signed.crt'}): clients have to be given it. "
@@ -153,7 +164,7 @@ def in_background(options: Options, plan: EdgePlan) -> Options:
     """The options of the edge that ``--detach`` starts, with its server's as the plan has them."""
     # What its server writes to its console would go to a file that nobody rotates.
     server = () if plan.server is None else (*plan.server, "--quiet")
-    return replace(options, detach=False, server=server)
+    return replace(options, detach=False, server=server, server_run_dir=plan.server_folders)
 
 
 def show_first_key(plan: EdgePlan) -> None:

@@ -12,7 +12,7 @@ from pneumoscan.daemon import Notifier
 from pneumoscan.options import as_argv
 from pneumoscan.server.capacity import machine, plan, workers_in_memory
 from pneumoscan.server.options import FORMATS_VARIABLE, ServeOptions
-from pneumoscan.server.run_folder import RunDir, daemon
+from pneumoscan.server.run_folder import RunDir, daemon, make_record_folder
 from pneumoscan.server.torchserve import Addresses, check_caller, choose_device, find_java
 from pneumoscan.versions.declared import serving_set
 
@@ -85,4 +85,5 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
         capacity.heap_bytes(here.memory_bytes),
         options.timeout,
         options.quiet,
+        None if options.record is None else make_record_folder(options.record),
     )

@@ -32,6 +32,7 @@ _ORIGIN_HOST: Final = re.compile(r"(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5}
 LOG_BYTES: Final = 10 * 1024 * 1024
 LOGS_KEPT: Final = 3
 _SYSLOG: Final = re.compile(r"^<\d+>\w{3} [ \d]\d [\d:]{8} ")
+_LEFT: Final = re.compile(r"left: ([0-9a-f]{32})")  # of nginx.conf's log of 499
 _UPSTREAM: Final = re.compile(r', upstream: "(?:https?://)?([^/"]+)')
 # Before a film's path is asked. PUT is what "curl -T film.dcm" sends; TorchServe takes it for POST, so the edge does.
 _TAKE: Final = """
@@ -298,9 +299,16 @@ def without_quotes(line: str) -> str:
 
 
 class ErrorLog:
-    """Takes what both nginx have to say from a unix socket and writes it down without what it quotes of requests."""
+    """Takes what both nginx have to say from a unix socket and writes it down without what it quotes of requests.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    left
+        Gets nginx's name of each request whose client left before its answer; that is not written down.
+    """
+
+    def __init__(self, folder: Path, left: Callable[[str], object]) -> None:
+        self._left = left
         self._path = folder / "errors.sock"
         self._log = folder / "logs" / "error.log"
         self._path.unlink(missing_ok=True)
@@ -334,7 +342,10 @@ class ErrorLog:
                 if self._stop.is_set():
                     return
                 continue
-            self.write(without_quotes(line))
+            if found := _LEFT.fullmatch(_SYSLOG.sub("", line.strip())):
+                self._left(found[1])
+            else:
+                self.write(without_quotes(line))
 
 
 def rotate(path: Path, limit: int = LOG_BYTES) -> bool:

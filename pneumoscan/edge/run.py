@@ -47,6 +47,8 @@ class EdgePlan:
         File of the keys' digests.
     server
         Arguments of a ``pneumoscan serve`` that is started before and stopped after; None for no server.
+    server_folders
+        Run folders in which the servers of this machine may be.
     """
 
     run_dir: RunDir
@@ -55,6 +57,14 @@ class EdgePlan:
     drain_s: float
     keys: Path
     server: tuple[str, ...] | None = None
+    server_folders: tuple[Path, ...] = ()
+
+    def client_left(self, ticket: str) -> None:
+        """Let the servers on this machine know that the client of a request has left."""
+        for folder in map(RunDir, self.server_folders):
+            state = folder.read_state()
+            if state is not None and state.url.removeprefix("http://") in self.settings.upstreams:
+                folder.mark_left(state, ticket)
 
     def write_configuration(self) -> tuple[Nginx, Nginx]:
         """Write both configurations and let nginx read them; give the edge and its adapter, not started.
@@ -132,7 +142,7 @@ def run(plan: EdgePlan, notifier: Notifier) -> int:
 def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: threading.Event, notifier: Notifier) -> int:
     folder = plan.run_dir.path
     edge, adapter = plan.write_configuration()
-    errors = ErrorLog(folder)
+    errors = ErrorLog(folder, plan.client_left)
     readiness = EdgeReadiness([f"http://{one}" for one in plan.settings.upstreams])
     comparer = Comparer(folder, plan.settings.upstreams, errors.write)
     checker = AuthServer(folder / "checker.sock", KeyRing(plan.keys, errors.write), readiness, comparer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pneumoscan.options import Group, Option, Port
 from pneumoscan.server.capacity import (
@@ -16,7 +16,7 @@ from pneumoscan.server.capacity import (
 
 Format = Literal["tiff", "jpeg2000"]  # cxr.films.scans.FORMATS
 FORMATS_VARIABLE = "PNEUMOSCAN_FORMATS"  # cxr.films.scans, which no command imports for its help
-
+RUN_DIR: Final = Path("run")
 _CAPACITY = (
     "Worked out from the machine. On a CPU a worker for each core, as far as the memory holds them by an estimate "
     f"of {WORKER_BYTES / 1e9:g} GB a worker, each with one thread and one film at a time; with a GPU "
@@ -51,7 +51,7 @@ class ServeOptions:
             "another one, and other ports",
             "DIR",
         ),
-    ] = Path("run")
+    ] = RUN_DIR
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         Option("auto: a GPU if there is one; cpu: hide any GPU; cuda: refuse to start without one"),
@@ -66,6 +66,14 @@ class ServeOptions:
     timeout: Annotated[
         float, Option("how long the server may take until it answers a film; then it is stopped, exit 1", "SECONDS")
     ] = 180.0
+    record: Annotated[
+        Path | None,
+        Option(
+            "write each prediction down there as a JSON line: ids, the film's SHA-256, score, label, flags, version, "
+            "engine, seconds, and nothing of a patient; at most 500 MB (default: nothing is written down)",
+            "DIR",
+        ),
+    ] = None
     quiet: Annotated[
         bool,
         Option("show nothing more of TorchServe once it answers; its log files, which are rotated, have it all"),

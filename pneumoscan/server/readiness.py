@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -29,10 +28,6 @@ DEATHS_WHILE_STARTING = 2
 _POLL_S: Final = 0.2
 _NOT_ANSWERED: Final = "the workers are READY but the canary film is not answered: {}"
 _FULL: Final = "OVERLOADED"  # what the client calls a 503 of TorchServe's own
-# A JVM that hangs, noticed within 5 + 10 + 10 seconds.
-_PULSE_S: Final = 5.0
-_PULSE_TIMEOUT_S: Final = 10.0
-_PULSES_MISSED: Final = 2
 
 
 def canary_film(size: int = 256) -> bytes:
@@ -162,57 +157,6 @@ def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str |
             return None
         stop.requested.wait(_POLL_S)
     return f"not ready within {timeout_s:g} s: {missing}"
-
-
-def wait_until_stopped(
-    server: Child, stop: StopRequest, pulse: Pulse | None = None, beat: Callable[[], object] = lambda: None
-) -> str | None:
-    """Wait for a signal; give None after one, or what happened when the JVM ended or hangs without.
-
-    Parameters
-    ----------
-    pulse
-        Says that it hangs.
-    beat
-        Called again and again: it shows that this process does not hang.
-    """
-    while not stop.requested.wait(_POLL_S):
-        if server.exit_status is not None:
-            return f"TorchServe ended by itself (exit status {server.exit_status})"
-        if pulse is not None and pulse.is_lost:
-            return "TorchServe hangs: it does not answer on its management socket"
-        beat()
-    return None
-
-
-class Pulse:
-    """Asks a JVM again and again whether it is there, in a thread, since one that hangs makes who asks wait.
-
-    Parameters
-    ----------
-    socket
-        Its management socket. One that has gone, or a JVM that refuses, does not hang; other checks are for those.
-    """
-
-    def __init__(self, socket: Path, every_s: float = _PULSE_S, timeout_s: float = _PULSE_TIMEOUT_S) -> None:
-        self._socket, self._every_s, self._timeout_s = socket, every_s, timeout_s
-        self.is_lost = False
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        missed = 0
-        while missed < _PULSES_MISSED:
-            if not missed:
-                time.sleep(self._every_s)
-            try:
-                with ManagementClient(self._socket, timeout_s=self._timeout_s) as management:
-                    management.ready(MODEL_NAME)
-                missed = 0
-            except AnswerLost:
-                missed += 1
-            except ClientError:
-                missed = 0
-        self.is_lost = True
 
 
 class WorkerDeaths:

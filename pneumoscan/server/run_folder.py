@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,9 @@ SOCKET_PATH_LIMIT = 107
 # TorchServe puts ".ts.sock.<port>" into its temporary folder, one for each worker.
 WORKER_SOCKET_NAME = "/.ts.sock.65535"
 _TEMP_PREFIX = "pneumoscan-"
+# In the temporary folder: names of requests whose clients have left. More than may wait at any time.
+LEFT_FOLDER = "left"
+_MARKS_KEPT = 4096
 # Where the reason is when a server does not become ready: first what the workers wrote, then what TorchServe did.
 _TELLING_LOGS = ("model_log.log", "ts_log.log")
 # What may be in a run folder that no server was started from yet: keys of an edge and its folder, films of the page.
@@ -95,6 +99,11 @@ class RunDir:
     def serve_log(self) -> Path:
         """What a detached server has to say."""
         return self.logs / "serve.log"
+
+    @property
+    def ends(self) -> Path:
+        """How often a server or a worker ended without being asked to; see `pneumoscan.server.pulse`."""
+        return self.logs / "ends.json"
 
     @property
     def pid_file(self) -> Path:
@@ -199,6 +208,18 @@ class RunDir:
             )
         return elsewhere
 
+    def mark_left(self, state: ServerState, ticket: str) -> None:
+        """Tell a running server's workers that the client of a request has left.
+
+        Marks are empty files, read by `cxr.serving.arrival`; those of requests that must have ended by now are removed.
+        """
+        folder = Path(state.temp, LEFT_FOLDER)
+        with contextlib.suppress(OSError):  # another user's server, or one that just ended
+            (folder / ticket).touch()
+            if len(marks := list(folder.iterdir())) > 2 * _MARKS_KEPT:
+                for old in sorted(marks, key=os.path.getmtime)[:-_MARKS_KEPT]:
+                    old.unlink(missing_ok=True)
+
     def clean_leftovers(self) -> None:
         """Remove what a server that was killed could not; only while the folder is `locked`."""
         state = self.read_state()
@@ -243,6 +264,26 @@ class RunDir:
         shutil.rmtree(temp, ignore_errors=True)
         for path in (self.socket, self.token, self.pid_file, self.path / "key_file.json"):
             path.unlink(missing_ok=True)
+
+
+def make_record_folder(folder: Path) -> Path:
+    """Make the folder of the record of predictions, for this user only; give its absolute path.
+
+    Raises
+    ------
+    RunFolderError
+        It cannot be made or written to.
+    """
+    folder = folder.absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write predictions to {folder} ({error.strerror}): give another --record"
+        ) from error
+    return folder
 
 
 def _size(path: Path) -> int:

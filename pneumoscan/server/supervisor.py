@@ -16,8 +16,9 @@ from pneumoscan.processes import STDERR, Child, StopRequest, adopt_orphans, writ
 from pneumoscan.resources import resource
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.management_port import management_port
-from pneumoscan.server.readiness import Pulse, StartCheck, wait_until_ready, wait_until_stopped
-from pneumoscan.server.run_folder import GRACE_S, RunDir, ServerState
+from pneumoscan.server.pulse import HUNG, Pulse, count_end, wait_until_stopped
+from pneumoscan.server.readiness import StartCheck, wait_until_ready
+from pneumoscan.server.run_folder import GRACE_S, LEFT_FOLDER, RunDir, ServerState
 from pneumoscan.server.torchserve import (
     Addresses,
     effective_config,
@@ -42,6 +43,7 @@ class Plan:
     heap_bytes: int
     timeout_s: float
     quiet: bool
+    record: Path | None = None
 
 
 def serve(plan: Plan, notifier: Notifier, lock: int) -> int:
@@ -81,13 +83,14 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
     )
     run_dir.write_state(state)
     (temp / "no-workflows").mkdir(mode=0o500)
+    (temp / LEFT_FOLDER).mkdir(mode=0o700)
     base = resource("config.properties").read_text()
     config = effective_config(base, run_dir, temp, plan.addresses, archives, plan.device, plan.capacity)
     run_dir.config.write_text(config)
     marks = run_dir.log_marks()
     server = Child(
         server_command(plan.java, run_dir, temp, store, plan.heap_bytes),
-        environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity),
+        environment=server_environment(os.environ, run_dir, temp, plan.device, plan.capacity, plan.record),
         folder=run_dir.path,
         show=partial(write_out, STDERR),
         keep_open=(lock,),  # shows a JVM whose supervisor was killed
@@ -96,7 +99,8 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
     try:
         if plan.addresses.management_port is not None:
             ports.enter_context(management_port(plan.addresses.management_port, run_dir.socket, run_dir.token))
-        run_dir.write_state(state.with_jvm(server.pid))
+        state = state.with_jvm(server.pid)
+        run_dir.write_state(state)
         start = StartCheck(run_dir, url, versions)
 
         def why_not_ready() -> str | None:
@@ -110,9 +114,10 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
             if notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})"):
                 if notifier.is_detached or plan.quiet:
                     server.quiet()
-                pulse = Pulse(run_dir.socket)
-                why = wait_until_stopped(server, stop, pulse, notifier.beat)
-                is_hung = pulse.is_lost
+                ended = wait_until_stopped(server, stop, Pulse(run_dir, state), notifier.beat)
+                if ended is not None:
+                    count_end(run_dir, ended[0])
+                    is_hung, why = ended[0] == HUNG, ended[1]
             else:
                 why = _UNKNOWN
     finally:

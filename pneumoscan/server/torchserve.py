@@ -18,7 +18,7 @@ from pneumoscan.errors import ConfigError, NoJavaError
 from pneumoscan.model_store import MODEL_NAME, Archive
 from pneumoscan.resources import resource
 from pneumoscan.server.capacity import Capacity, count_gpus
-from pneumoscan.server.run_folder import RunDir
+from pneumoscan.server.run_folder import LEFT_FOLDER, RunDir
 
 HOST = "127.0.0.1"
 
@@ -90,7 +90,12 @@ def check_caller(environment: Mapping[str, str]) -> None:
 
 
 def server_environment(
-    caller: Mapping[str, str], run_dir: RunDir, temp: Path, device: str, capacity: Capacity
+    caller: Mapping[str, str],
+    run_dir: RunDir,
+    temp: Path,
+    device: str,
+    capacity: Capacity,
+    record: Path | None = None,
 ) -> dict[str, str]:
     """The environment of the JVM and its workers: a little of what the caller has, and the run's own folders.
 
@@ -101,7 +106,10 @@ def server_environment(
     environment |= capacity.thread_variables
     # Java reads java.io.tmpdir, Python reads TMPDIR and TorchServe's own code reads TEMP.
     environment |= {"TMPDIR": str(temp), "TEMP": str(temp)}
+    environment |= {"PNEUMOSCAN_LEFT": str(temp / LEFT_FOLDER)}  # cxr.serving.arrival
     environment |= {"LOG_LOCATION": str(run_dir.logs), "METRICS_LOCATION": str(run_dir.logs)}
+    if record is not None:
+        environment["PNEUMOSCAN_RECORD"] = str(record)  # cxr.serving.record
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from cxr_client import ClientError, ManagementClient
 from pneumoscan.errors import ExportError
 from pneumoscan.model_store import MODEL_NAME
+from pneumoscan.server.pulse import WHYS, read_ends
 from pneumoscan.server.run_folder import RunDir
 
 # What TorchServe 0.12 says of a worker, whatever keeps it from being ready, and one for what it does not say yet.
@@ -30,14 +31,19 @@ _TIMEOUT_S: Final = 4.0  # of each of two questions; Prometheus waits ten second
 class WorkerSeries(Collector):
     """Series of every registered version, asked for when they are scraped."""
 
-    def __init__(self, socket_path: Path) -> None:
-        self._socket_path = socket_path
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_dir = run_dir
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """The series; ``cxr_management_up`` alone, at 0, where the server does not answer."""
+        ends = CounterMetricFamily("cxr_ends", "Servers and workers that ended without being asked to", labels=["why"])
+        counts = read_ends(self._run_dir)
+        for why in WHYS:
+            ends.add_metric([why], counts[why])
+        yield ends
         up = GaugeMetricFamily("cxr_management_up", "Whether TorchServe answers on its management socket")
         try:
-            with ManagementClient(self._socket_path, _TIMEOUT_S) as management:
+            with ManagementClient(self._run_dir.socket, _TIMEOUT_S) as management:
                 versions = management.describe(MODEL_NAME, "all")
                 default = {str(one["modelVersion"]) for one in management.describe(MODEL_NAME)}
         except ClientError as error:
@@ -81,7 +87,7 @@ def export_forever(run_dir: Path, port: int) -> None:
         The port cannot be listened on.
     """
     registry = CollectorRegistry()
-    registry.register(WorkerSeries(RunDir(run_dir.absolute()).socket))
+    registry.register(WorkerSeries(RunDir(run_dir.absolute())))
     try:
         server, thread = start_http_server(port, addr=_HOST, registry=registry)
     except (OSError, OverflowError) as error:

@@ -130,3 +130,19 @@ def test_another_page_nobody_and_a_silent_server_are_three_errors(exporter: str)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with MetricsClient(url, timeout_s=0.2) as client, pytest.raises(AnswerLost, match=r"0\.2 s"):
             client.look()
+
+
+def test_a_histogram_written_as_counters_is_one() -> None:
+    text = "".join(
+        f"# TYPE seconds{part} counter\n" + "".join(f"seconds{part}{labels} {value}\n" for labels, value in lines)
+        for part, lines in {
+            "_bucket": [('{le="1"}', 0.0), ('{le="2"}', 4.0), ('{le="+Inf"}', 4.0)],
+            "_count": [("", 4.0)],
+            "_sum": [("", 6.0)],
+        }.items()
+    )
+    seen = Snapshot.parse(text, 0.0)
+    assert seen.quantile("seconds", 0.5) == 1.5
+    assert seen.mean("seconds") == 1.5
+    assert seen.kinds == {"seconds": "histogram"}
+    assert seen.since(seen).quantile("seconds", 0.5) is None

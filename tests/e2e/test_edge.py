@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -11,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,10 +22,12 @@ from typing import Any
 import pytest
 import requests
 
+from cxr_client import ManagementClient
+from cxr_client.metrics import MetricsClient
 from pneumoscan.edge import keys as key_file
 from tests.e2e.edges import Edge, fresh_edge
 from tests.e2e.servers import clean_environment
-from tests.e2e.small_server import SmallServer, small_server
+from tests.e2e.small_server import BATCH_SIZE, SmallServer, small_server
 from tests.film_server import Answer, Asked, FilmServer, serving
 from tests.films import dicom, encoded, film
 from tests.places import REPOSITORY
@@ -34,12 +38,13 @@ pytestmark = [pytest.mark.e2e, NEEDS_JAVA, NEEDS_NGINX]
 
 FIELDS = {"type", "title", "status", "code", "detail", "request_id", "retryable"}
 FILM = encoded(film())
+LEAVE = 30
 OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 @pytest.fixture(scope="module")
 def edge(small_server: SmallServer) -> Iterator[Edge]:
-    with fresh_edge([small_server.url]) as edge:
+    with fresh_edge([small_server.url], "--server-run-dir", str(small_server.server.run_dir.path)) as edge:
         yield edge
 
 
@@ -214,12 +219,55 @@ def test_the_model_card_is_not_told_to_who_knows_torchserves_header(edge: Edge) 
 def test_a_request_keeps_its_name_where_it_is_an_id_and_gets_one_where_it_is_text(edge: Edge) -> None:
     name = str(uuid.uuid4())
     reply = edge.ask("POST", "/predictions/pneumonia", bearer(edge) | {"X-Request-Id": name}, data=FILM)
-    assert reply.headers["X-Request-Id"] == name
-    assert reply.headers["X-Upstream-Request-Id"] == reply.json()["request_id"]
+    assert reply.headers["X-Request-Id"] == reply.json()["request_id"] == name
     entry = next(json.loads(line) for line in edge.log().splitlines() if name in line)
-    assert (entry["status"], entry["upstream_request_id"]) == (200, reply.json()["request_id"])
+    assert (entry["status"], entry["upstream_request_id"]) == (200, reply.headers["X-Upstream-Request-Id"])
     reply = edge.ask("POST", "/nowhere", {"X-Request-Id": "Doe^Jane"})
     assert reply.json()["request_id"] == reply.headers["X-Request-Id"] != "Doe^Jane"
+
+
+def test_films_whose_clients_left_are_not_computed_and_the_next_one_is_answered(
+    edge: Edge, small_server: SmallServer
+) -> None:
+    """The worker stands still until all have left, so that what it does then does not hang on who was first."""
+
+    def total(name: str) -> float:
+        with MetricsClient(small_server.metrics_url) as metrics:
+            return metrics.look().total(name)
+
+    before, films = total("cxr_abandoned_total"), total("cxr_images_total")
+    with ManagementClient(small_server.server.run_dir.socket) as management:
+        (worker,) = management.ready("pneumonia").versions[0].workers
+    gone = edge.log().count('"status":499')
+    head = f"POST /predictions/pneumonia HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {edge.key}\r\n"
+    head += f"Content-Type: application/octet-stream\r\nContent-Length: {len(FILM)}\r\n\r\n"
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        clients = [edge.connect() for _ in range(LEAVE)]
+        for client in clients:
+            client.sendall(head.encode() + FILM)
+        wait_for(lambda: waiting(small_server) >= LEAVE - BATCH_SIZE)
+        for client in clients:
+            client.close()
+        wait_for(lambda: edge.log().count('"status":499') == gone + LEAVE)
+        wait_for(lambda: len(list((small_server.server.run_dir.path / "tmp" / "left").iterdir())) >= LEAVE)
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    assert edge.ask("POST", "/predictions/pneumonia", data=FILM).status_code == 200
+    wait_for(lambda: total("cxr_abandoned_total") == before + LEAVE)
+    assert total("cxr_images_total") == films + 1
+
+
+def waiting(small_server: SmallServer) -> int:
+    with ManagementClient(small_server.server.run_dir.socket) as management:
+        return sum(version.waiting for version in management.ready("pneumonia").versions)
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

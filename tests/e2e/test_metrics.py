@@ -60,7 +60,8 @@ def metrics_url(server: Server) -> str:
 def send(server: Server, films: list[Grey]) -> None:
     with requests.Session() as session:
         for one in films:
-            reply = session.post(f"{server.url}/predictions/pneumonia", data=encoded(one), timeout=60)
+            headers = {"X-Request-Start": f"t={time.time():.3f}"}
+            reply = session.post(f"{server.url}/predictions/pneumonia", data=encoded(one), headers=headers, timeout=60)
             assert reply.status_code == 200
 
 
@@ -163,8 +164,13 @@ def test_prometheus_sees_every_series_and_answers_every_query_of_the_dashboard(s
 def test_promtool_finds_nothing_in_our_series_but_the_labels_that_were_promised(server: Server) -> None:
     text = requests.get(f"{metrics_url(server)}/metrics", timeout=10).text
     said = promtool("check", "metrics", text=text)
-    ours = {line.split(" ", 1)[1] for line in (said.stdout + said.stderr).splitlines() if line.startswith("cxr_")}
-    assert ours <= {TOLERATED}
+    lines = [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("cxr_")]
+    # A histogram with its own buckets, which TorchServe 0.12 can only be given as counters.
+    assert {line.split(" ", 1)[1] for line in lines if not line.startswith("cxr_request_seconds_")} <= {TOLERATED}
+    with MetricsClient(metrics_url(server)) as client:
+        seen = client.look()
+    assert 0 < (seen.quantile("cxr_request_seconds", 0.95) or 0.0) < 60
+    assert seen.total("cxr_request_seconds_bucket", {"le": "+Inf"}) == seen.total("cxr_request_seconds_count")
 
 
 def test_nothing_of_a_request_becomes_a_label(server: Server) -> None:

@@ -26,24 +26,39 @@ from typing import Final, TextIO
 from pydicom import config
 
 from cxr.errors import CODES
+from cxr.films.film import FLAGS
 from cxr.films.sandbox_walls import WALLS
 from cxr.model.spec import CLASSES
+from cxr.serving.request import VIEWS
 
 OUTCOMES: Final = ("ok", "partial", "refused", "failed")
 OK: Final = "OK"  # the code of a request that got its answer
 FORMATS: Final = ("JPEG", "PNG", "DICOM", "TIFF", "JPEG2000")
 SIGNALS: Final = ("score", "mean_grey", "contrast", "sharpness", "border", "aspect")
+NOT_DECLARED: Final = "none"  # the view of a request that declares none
+# TorchServe 0.12 has one set of buckets for all histograms, up to 10 s. These are of a histogram written as counters,
+# which its readers take for one: ten bounds a decade, so that a quantile between two of them is right to some percent.
+_R10: Final = ("1", "1.25", "1.6", "2", "2.5", "3.15", "4", "5", "6.3", "8")
+BOUNDS: Final = (*(f"{float(step) * 10.0**power:g}" for power in (-2, -1, 0, 1) for step in _R10), "100", "+Inf")
 
 Key = tuple[str, tuple[str, ...]]  # a name and the values of its labels, in their order
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One metric: ``counter``, ``gauge`` or ``histogram``, its unit, and the values each of its labels may have."""
+    """One metric: ``counter``, ``gauge`` or ``histogram``, its unit, and the values each of its labels may have.
+
+    A pattern instead of values is for what the archive says of its model; nothing of a request goes there.
+    """
 
     kind: str
     unit: str
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...] | re.Pattern[str]] = field(default_factory=dict)
+
+    @property
+    def every(self) -> Iterator[tuple[str, ...]]:
+        """All that its labels can be together, where they have lists."""
+        return itertools.product(*(values for values in self.labels.values() if isinstance(values, tuple)))
 
 
 SERIES: Final[Mapping[str, Series]] = MappingProxyType(
@@ -53,10 +68,21 @@ SERIES: Final[Mapping[str, Series]] = MappingProxyType(
         "cxr_indeterminate_total": Series("counter", "Count"),
         "cxr_rescored_total": Series("counter", "Count"),
         "cxr_images_total": Series("counter", "Count", {"format": FORMATS}),
+        "cxr_flags_total": Series("counter", "Count", {"flag": tuple(FLAGS)}),
+        "cxr_views_total": Series("counter", "Count", {"view": (NOT_DECLARED, *VIEWS)}),
+        "cxr_abandoned_total": Series("counter", "Count"),
+        "cxr_worker_starts_total": Series("counter", "Count"),
+        "cxr_request_seconds_bucket": Series("counter", "Seconds", {"le": BOUNDS}),
+        "cxr_request_seconds_count": Series("counter", "Count"),
+        "cxr_request_seconds_sum": Series("counter", "Seconds"),
+        "cxr_model_info": Series(
+            "gauge", "Info", {"weights_sha256": re.compile("[0-9a-f]{64}"), "engine": re.compile("[a-z0-9-]{1,40}")}
+        ),
         "cxr_drift_psi": Series("gauge", "Ratio", {"signal": SIGNALS}),
         "cxr_drift_psi_limit": Series("gauge", "Ratio", {"signal": SIGNALS}),
         "cxr_drift_films": Series("gauge", "Count"),
         "cxr_sandbox_wall": Series("gauge", "Count", {"wall": tuple(WALLS)}),
+        "cxr_queue_seconds": Series("histogram", "Seconds"),
         "cxr_decode_seconds": Series("histogram", "Seconds"),
         "cxr_preprocess_seconds": Series("histogram", "Seconds"),
         "cxr_forward_seconds": Series("histogram", "Seconds"),
@@ -77,7 +103,7 @@ class BatchMetrics:
     counts
         Increments of counters, already added up.
     values
-        New values of gauges and observations of histograms, in their order.
+        New values of gauges, observations of histograms and increments that are no whole numbers, in their order.
     """
 
     counts: Counter[Key] = field(default_factory=Counter)
@@ -92,7 +118,7 @@ class BatchMetrics:
             zero.counts[_key("cxr_requests_total", (outcome_of(code), code))] = 0
         for name, series in SERIES.items():
             if series.kind == "counter" and name != "cxr_requests_total":
-                for labels in itertools.product(*series.labels.values()):
+                for labels in series.every:
                     zero.counts[_key(name, labels)] = 0
         return zero
 
@@ -124,6 +150,14 @@ class BatchMetrics:
         key = _key(name, labels)
         if math.isfinite(value):
             self.values.append((key, value))
+
+    def time_request(self, seconds: float) -> None:
+        """Observe how long a request took, from when it came in until its reply was made."""
+        for bound in BOUNDS:
+            if seconds <= float(bound):
+                self.count("cxr_request_seconds_bucket", bound)
+        self.count("cxr_request_seconds_count")
+        self.observe("cxr_request_seconds_sum", seconds)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -162,9 +196,10 @@ def _key(name: str, labels: tuple[str, ...]) -> Key:
     if len(labels) != len(series.labels):
         raise ValueError(f"{name} got {len(labels)} label values: its labels are {', '.join(series.labels) or 'none'}")
     for (label, allowed), value in zip(series.labels.items(), labels, strict=True):
-        if value not in allowed:
+        if not (value in allowed if isinstance(allowed, tuple) else allowed.fullmatch(value)):
             # Not the value itself: it could come from a request.
-            raise ValueError(f"a value of label {label} of {name} is not on its list: {', '.join(allowed)}")
+            known = ", ".join(allowed) if isinstance(allowed, tuple) else allowed.pattern
+            raise ValueError(f"a value of label {label} of {name} is not on its list: {known}")
     return name, labels
 
 

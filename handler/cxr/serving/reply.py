@@ -19,7 +19,7 @@ from cxr.serving.request import Options, Request
 
 # TorchServe 0.12 kills the worker over a reply larger than its max_response_size, which is 64 MiB in config.properties.
 MAX_REPLY_BYTES: Final = 60 * 1024 * 1024
-_DIGITS: Final = 6  # of a logit: finer than float32 is exact at the size logits have
+DIGITS: Final = 6  # of a logit: finer than float32 is exact at the size logits have
 
 Answer = dict[str, Any] | bytes
 
@@ -61,7 +61,7 @@ def answer_line(identity: ModelIdentity, said: Prediction | InputError) -> str:
     version = f"version={identity.version}"
     if isinstance(said, InputError):
         return f"code={said.code}; {version}"
-    return f"label={said.label}; p={float(said.probabilities[1]):.{_DIGITS}f}; {version}"
+    return f"label={said.label}; p={float(said.probabilities[1]):.{DIGITS}f}; {version}"
 
 
 def answer_of(
@@ -159,7 +159,7 @@ def error_reply(error: InputError, request_id: str) -> Reply:
 
 
 def _by_class(values: Any) -> dict[str, float]:
-    return {name: round(float(value), _DIGITS) for name, value in zip(CLASSES, values, strict=True)}
+    return {name: round(float(value), DIGITS) for name, value in zip(CLASSES, values, strict=True)}
 
 
 def _decision(prediction: Prediction, spec: ModelSpec) -> dict[str, Any]:
@@ -184,8 +184,8 @@ def _cam(explanation: Explanation, film: Film, options: Options, spec: ModelSpec
     cam: dict[str, Any] = {
         "target": explanation.target,
         "unit": "logit",
-        "bias": round(explanation.bias, _DIGITS),
-        "grid": [[round(float(value), _DIGITS) for value in row] for row in explanation.grid],
+        "bias": round(explanation.bias, DIGITS),
+        "grid": [[round(float(value), DIGITS) for value in row] for row in explanation.grid],
     }
     if options.regions is not None:
         info = film.info

@@ -5,6 +5,7 @@ Each film is a job that is decoded, scored and answered; an error ends its job a
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,18 +25,31 @@ from cxr.films.frontal import LATERAL, check_frontal
 from cxr.model.brightness import check_brightness
 from cxr.model.preprocess import network_film, resize
 from cxr.predict import Prediction, Predictor
+from cxr.serving.arrival import Arrival
 from cxr.serving.card import AuditSummary, model_card
 from cxr.serving.drift import DriftWindow, Reference
 from cxr.serving.faults import DeviceLostError, is_out_of_memory, predict_each, where
-from cxr.serving.metrics import OK, BatchMetrics
+from cxr.serving.metrics import NOT_DECLARED, OK, BatchMetrics
+from cxr.serving.record import Entry, PredictionRecord
 from cxr.serving.render import MAX_SIDE, display_film
-from cxr.serving.reply import Answer, ModelIdentity, Reply, answer_line, answer_of, card_reply, error_reply, reply_to
+from cxr.serving.reply import (
+    DIGITS,
+    Answer,
+    ModelIdentity,
+    Reply,
+    answer_line,
+    answer_of,
+    card_reply,
+    error_reply,
+    reply_to,
+)
 from cxr.serving.request import Options, Request, asks_for_card, read_request
 
 # Of a batch. TorchServe replaces a worker that takes longer than responseTimeout, 120 s in model-config.yaml, and
 # fails all requests of its batch; a batch of 256 films needs the rest on two cores.
 _DECODING_S: Final = 40.0
 _FILMS_A_PASS: Final = 32  # of a batch: the next ones are prepared while these are scored
+_FOR_NOBODY: Final = Reply(499, "application/json", b"{}")  # who asked has left; nginx's own number for it
 _log = logging.getLogger(__name__)
 
 
@@ -56,13 +70,15 @@ class FilmJob:
     ----------
     data
         The bytes of its file; let go once they are decoded.
-    options
-        What its request asks for.
+    options, arrival
+        What its request asks for, and how that came.
     tensor_film
         At the size of the network's input, (size, size) uint8. With `film` all that is kept of the pixels until the
         batch is scored: a batch of full films could fill the memory.
     film
         At the size of the reply's pictures, with the file's facts about the original.
+    digest
+        SHA-256 of its file, where predictions are written down.
     prediction, answer
         The model's answer, and that as the reply has it.
     error
@@ -71,11 +87,20 @@ class FilmJob:
 
     data: bytes | None
     options: Options
+    arrival: Arrival
     tensor_film: Pixels | None = None
     film: Film | None = None
+    digest: str = ""
     prediction: Prediction | None = None
     answer: Answer | None = None
     error: InputError | None = None
+    is_for_nobody: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """True where nothing more is to be computed for it; looks again whether who sent it has left."""
+        self.is_for_nobody = self.is_for_nobody or self.arrival.has_left()
+        return self.error is not None or self.is_for_nobody
 
     @property
     def outcome(self) -> Answer | InputError:
@@ -89,7 +114,7 @@ class FilmJob:
 class RequestJob:
     """One request on its way to its reply; without a `request` and an `error` it asks for the model card."""
 
-    request_id: str
+    arrival: Arrival
     request: Request | None = None
     films: list[FilmJob] = field(default_factory=list)
     reply: Reply | None = None
@@ -99,6 +124,11 @@ class RequestJob:
     def is_for_card(self) -> bool:
         """True where it asks for the model card, and of no film."""
         return self.request is None and self.error is None
+
+    @property
+    def is_for_nobody(self) -> bool:
+        """True where who sent it has left, and a film was not computed for that."""
+        return any(film.is_for_nobody for film in self.films)
 
 
 class BatchService:
@@ -116,6 +146,8 @@ class BatchService:
         What recent films are compared with; without one there is no drift to see.
     formats
         Of `cxr.films.scans.FORMATS`, those that the operator admits.
+    record
+        Where predictions are written down; None for nowhere.
     """
 
     def __init__(
@@ -126,11 +158,13 @@ class BatchService:
         audit: AuditSummary | None = None,
         reference: Reference | None = None,
         formats: Collection[str] = (),
+        record: PredictionRecord | None = None,
     ) -> None:
         self.predictor = predictor
         self.identity = identity
         self.formats = frozenset(formats)
         self.card = card_reply(model_card(predictor.spec, asdict(identity), metrics, audit))
+        self.record = record
         self.drift = None if reference is None else DriftWindow(reference)
         threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(threads, "film") if threads > 1 else None
@@ -152,6 +186,11 @@ class BatchService:
         if size := sum(not job.is_for_card for job in jobs):
             metrics.observe("cxr_batch_size", size)
             metrics.observe("cxr_batch_seconds", time.monotonic() - begun)
+        for job in jobs:
+            if not job.is_for_card and not job.is_for_nobody:
+                _time(job.arrival, metrics)
+        if self.record is not None:
+            self.record.add([entry for job in jobs for entry in self._entries(job, time.monotonic() - begun)])
         if self.drift is not None:
             self.drift.publish(metrics)
         return replies
@@ -166,7 +205,7 @@ class BatchService:
         decoded = list(map(step, jobs)) if self._pool is None else self._pool.map(step, jobs)
         ready: list[FilmJob] = []
         for count, job in enumerate(decoded, start=1):
-            if job.error is None:
+            if not job.is_done:
                 ready.append(job)
             if len(ready) == _FILMS_A_PASS or count == len(jobs):
                 self._score(ready, metrics)
@@ -174,9 +213,11 @@ class BatchService:
 
     def _decode(self, job: FilmJob, deadline: float, metrics: BatchMetrics) -> FilmJob:
         data, job.data = job.data, None
-        if data is None:
+        if data is None or job.is_done:
             return job
         with _errors_of(job):
+            if self.record is not None:
+                job.digest = hashlib.sha256(data).hexdigest()
             if time.monotonic() > deadline:
                 raise InputError(
                     "OVERLOADED", "the films before it took too long to decode; send it again, or by itself."
@@ -235,16 +276,21 @@ class BatchService:
     def _reply(self, job: RequestJob, metrics: BatchMetrics) -> Reply:
         if job.is_for_card:
             return self.card
+        if job.is_for_nobody:
+            metrics.count("cxr_abandoned_total")
+            return _FOR_NOBODY
+        request_id = job.arrival.request_id
         if job.request is not None:
+            metrics.count("cxr_views_total", job.request.options.view or NOT_DECLARED)
             with metrics.timed("cxr_render_seconds"), _errors_of(job):
                 for film in job.films:
-                    self._answer(film, job.request_id)
+                    self._answer(film)
                 outcomes = [film.outcome for film in job.films]
-                job.reply = reply_to(job.request, outcomes, self.identity, job.request_id)
+                job.reply = reply_to(job.request, outcomes, self.identity, request_id)
         if job.reply is None:
             assert job.error is not None
             metrics.count_request(job.error.code, is_answered=False)
-            return replace(error_reply(job.error, job.request_id), answer=answer_line(self.identity, job.error))
+            return replace(error_reply(job.error, request_id), answer=answer_line(self.identity, job.error))
         errors = [film.error.code for film in job.films if film.error is not None]
         metrics.count_request(errors[0] if errors else OK, is_answered=len(errors) < len(job.films))
         for film in job.films:
@@ -253,20 +299,47 @@ class BatchService:
         said = None if only is None else only.error or only.prediction
         return job.reply if said is None else replace(job.reply, answer=answer_line(self.identity, said))
 
-    def _answer(self, job: FilmJob, request_id: str) -> None:
+    def _answer(self, job: FilmJob) -> None:
         if job.error is not None:
             return
         with _errors_of(job):
             assert job.prediction is not None
             assert job.film is not None
             spec = self.predictor.spec
+            request_id = job.arrival.request_id
             job.answer = answer_of(job.prediction, job.film, job.options, spec, self.identity, request_id)
+
+    def _entries(self, job: RequestJob, batch_s: float) -> Iterator[Entry]:
+        """What is written down of a request: its films that were answered."""
+        came, spec = job.arrival, self.predictor.spec
+        took = came.seconds_until_now()
+        for number, film in enumerate(job.films):
+            if film.answer is None or film.error is not None or film.prediction is None or film.film is None:
+                continue
+            yield Entry(
+                came.request_id,
+                (came.trace_parent or "")[3:35],
+                number,
+                film.digest,
+                round(float(film.prediction.probabilities[1]), DIGITS),
+                film.prediction.label,
+                film.prediction.indeterminate,
+                film.film.info.flags,
+                self.identity.version,
+                self.identity.weights_sha256,
+                spec.engines[self.predictor.device.type],
+                film.prediction.rescored,
+                None if took is None else round(came.waited_s, 3),
+                round(batch_s if took is None else took, 3),
+            )
 
     def _count_answer(self, job: FilmJob, metrics: BatchMetrics) -> None:
         if job.error is not None or job.prediction is None or job.film is None or job.tensor_film is None:
             return
         probability = float(job.prediction.probabilities[1])
         metrics.count("cxr_predictions_total", job.prediction.label)
+        for flag in job.film.info.flags:
+            metrics.count("cxr_flags_total", flag)
         if job.prediction.indeterminate:
             metrics.count("cxr_indeterminate_total")
         if job.prediction.rescored:
@@ -279,18 +352,26 @@ class BatchService:
 
 def _read(incoming: IncomingRequest) -> RequestJob:
     """The job of a request, with a job for each of its films."""
-    job = RequestJob(incoming.request_id)
+    job = RequestJob(Arrival.of(incoming.headers, incoming.request_id))
     if asks_for_card(incoming.row, incoming.headers):
         return job
     with _errors_of(job):
         job.request = read_request(incoming.row, incoming.headers)
         job.films = [
-            FilmJob(None, job.request.options, error=film)
+            FilmJob(None, job.request.options, job.arrival, error=film)
             if isinstance(film, InputError)
-            else FilmJob(film, job.request.options)
+            else FilmJob(film, job.request.options, job.arrival)
             for film in job.request.films
         ]
     return job
+
+
+def _time(arrival: Arrival, metrics: BatchMetrics) -> None:
+    """Time a request from when it was sent, where somebody said when: its wait, and the whole of it."""
+    took = arrival.seconds_until_now()
+    if took is not None:
+        metrics.observe("cxr_queue_seconds", arrival.waited_s)
+        metrics.time_request(took)
 
 
 @contextmanager

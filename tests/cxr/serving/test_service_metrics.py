@@ -73,6 +73,15 @@ def test_a_mixed_batch_is_counted_by_outcome_code_and_format(service: BatchServi
     assert "CANARY" not in repr(measured)
 
 
+def test_flags_of_answered_films_and_views_that_requests_declare_are_counted(service: BatchService) -> None:
+    clipped = film(1)
+    clipped[:] = np.where(clipped > np.median(clipped), 255, 0)
+    measured = measure(service, encoded(clipped), **{"Cxr-View": "PA"})
+    assert count_of(measured, "cxr_flags_total")["clipped",] == 1
+    assert count_of(measured, "cxr_views_total") == {("PA",): 1}
+    assert count_of(measure(service, b"no film"), "cxr_views_total") == {("none",): 1}
+
+
 def test_labels_indeterminate_answers_and_probabilities_are_those_of_the_replies(service: BatchService) -> None:
     films = [film(seed) for seed in range(12)]
     expected = service.predictor.predict(films)

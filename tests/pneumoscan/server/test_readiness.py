@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from PIL import Image
 
 from pneumoscan.edge.checker import EdgeReadiness
 from pneumoscan.errors import NeverReady
-from pneumoscan.server.readiness import Pulse, StartCheck, canary_film, why_not_ready
+from pneumoscan.server.readiness import StartCheck, canary_film, why_not_ready
 from pneumoscan.server.run_folder import RunDir
 from tests.film_server import Answer, Asked, FilmServer, Management, described, problem, serving, serving_socket
 
@@ -116,20 +115,6 @@ def test_an_edge_stays_ready_while_its_server_is_full(server: FilmServer) -> Non
     assert readiness.why_not() is None
     readiness._answer, readiness._answered = None, -1e9  # nothing was answered for a minute
     assert "OVERLOADED" in str(readiness.why_not())
-
-
-def test_a_jvm_that_hangs_is_noticed_and_one_that_answers_is_not(run_dir: RunDir, management: Management) -> None:
-    management.versions = [described("1.0.0", "READY")]
-    well = Pulse(run_dir.socket, every_s=0.01, timeout_s=5.0)
-    with socket.socket(socket.AF_UNIX) as halted:  # as a stopped process: the kernel takes the connection, nobody reads
-        halted.bind(str(run_dir.path / "halted"))
-        halted.listen()
-        lost = Pulse(run_dir.path / "halted", every_s=0.01, timeout_s=0.2)
-        deadline = time.monotonic() + 20
-        while not lost.is_lost:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    assert not well.is_lost
 
 
 def test_without_a_management_socket_nothing_is_ready(run_dir: RunDir, server: FilmServer) -> None:

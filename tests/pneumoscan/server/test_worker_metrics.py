@@ -15,6 +15,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from cxr_client.metrics import Snapshot
+from pneumoscan.server.pulse import HUNG, count_end
+from pneumoscan.server.run_folder import RunDir
 from pneumoscan.server.worker_metrics import WorkerSeries
 
 
@@ -45,7 +47,7 @@ def management(folder: Path, every: list[dict[str, Any]], default: str) -> Itera
         def log_message(self, *_: object) -> None:
             return
 
-    path = folder / "m.sock"
+    path = RunDir(folder).socket
     with socketserver.ThreadingUnixStreamServer(str(path), Answers) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -56,7 +58,7 @@ def management(folder: Path, every: list[dict[str, Any]], default: str) -> Itera
 
 def scrape(path: Path) -> Snapshot:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(WorkerSeries(path))
+    registry.register(WorkerSeries(RunDir(path.parent)))
     return Snapshot.parse(generate_latest(registry).decode(), 0.0)
 
 
@@ -87,5 +89,13 @@ def test_no_version_is_a_state_and_no_server_is_a_failure(tmp_path: Path, is_the
             seen = scrape(path)
     else:
         seen = scrape(tmp_path / "nobody.sock")
-    assert {name for name, _ in seen.values} == {"cxr_management_up"}
+    assert {name for name, _ in seen.values} - {"cxr_ends_created"} == {"cxr_management_up", "cxr_ends_total"}
     assert seen.total("cxr_management_up") == is_there
+
+
+def test_ends_that_nobody_asked_for_are_counted_by_why_also_while_no_server_runs(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.create()
+    assert scrape(run_dir.socket).by("cxr_ends_total", "why") == {"hung": 0, "lost": 0, "ended": 0, "worker_hung": 0}
+    count_end(run_dir, HUNG)
+    assert scrape(run_dir.socket).by("cxr_ends_total", "why")["hung"] == 1
