@@ -103,7 +103,7 @@ class InferenceClient(HoldsSession):
         PredictionRefused
             4xx: the film or an option cannot be answered.
         ServerFailed
-            5xx, or a 200 whose body is not a JSON object.
+            5xx, or a 200 whose body is not the contract's JSON object.
         AnswerLost
             No answer within the time limit, or a connection that broke off.
         ServerUnreachable
@@ -115,8 +115,8 @@ class InferenceClient(HoldsSession):
             value = json_in(body)
         except ValueError:
             value = None
-        if not isinstance(value, dict):
-            raise ServerFailed(_bad_reply(reply, len(body), "a JSON object"))
+        if not isinstance(value, dict) or not _is_as_promised(value):
+            raise ServerFailed(_bad_reply(reply, len(body), "a JSON object as the contract has it"))
         return value
 
     def overlay(
@@ -190,6 +190,19 @@ def _bad_reply(reply: requests.Response, received: int, promised: str) -> Proble
         title="Not the reply that was promised",
         detail=f"The reply is not {promised} but {received:,} bytes of {kind}. Is this a PneumoScan server?",
         request_id=shown(reply.headers.get("x-request-id", "")) or None,
+    )
+
+
+def _is_as_promised(reply: dict[str, Any]) -> bool:
+    """Whether what readers of a reply rely on has the contract's types, where it is there, and can be shown."""
+    parts = [reply.get(name) for name in ("model", "probabilities", "logits", "decision", "image", "cam")]
+    if not all(part is None or isinstance(part, dict) for part in parts):
+        return False
+    numbers = [*(reply.get("probabilities") or {}).values(), *(reply.get("logits") or {}).values()]
+    flags = (reply.get("image") or {}).get("flags") or []
+    texts = [reply.get("label", ""), *(flags if isinstance(flags, list) else [None])]
+    return all(isinstance(one, int | float) for one in numbers) and all(
+        isinstance(one, str) and one == shown(one) for one in texts
     )
 
 

@@ -21,6 +21,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 
 MOST_BYTES: Final = 16 << 20  # of a reply: one film's with map and picture has up to 6 MB
 _MOST_VALUES: Final = 200_000  # of JSON; every version of a store with its workers has a few thousand
+_MOST_DEPTH: Final = 32  # of JSON; a reply's is 5
 _PART: Final = 1 << 16
 
 
@@ -82,9 +83,16 @@ def json_in(body: bytes | bytearray) -> Any:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise ValueError("more values than any reply has")
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError("values inside values without end") from error
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        inner = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [one for many in inner for one in many]
+    if level:  # whoever writes them again would go as deep
+        raise ValueError("values inside values without end")
+    return value
 
 
 def _no_constant(name: str) -> float:

@@ -244,9 +244,9 @@ def test_a_head_that_comes_in_parts_and_in_time_is_read() -> None:
     """Else the time limit would be one that nothing meets."""
 
     def slowly(write: Write) -> None:
-        for part in (b"HTTP/1.1 200 OK\r\nContent-", b"Length: 12\r\n\r\n{", b'"label": 1}'):
+        for part in (b"HTTP/1.1 200 OK\r\nContent-", b"Length: 14\r\n\r\n{", b'"label": "a"}'):
             write(part)
             time.sleep(0.1)
 
     with served(slowly) as url, InferenceClient(url, timeout_s=20.0) as client:
-        assert client.predict(b"film") == {"label": 1}
+        assert client.predict(b"film") == {"label": "a"}
