@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
+
+from cxr_client.sessions import json_in
 
 RETRYABLE_STATUSES = frozenset({429, 503, 504, 507})
 # TorchServe 0.12.0's word where as many requests wait as may, or no worker is left.
@@ -160,8 +161,8 @@ def error_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> Pr
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):  # not JSON, not even text, or values inside values without end
+        value = json_in(body)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3.exceptions import HTTPError, NewConnectionError
 
-from cxr_client.closing import HoldsSession
 from cxr_client.errors import AnswerLost, Problem, ServerFailed, ServerUnreachable, error_from_reply, shown
+from cxr_client.sessions import MOST_BYTES, HoldsSession, ReplyTooLarge, body_of, json_in, timed
 
 MODEL_NAME = "pneumonia"
 CAMS = ("none", "grid", "heatmap", "overlay")
@@ -23,8 +21,6 @@ TARGETS = ("predicted", "NORMAL", "PNEUMONIA", "contrast")
 VIEWS = ("PA", "AP", "LATERAL")
 
 CONNECT_TIMEOUT_S = 5.0
-_PART: Final = 1 << 16
-_MOST_BYTES: Final = 64 << 20  # of a reply: max_response_size in config.properties
 
 
 class InferenceClient(HoldsSession):
@@ -61,10 +57,7 @@ class InferenceClient(HoldsSession):
         self.timeout_s = timeout_s
         # Given with every request: requests would put REQUESTS_CA_BUNDLE before a setting of the session.
         self._verify = str(ca) if ca is not None else None
-        self._session = requests.Session()
-        adapter = HTTPAdapter(pool_maxsize=connections)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        self._session = timed(requests.Session(), connections)
         # A film meant for this machine must not travel to the proxy that HTTP_PROXY names.
         self._session.trust_env = not is_loopback(self.url)
         if key and not all("!" <= character <= "~" for character in key):
@@ -114,7 +107,7 @@ class InferenceClient(HoldsSession):
         PredictionRefused
             4xx: the film or an option cannot be answered.
         ServerFailed
-            5xx, or a 200 whose body is not a JSON object.
+            5xx, or a 200 whose body is not the contract's JSON object.
         AnswerLost
             No answer within the time limit, or a connection that broke off.
         ServerUnreachable
@@ -129,11 +122,11 @@ class InferenceClient(HoldsSession):
         }
         reply, body = self._post(film, options, version, accept="application/json")
         try:
-            value = json.loads(body, parse_constant=_no_constant)
-        except (ValueError, RecursionError):  # not JSON, not text, NaN, or values inside values without end
+            value = json_in(body)
+        except ValueError:
             value = None
-        if not isinstance(value, dict):
-            raise ServerFailed(_bad_reply(reply, body, "a JSON object"))
+        if not isinstance(value, dict) or not _is_as_promised(value):
+            raise ServerFailed(_bad_reply(reply, len(body), "a JSON object as the contract has it"))
         return value
 
     def overlay(
@@ -143,7 +136,7 @@ class InferenceClient(HoldsSession):
         options = {"cam": "overlay", "target": target, "view": view}
         reply, body = self._post(film, options, version, accept="image/png")
         if not body.startswith(b"\x89PNG\r\n\x1a\n"):
-            raise ServerFailed(_bad_reply(reply, body, "a PNG"))
+            raise ServerFailed(_bad_reply(reply, len(body), "a PNG"))
         return body
 
     def _post(
@@ -173,7 +166,9 @@ class InferenceClient(HoldsSession):
                 verify=self._verify,
                 stream=True,
             )
-            body = self._body(reply, deadline)
+            body = bytes(body_of(reply, deadline))
+        except ReplyTooLarge as error:
+            raise ServerFailed(_bad_reply(reply, error.received, f"at most {MOST_BYTES:,} bytes")) from error
         except (requests.ReadTimeout, TimeoutError) as error:
             raise AnswerLost(f"{without_password(self.url)} did not answer within {self.timeout_s:g} s") from error
         except HTTPError as error:  # of the body: a timeout, a connection that broke off, packing that is damaged
@@ -190,26 +185,6 @@ class InferenceClient(HoldsSession):
         """When the request is sent, for the server's measure of how long it takes: only to a server of this clock."""
         return {"X-Request-Start": f"t={time.time():.3f}"} if is_loopback(self.url) else {}
 
-    def _body(self, reply: requests.Response, deadline: float) -> bytes:
-        """The body of a reply, unpacked, as long as it comes in time and has an end.
-
-        Raises
-        ------
-        TimeoutError
-            It drips past the deadline.
-        ServerFailed
-            It is larger than any reply.
-        """
-        body = bytearray()
-        with reply:
-            while part := reply.raw.read1(_PART, decode_content=True):
-                body += part
-                if len(body) > _MOST_BYTES:
-                    raise ServerFailed(_bad_reply(reply, body, f"at most {_MOST_BYTES:,} bytes"))
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-        return bytes(body)
-
 
 class _Bearer(AuthBase):
     """RFC 6750 section 2.1."""
@@ -222,19 +197,28 @@ class _Bearer(AuthBase):
         return request
 
 
-def _bad_reply(reply: requests.Response, body: bytes | bytearray, promised: str) -> Problem:
+def _bad_reply(reply: requests.Response, received: int, promised: str) -> Problem:
     kind = shown(reply.headers.get("Content-Type", "no content type"))
     return Problem(
         status=reply.status_code,
         code="BAD_REPLY",
         title="Not the reply that was promised",
-        detail=f"The reply is not {promised} but {len(body)} bytes of {kind}. Is this a PneumoScan server?",
-        request_id=reply.headers.get("x-request-id"),
+        detail=f"The reply is not {promised} but {received:,} bytes of {kind}. Is this a PneumoScan server?",
+        request_id=shown(reply.headers.get("x-request-id", "")) or None,
     )
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+def _is_as_promised(reply: dict[str, Any]) -> bool:
+    """Whether what readers of a reply rely on has the contract's types, where it is there, and can be shown."""
+    parts = [reply.get(name) for name in ("model", "probabilities", "logits", "decision", "image", "cam")]
+    if not all(part is None or isinstance(part, dict) for part in parts):
+        return False
+    numbers = [*(reply.get("probabilities") or {}).values(), *(reply.get("logits") or {}).values()]
+    flags = (reply.get("image") or {}).get("flags") or []
+    texts = [reply.get("label", ""), *(flags if isinstance(flags, list) else [None])]
+    return all(isinstance(one, int | float) for one in numbers) and all(
+        isinstance(one, str) and one == shown(one) for one in texts
+    )
 
 
 def without_password(url: str) -> str:

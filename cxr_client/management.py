@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,11 @@ from urllib.parse import quote, urlencode
 
 import requests
 import requests_unixsocket
+from requests_unixsocket.adapters import UnixAdapter, UnixHTTPConnectionPool
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from cxr_client.closing import HoldsSession
-from cxr_client.errors import AnswerLost, ManagementFailed, ServerUnreachable
+from cxr_client.errors import AnswerLost, ManagementFailed, ServerUnreachable, shown
+from cxr_client.sessions import HoldsSession, ReplyTooLarge, TimedResponse, body_of, json_in
 
 
 @dataclass(frozen=True)
@@ -83,13 +88,15 @@ class ManagementClient(HoldsSession):
         self.socket_path = Path(socket_path).absolute()
         self.timeout_s = timeout_s
         self._session = requests_unixsocket.Session()  # type: ignore[no-untyped-call]
+        self._session.mount("http+unix://", _TimedUnixAdapter())  # type: ignore[no-untyped-call]
         self._session.trust_env = False  # no proxy between a program and a file
         self._url = f"http+unix://{quote(str(self.socket_path), safe='')}"
 
     def list_models(self) -> list[dict[str, str]]:
         """``{"modelName", "modelUrl"}`` for each registered model (of its default version)."""
-        models = self._get("/models?limit=1000").get("models", [])
-        return [dict(model) for model in models]
+        value = self._get("/models?limit=1000")
+        with _promised():
+            return [{str(key): str(text) for key, text in model.items()} for model in value.get("models", [])]
 
     def describe(self, model: str, version: str | None = None) -> list[dict[str, Any]]:
         """TorchServe's description of a model: one object for a version, or for the default version.
@@ -110,7 +117,7 @@ class ManagementClient(HoldsSession):
         """
         path = f"/models/{quote(model, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
         value = self._get(path)
-        if not isinstance(value, list):
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise ManagementFailed(f"GET {path} did not answer with a list of versions")
         return value
 
@@ -129,7 +136,8 @@ class ManagementClient(HoldsSession):
         """
         path = f"/models/{quote(model, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
         value = self._get(f"{path}?customized=true")
-        card = value[0].get("customizedMetadata") if isinstance(value, list) and value else None
+        with _promised():
+            card = value[0].get("customizedMetadata") if value else None
         if not isinstance(card, dict):
             raise ManagementFailed(f"GET {path}?customized=true tells no model card")
         return card
@@ -137,13 +145,14 @@ class ManagementClient(HoldsSession):
     def ready(self, model: str) -> Readiness:
         """The state of every registered version of a model; none of them if the model is not registered."""
         try:
-            every = self.describe(model, "all")
-            default = {str(entry["modelVersion"]) for entry in self.describe(model)}
+            every, chosen = self.describe(model, "all"), self.describe(model)
         except ManagementFailed as error:
             if error.status != 404:
                 raise
             return Readiness(model, ())
-        return Readiness(model, tuple(_version_state(entry, default) for entry in every))
+        with _promised():
+            default = {str(entry["modelVersion"]) for entry in chosen}
+            return Readiness(model, tuple(_version_state(entry, default) for entry in every))
 
     def register(self, model: str, archive: str, workers: int, batch_size: int, batch_delay_ms: int) -> None:
         """Have the server load an archive of its model store; returns before the workers have loaded it.
@@ -192,33 +201,66 @@ class ManagementClient(HoldsSession):
         return self._ask("GET", path)
 
     def _ask(self, method: str, path: str) -> Any:
+        deadline = time.monotonic() + self.timeout_s
         try:
-            reply = self._session.request(method, self._url + path, timeout=self.timeout_s)
-        except requests.ReadTimeout as error:
+            reply = self._session.request(
+                method, self._url + path, timeout=self.timeout_s, allow_redirects=False, stream=True
+            )
+            body = body_of(reply, deadline)
+        except (requests.ReadTimeout, ReadTimeoutError, TimeoutError) as error:
             raise AnswerLost(f"{method} {path} was not answered within {self.timeout_s:g} s") from error
-        except requests.RequestException as error:
+        except ReplyTooLarge as error:
+            raise ManagementFailed(f"{method} {path}: {error}", status=reply.status_code) from error
+        except (requests.RequestException, HTTPError) as error:
             raise ServerUnreachable(f"nobody answers on {self.socket_path} (is the server running?)") from error
-        if not reply.ok:
-            raise ManagementFailed(f"{method} {path}: {reply.status_code} {_message(reply)}", status=reply.status_code)
+        if not 200 <= reply.status_code < 300:
+            raise ManagementFailed(f"{method} {path}: {reply.status_code} {_message(body)}", status=reply.status_code)
         try:
-            return reply.json()
-        except requests.exceptions.JSONDecodeError as error:
+            return json_in(body)
+        except ValueError as error:
             raise ManagementFailed(f"{method} {path} did not answer with JSON", status=reply.status_code) from error
 
 
+class _TimedUnixPool(UnixHTTPConnectionPool):
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()  # type: ignore[no-untyped-call]
+        connection.response_class = TimedResponse
+        return connection
+
+
+class _TimedUnixAdapter(UnixAdapter):
+    """Connections through a file whose read timeout is one for the whole reply."""
+
+    def get_connection(self, url: str | bytes, proxies: object = None) -> Any:  # noqa: ARG002 (its caller gives them)
+        with self.pools.lock:
+            pool = self.pools.get(url)
+            if pool is None:
+                pool = self.pools[url] = _TimedUnixPool(url, self.timeout)  # type: ignore[no-untyped-call]
+        return pool
+
+
+@contextmanager
+def _promised() -> Iterator[None]:
+    """Read what TorchServe promises of a reply: another one is a failure of whoever answered, not of who asked."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ManagementFailed("the management API does not answer as TorchServe does") from error
+
+
 def _version_state(entry: dict[str, Any], default: set[str]) -> VersionState:
-    version = str(entry["modelVersion"])
+    version = shown(str(entry["modelVersion"]))
     workers = tuple(
-        WorkerState(str(worker["id"]), str(worker["status"]), int(worker.get("pid", -1)))
+        WorkerState(shown(str(worker["id"])), shown(str(worker["status"])), int(worker.get("pid", -1)))
         for worker in entry.get("workers", ())
     )
     waiting = int((entry.get("jobQueueStatus") or {}).get("pendingRequests", 0))
     return VersionState(version, version in default, int(entry.get("minWorkers", 0)), workers, waiting)
 
 
-def _message(reply: requests.Response) -> str:
+def _message(body: bytearray) -> str:
     try:
-        value = reply.json()
-    except requests.exceptions.JSONDecodeError:
-        return reply.text[:200]
-    return str(value.get("message", value)) if isinstance(value, dict) else str(value)
+        value = json_in(body)
+    except ValueError:
+        return shown(body[:200].decode("utf-8", "replace"))
+    return shown(str(value.get("message", value)) if isinstance(value, dict) else str(value))

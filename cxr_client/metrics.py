@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from cxr_client.closing import HoldsSession
 from cxr_client.errors import AnswerLost, ClientError, ServerUnreachable
 from cxr_client.inference import is_loopback
+from cxr_client.sessions import HoldsSession, ReplyTooLarge, body_of, timed
 
 Labels = tuple[tuple[str, str], ...]  # sorted by name
+_MOST_LINES = 50_000  # a server of three versions with four workers has 2,000
+_LONGEST_LINE = 10_000  # the parser takes the square of it
 _NO_LABELS: Mapping[str, str] = {}
 _PARTS = ("_bucket", "_count", "_sum")  # of a histogram
 
@@ -158,7 +161,7 @@ class MetricsClient(HoldsSession):
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
         self.url = url.rstrip("/").removesuffix("/metrics")
         self.timeout_s = timeout_s
-        self._session = requests.Session()
+        self._session = timed(requests.Session(), 1)
         self._session.trust_env = not is_loopback(self.url)  # no proxy knows this machine's own address
 
     def look(self) -> Snapshot:
@@ -171,12 +174,19 @@ class MetricsClient(HoldsSession):
         MetricsUnreadable
             Somebody else does.
         """
+        deadline = time.monotonic() + self.timeout_s
         try:
-            reply = self._session.get(f"{self.url}/metrics", timeout=self.timeout_s)
-        except requests.Timeout as error:
+            reply = self._session.get(f"{self.url}/metrics", timeout=self.timeout_s, allow_redirects=False, stream=True)
+            body = body_of(reply, deadline)
+        except (requests.Timeout, ReadTimeoutError, TimeoutError) as error:
             raise AnswerLost(f"{self.url}/metrics did not answer within {self.timeout_s:g} s") from error
-        except requests.RequestException as error:
+        except ReplyTooLarge as error:
+            raise MetricsUnreadable(f"{self.url}/metrics: {error}; give the address of the metrics port") from error
+        except (requests.RequestException, HTTPError) as error:
             raise ServerUnreachable(f"nobody answers on {self.url} (is the server running?)") from error
-        if not reply.ok:
+        if not 200 <= reply.status_code < 300:
             raise MetricsUnreadable(f"{self.url}/metrics: {reply.status_code}; give the address of the metrics port")
-        return Snapshot.parse(reply.text, time.time())
+        lines = body.split(b"\n")
+        if len(lines) > _MOST_LINES or max(map(len, lines)) > _LONGEST_LINE:
+            raise MetricsUnreadable(f"{self.url}/metrics has lines without end: is this the metrics port?")
+        return Snapshot.parse(body.decode("utf-8", "replace"), time.time())

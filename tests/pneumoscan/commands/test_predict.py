@@ -307,6 +307,29 @@ def test_a_reply_without_its_picture_is_an_error_of_that_film(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"[" * 100_000, b'{"label": "\\u001b[2J"}', b'{"label": 5}', b'{"probabilities": [1]}', b'{"cam": "x"}'),
+        *(b'{"probabilities": {"PNEUMONIA": "x"}}', b'{"decision": true}', b'{"image": {"flags": [5]}}', b"{}{}"),
+        *(b'{"image": {"flags": "x"}}', b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}", b"[]", b'{"label": 1e999}'),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_a_hostile_reply_to_one_film_costs_no_other_its_answer(
+    body: bytes, form: list[str], server: FilmServer, films: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(asked: Asked) -> Answer:
+        return Answer(body=body) if asked.body.startswith(b"bad") else prediction(asked)
+
+    server.answer = answer
+    assert run_command("predict", [str(films), "--url", server.url, *form]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("BAD_REPLY") == 1
+    assert shown.count("PNEUMONIA") >= 1
+    assert shown.replace("\n", "").isprintable()
+
+
 def test_films_are_asked_about_at_once_and_answered_in_order(
     server: FilmServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
