@@ -60,13 +60,14 @@ def run(options: Any) -> int:
 
 
 def _measurement_of(options: Any) -> Any:
-    from benchmarks import peers, serve, settings, steps, syntaxes, train
+    from benchmarks import peers, screen, serve, settings, steps, syntaxes, train
 
     measurements: dict[type[Any], Callable[[Any], Any]] = {
         settings.RawSettings: steps.benchmark_raw,
         settings.CamSettings: steps.benchmark_cam,
         settings.DecodeSettings: steps.benchmark_decode,
         settings.SyntaxSettings: syntaxes.benchmark_syntaxes,
+        settings.ScreenSettings: screen.benchmark_screen,
         settings.TrainBenchmarkSettings: train.benchmark_training,
         settings.ServeSettings: serve.benchmark_serve,
         settings.PeerSettings: peers.benchmark_peers,
