@@ -94,6 +94,21 @@ class RenderingSettings(Output):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScreenSettings(Output):
+    """Count the films that the screen of views refuses or flags, as they are and under drawn changes.
+
+    The films of validation and test: in frames, askew on a sheet, in a viewer's window, turned, two in one picture ….
+    """
+
+    data: Annotated[Path, Option("the data folder", "DIR")]
+    run: Annotated[
+        Path | None,
+        Option("an exported run whose screen is measured (default: one is fitted)", "DIR"),
+    ] = None
+    every: Annotated[int, Option("take every N-th film", "N", check=at_least(1))] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainBenchmarkSettings(Output):
     """Time training beside the well-known tutorial's loop, and compare how good both models are."""
 
@@ -217,6 +232,7 @@ MEASUREMENTS: Final[dict[str, type[Any]]] = {
     "decode": DecodeSettings,
     "syntaxes": SyntaxSettings,
     "renderings": RenderingSettings,
+    "screen": ScreenSettings,
     "train": TrainBenchmarkSettings,
     "serve": ServeSettings,
     "peers": PeerSettings,

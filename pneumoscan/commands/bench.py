@@ -60,7 +60,7 @@ def run(options: Any) -> int:
 
 
 def _measurement_of(options: Any) -> Any:
-    from benchmarks import peers, renderings, serve, settings, steps, syntaxes, train
+    from benchmarks import peers, renderings, screen, serve, settings, steps, syntaxes, train
 
     measurements: dict[type[Any], Callable[[Any], Any]] = {
         settings.RawSettings: steps.benchmark_raw,
@@ -68,6 +68,7 @@ def _measurement_of(options: Any) -> Any:
         settings.DecodeSettings: steps.benchmark_decode,
         settings.SyntaxSettings: syntaxes.benchmark_syntaxes,
         settings.RenderingSettings: renderings.benchmark_renderings,
+        settings.ScreenSettings: screen.benchmark_screen,
         settings.TrainBenchmarkSettings: train.benchmark_training,
         settings.ServeSettings: serve.benchmark_serve,
         settings.PeerSettings: peers.benchmark_peers,

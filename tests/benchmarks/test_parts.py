@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import peer_handler
+from benchmarks import peer_handler, screen_films
 from benchmarks.client import Plan, drive
 from benchmarks.films import DECODED, KINDS, colour_films, films_of, made_up_films, small_films
 from benchmarks.host import Host, Tree, Watch, listener_of
@@ -90,6 +90,21 @@ def test_every_syntax_is_timed_beside_a_pass(capsys: pytest.CaptureFixture[str])
     for one in timed.values():
         assert set(one) == {"bytes", *(f"{way}_{what}" for way in DECODES for what in ("ms", "share"))}
     assert timed["JPEG 2000, lossless"]["reduced_ms"].median < timed["JPEG 2000, lossless"]["exact_ms"].median
+
+
+@pytest.mark.slow
+def test_the_films_that_a_screen_refuses_are_counted_by_kind_and_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command("toy", [str(tmp_path / "data"), "--patients", "40", "--size", "96"]) == 0
+    capsys.readouterr()
+    assert run_command("bench", ["screen", "--data", str(tmp_path / "data"), "--json"]) == 0
+    found = read_json(capsys.readouterr().out).rows("screen")
+    kinds = [kind for kind in found if "[" in kind]
+    assert len(kinds) == len(screen_films.KINDS)
+    assert found["as they are [answered]"]["films"].median == found["mirrored [answered]"]["films"].median
+    assert found["as they are [answered]"]["refused"].median <= 0.2
+    assert found["turned by 90 degrees [refused]"]["refused"].median >= 0.8
 
 
 def test_the_map_is_timed_beside_another_library(capsys: pytest.CaptureFixture[str]) -> None:

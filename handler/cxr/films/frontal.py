@@ -2,7 +2,8 @@
 
 The tags of a DICOM file say what was exposed and how; a JPEG or PNG says nothing. A frontal film has a spine in the
 middle, a lung on each side and ribs that fall away from it, and keeps them whatever its exposure, so that a linear
-score on a histogram of oriented gradients tells it from a lateral view, a turned film or something else altogether.
+score on a histogram of oriented gradients tells it from a lateral view, a turned film, two views in one picture or
+something else altogether. It judges the exposed field, without the frame around it.
 `cxr_training.fit.screen` fits the weights; without them every film passes.
 """
 
@@ -16,19 +17,29 @@ import numpy.typing as npt
 from PIL import Image
 
 from cxr.errors import InputError, ModelError
+from cxr.films.exposed_field import Field, cropped, exposed_field
 from cxr.films.film import Film, Pixels
 
-SIDE: Final = 64  # pixels of the thumbnail whose edges are looked at
+SIDE: Final = 64  # pixels of the field whose edges are looked at
+SHEET: Final = 128  # pixels of the thumbnail in which the field is looked for
+SEES: Final = ("whole", "field")
 _CELLS: Final = 8  # along each side
 _DIRECTIONS: Final = 8
 FEATURES: Final = _CELLS * _CELLS * _DIRECTIONS
+_UPPER: Final = (0.75, 0.62, 0.5)  # shares of the field's height that a chest above more of the body may take
+_SURELY: Final = 1.5  # log-odds from which an upper part is taken for a chest
 
 Floats = npt.NDArray[np.float32]
 
 
-def thumbnail(pixels: Pixels) -> Pixels:
-    """The whole film as (SIDE, SIDE) uint8, each pixel the mean of what it covers."""
-    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
+def thumbnail(pixels: Pixels, side: int = SHEET) -> Pixels:
+    """The whole film as (side, side) uint8, each pixel the mean of what it covers."""
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX))
+
+
+def field_of(sheet: Pixels) -> Pixels:
+    """The exposed field of a `thumbnail` as (SIDE, SIDE) uint8."""
+    return cropped(sheet, exposed_field(sheet), SIDE)
 
 
 def edge_histograms(thumbnails: Pixels) -> Floats:
@@ -102,18 +113,24 @@ class Screen:
         Films that score below it are taken for something else.
     refuses
         Whether such films are refused; else they are flagged only. A screen of drawn films must not refuse real ones.
+    sees
+        ``field``: the exposed field is judged, and where that is not frontal, its upper part, for a chest above more of
+        the body. ``whole``: the whole picture.
     """
 
     weights: tuple[float, ...]
     bias: float
     threshold: float
     refuses: bool = True
+    sees: str = "whole"  # of the screens that were fitted before there was a choice
 
     def __post_init__(self) -> None:
         if len(self.weights) != FEATURES:
             raise ModelError(f"the screen has {len(self.weights)} weights: {FEATURES} are needed")
         if not np.isfinite([*self.weights, self.bias, self.threshold]).all():
             raise ModelError("the screen has a weight that is not finite: calibrate the run again")
+        if self.sees not in SEES:
+            raise ModelError(f"the screen sees {self.sees!r}: known are {', '.join(SEES)}")
 
     def scores(self, histograms: Floats) -> npt.NDArray[np.float64]:
         """Log-odds of being frontal: (N, FEATURES) → (N,)."""
@@ -121,11 +138,30 @@ class Screen:
 
     def judge(self, pixels: Pixels) -> Verdict:
         """The judgement of a film, (H, W) uint8."""
-        histograms = edge_histograms(thumbnail(pixels)[None])
+        if self.sees == "whole":
+            return self._verdict(thumbnail(pixels, SIDE))
+        sheet = thumbnail(pixels)
+        field = exposed_field(sheet)
+        verdict = self._verdict(cropped(sheet, field, SIDE))
+        if verdict.is_frontal and not verdict.inverted:
+            return verdict
+        score = self._score_of_upper_part(sheet, field)
+        return verdict if score < _SURELY else Verdict(score, is_frontal=True, inverted=False)
+
+    def _verdict(self, seen: Pixels) -> Verdict:
+        histograms = edge_histograms(seen[None])
         right, swapped = float(self.scores(histograms)[0]), float(self.scores(of_negative(histograms))[0])
         inverted = right < self.threshold <= swapped
         score = swapped if inverted else right
         return Verdict(score, score >= self.threshold, inverted)
+
+    def _score_of_upper_part(self, sheet: Pixels, field: Field) -> float:
+        """The highest score of an upper part; where what lies below it looks frontal too, these are two films."""
+        ends = [field.top + share * (field.bottom - field.top) for share in _UPPER]
+        upper = [cropped(sheet, replace(field, bottom=end), SIDE) for end in ends]
+        lower = [cropped(sheet, replace(field, top=end), SIDE) for end in ends]
+        scores = self.scores(edge_histograms(np.stack([*upper, *lower]))).reshape(2, -1)
+        return -np.inf if scores[1].max() >= self.threshold else float(scores[0].max())
 
 
 LATERAL: Final = "LATERAL"
@@ -168,7 +204,7 @@ def check_frontal(film: Film, declared: str | None, screen: Screen | None) -> Fi
         raise InputError(
             "NOT_FRONTAL",
             f"the film does not look like a frontal chest film: it scores {verdict.score:.1f}, at least "
-            f"{screen.threshold:.1f} is needed. Send the frontal film of the study; if this is one, say so with the "
-            "header Cxr-View: PA or AP.",
+            f"{screen.threshold:.1f} is needed. Send the frontal film of the study, upright and one view a picture; if "
+            "this is one, say so with the header Cxr-View: PA or AP.",
         )
     return film.flagged("unlike_frontal")

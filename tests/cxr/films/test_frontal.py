@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +63,58 @@ def test_other_views_do_not_pass(screen: Screen, other: object) -> None:
     assert np.mean([screen.judge(np.ascontiguousarray(other(seed))).is_frontal for seed in UNSEEN]) <= 0.1
 
 
+def white_frame(film: Pixels) -> Pixels:
+    return np.pad(film, ((20, 30), (25, 10)), constant_values=255)
+
+
+def askew(film: Pixels) -> Pixels:
+    """Small and tilted on a white sheet."""
+    small = Image.fromarray(film)
+    mask = Image.new("L", small.size, 255).rotate(9, expand=True)
+    sheet = Image.new("L", (330, 300), 255)
+    sheet.paste(small.rotate(9, expand=True), (120, 40), mask)
+    return np.asarray(sheet)
+
+
+def upper_half(film: Pixels) -> Pixels:
+    """The chest above, soft tissue below."""
+    tissue = np.random.default_rng(2).integers(90, 200, (5, 4)).astype(np.uint8)
+    below = np.asarray(Image.fromarray(tissue).resize(film.shape[::-1], Image.Resampling.BICUBIC))
+    return np.concatenate([film, below])
+
+
+@pytest.mark.parametrize("change", [white_frame, askew, upper_half])
+def test_a_frame_a_sheet_and_more_of_the_body_do_not_matter(screen: Screen, change: object) -> None:
+    assert callable(change)
+    verdicts = [screen.judge(change(drawn(seed))) for seed in UNSEEN]
+    assert np.mean([verdict.is_frontal and not verdict.inverted for verdict in verdicts]) >= 0.95
+
+
+def test_a_negative_in_a_frame_is_told_too(screen: Screen) -> None:
+    verdicts = [screen.judge(white_frame(255 - drawn(seed))) for seed in UNSEEN]
+    assert np.mean([verdict.is_frontal and verdict.inverted for verdict in verdicts]) >= 0.95
+
+
+@pytest.mark.parametrize("axis", [1, 0], ids=["beside each other", "above each other"])
+def test_two_views_in_one_picture_do_not_pass(screen: Screen, axis: int) -> None:
+    pairs = [np.concatenate([drawn(seed), drawn(seed + 50)], axis) for seed in UNSEEN]
+    assert np.mean([screen.judge(pair).is_frontal for pair in pairs]) <= 0.1
+
+
+def test_a_screen_of_before_judges_the_whole_picture_as_it_did(screen: Screen) -> None:
+    """A screen in a model.json that does not say what it sees."""
+    spec = ModelSpec(arch="resnet10", pretrained="random", weights_file="w.pth", weights_sha256="0", screen=screen)
+    values = json.loads(spec.to_json())
+    del values["content_sha256"], values["screen"]["sees"]
+    old = ModelSpec.from_json(json.dumps(values)).screen
+    assert old is not None
+    framed = white_frame(drawn(100))
+    (score,) = old.scores(edge_histograms(thumbnail(framed, SIDE)[None]))
+    verdict = old.judge(framed)
+    assert verdict.inverted or verdict.score == score
+    assert old.judge(framed) != screen.judge(framed)
+
+
 def test_brightness_and_contrast_do_not_matter(screen: Screen) -> None:
     film = drawn(100)
     pale = (film // 2 + 90).astype(np.uint8)
@@ -69,7 +122,7 @@ def test_brightness_and_contrast_do_not_matter(screen: Screen) -> None:
 
 
 def test_histograms_of_the_negative_need_no_second_pass() -> None:
-    films = np.stack([thumbnail(drawn(seed)) for seed in range(3)])
+    films = np.stack([thumbnail(drawn(seed), SIDE) for seed in range(3)])
     np.testing.assert_allclose(of_negative(edge_histograms(films)), edge_histograms(255 - films), atol=1e-5)
 
 
@@ -128,5 +181,7 @@ def test_the_screen_goes_through_the_spec_unchanged(screen: Screen) -> None:
 def test_a_screen_of_another_size_or_with_a_nan_is_no_screen() -> None:
     with pytest.raises(ModelError, match="512"):
         Screen((1.0, 2.0), 0.0, 0.0)
+    with pytest.raises(ModelError, match="known are whole, field"):
+        Screen((0.0,) * FEATURES, 0.0, 0.0, sees="half")
     with pytest.raises(ModelError, match="not finite"):
         Screen((float("nan"),) * FEATURES, 0.0, 0.0)

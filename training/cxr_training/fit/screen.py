@@ -1,8 +1,7 @@
 """Fit the screen that tells frontal films from others, on frontal films alone.
 
-What is not frontal is made from what is: the half of a chest, with one lung between spine and ribs, has the look of a
-lateral view; a quarter turn, a film on its head and a negative are what goes wrong at export. No lateral film is
-needed, and those that are at hand stay unseen for measuring.
+What is not frontal is made from what is (`cxr_training.fit.screen_changes`): no lateral film is needed, and those that
+are at hand stay unseen for measuring.
 """
 
 from __future__ import annotations
@@ -12,22 +11,27 @@ from itertools import chain
 from typing import Final
 
 import numpy as np
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from cxr.films.film import Pixels
-from cxr.films.frontal import SIDE, Screen, Verdict, edge_histograms, thumbnail
+from cxr.films.frontal import Screen, Verdict, edge_histograms, field_of, thumbnail
 from cxr_training.data.prefetch import in_batches, prefetched
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record, all_synthetic
+from cxr_training.fit import screen_changes as changes
 
 FEWEST: Final = 30  # training films; with fewer there is no screen
 MOST: Final = 1000  # films that are used; more take longer and change little
-_REFUSED_BELOW: Final = -0.5  # log-odds: a film is refused where frontal has less than 2 in 5
-_STRENGTH: Final = 3.0  # inverse of the ridge penalty
+_REFUSED_BELOW: Final = -0.8  # log-odds: a film is refused where frontal has less than 1 in 3
+_STRENGTH: Final = 10.0  # inverse of the ridge penalty
 _DIGITS: Final = 4
 _SEED: Final = 0
 _BATCH: Final = 8  # films that are read together
+_FRONTAL: Final = 4  # changes of each film that leave it frontal
+_HALVES: Final = 4
+_HALF_WEIGHT: Final = 3.0  # of half a chest, which stands for the lateral views and is the hardest to tell
+_NOT_FRONTAL: Final = (*[changes.half_chest] * _HALVES, changes.lying, changes.on_its_head, changes.negative)
+_PAIRS: Final = (*[changes.pair] * 3, changes.negative_of_pair)
 
 
 def screen_of(records: Sequence[Record]) -> Screen | None:
@@ -58,75 +62,22 @@ def fit_screen(thumbnails: Pixels, *, refuses: bool = True) -> Screen:
     Parameters
     ----------
     thumbnails
-        (N, SIDE, SIDE) uint8, `cxr.films.frontal.thumbnail` of frontal training films.
+        (N, SHEET, SHEET) uint8, `cxr.films.frontal.thumbnail` of frontal training films.
     refuses
         `Screen.refuses`.
     """
-    rng = np.random.default_rng(_SEED)
-    frontal = np.concatenate([thumbnails, *([_changed(one, rng) for one in thumbnails] for _ in range(3))])
-    other = np.concatenate(
-        [
-            *([_half_chest(one, rng) for one in thumbnails] for _ in range(3)),
-            np.rot90(thumbnails[::2], 1, (1, 2)),
-            np.rot90(thumbnails[1::2], -1, (1, 2)),
-            thumbnails[::4, ::-1],
-            255 - thumbnails[::4],
-        ]
-    )
-    targets = np.repeat([1, 0], [len(frontal), len(other)])
-    histograms = edge_histograms(np.concatenate([frontal, other]))
-    fitted = LogisticRegression(C=_STRENGTH, class_weight="balanced", max_iter=1000).fit(histograms, targets)
+    rng, count = np.random.default_rng(_SEED), len(thumbnails)
+    frontal = (changes.frontal(film, rng) for _ in range(_FRONTAL) for film in thumbnails)
+    other = (change(film, rng) for change in _NOT_FRONTAL for film in thumbnails)
+    pairs = (change(film, rng.choice(thumbnails), rng) for change in _PAIRS for film in thumbnails)
+    kinds = (1 + _FRONTAL, len(_NOT_FRONTAL) + len(_PAIRS))
+    sheets = progress_bar(chain(thumbnails, frontal, other, pairs), "screen", "change", total=sum(kinds) * count)
+    fields = np.stack([field_of(sheet) for sheet in sheets])
+    histograms = np.concatenate([edge_histograms(some) for some in np.array_split(fields, sum(kinds))])
+    importance = np.ones(len(histograms))
+    importance[kinds[0] * count :][: _HALVES * count] = _HALF_WEIGHT
+    importance[: kinds[0] * count] = importance[kinds[0] * count :].sum() / (kinds[0] * count)  # both sides alike
+    fitted = LogisticRegression(C=_STRENGTH, max_iter=1000)
+    fitted.fit(histograms, np.repeat([1, 0], [kind * count for kind in kinds]), importance)
     weights = tuple(round(float(weight), _DIGITS) for weight in fitted.coef_[0])
-    return Screen(weights, round(float(fitted.intercept_[0]), _DIGITS), _REFUSED_BELOW, refuses)
-
-
-def _changed(film: Pixels, rng: np.random.Generator) -> Pixels:
-    """A frontal film that was collimated, turned or framed otherwise; also mirrored, which is no lateral view."""
-    left, top, right, bottom = rng.uniform(0, 0.11 * SIDE, 4)
-    film = _resized(film, (SIDE, SIDE), (left, top, SIDE - right, SIDE - bottom))
-    if rng.random() < 0.5:
-        film = film[:, ::-1]
-    return _framed(_turned(film, rng.uniform(-8, 8)), rng)
-
-
-def _half_chest(film: Pixels, rng: np.random.Generator) -> Pixels:
-    """One lung with the spine on one side, drawn out to the whole width or to a slim body on a dark ground."""
-    width, margin = rng.uniform(0.44, 0.59) * SIDE, rng.uniform(0, 0.09) * SIDE
-    left = margin if rng.random() < 0.5 else SIDE - margin - width
-    half = _resized(film, (SIDE, SIDE), (left, 0, left + width, SIDE))
-    if rng.random() < 0.5:
-        half = half[:, ::-1]
-    if rng.random() < 0.6:
-        slim = int(rng.uniform(0.56, 0.94) * SIDE)
-        ground = _ground(rng)
-        at = int(rng.integers(0, SIDE - slim + 1))
-        ground[:, at : at + slim] = _resized(half, (slim, SIDE))
-        half = ground
-    return _framed(_turned(half, rng.uniform(-15, 15)), rng) if rng.random() < 0.67 else half
-
-
-def _framed(film: Pixels, rng: np.random.Generator) -> Pixels:
-    """The film, or every third time a smaller one on a dark ground."""
-    if rng.random() > 0.35:
-        return film
-    width, height = (int(side) for side in rng.uniform(0.69, 1.0, 2) * SIDE)
-    x, y = int(rng.integers(0, SIDE - width + 1)), int(rng.integers(0, SIDE - height + 1))
-    ground = _ground(rng)
-    ground[y : y + height, x : x + width] = _resized(film, (width, height))
-    return ground
-
-
-def _ground(rng: np.random.Generator) -> Pixels:
-    return np.full((SIDE, SIDE), int(rng.integers(0, 25)), dtype=np.uint8)
-
-
-def _turned(film: Pixels, degrees: float) -> Pixels:
-    return np.asarray(_picture(film).rotate(degrees, Image.Resampling.BILINEAR))
-
-
-def _resized(film: Pixels, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> Pixels:
-    return np.asarray(_picture(film).resize(size, Image.Resampling.BILINEAR, box=box))
-
-
-def _picture(film: Pixels) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(film))
+    return Screen(weights, round(float(fitted.intercept_[0]), _DIGITS), _REFUSED_BELOW, refuses, "field")
