@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -19,12 +21,46 @@ from cxr_client.errors import AnswerLost, Problem, ServerFailed, ServerUnreachab
 
 MODEL_NAME = "pneumonia"
 CAMS = ("none", "grid", "heatmap", "overlay")
-TARGETS = ("predicted", "NORMAL", "PNEUMONIA", "contrast")
+TARGETS = ("predicted", "NORMAL", "PNEUMONIA", "contrast")  # of a model of NORMAL and PNEUMONIA; others have theirs
 VIEWS = ("PA", "AP", "LATERAL")
 
 CONNECT_TIMEOUT_S = 5.0
+_PNEUMONIA: Final = "PNEUMONIA"
 _PART: Final = 1 << 16
 _MOST_BYTES: Final = 64 << 20  # of a reply: max_response_size in config.properties
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What decided in a reply.
+
+    Parameters
+    ----------
+    positive
+        The classes whose probability together decides: PNEUMONIA, where the reply names no others.
+    probability
+        That probability.
+    is_positive
+        Whether the film is called one of them.
+    """
+
+    positive: tuple[str, ...]
+    probability: float
+    is_positive: bool
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> Decision:
+        """The decision in a reply of `InferenceClient.predict`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            The reply has none.
+        """
+        group = (reply.get("decision") or {}).get("positive")
+        if group is None:
+            return cls((_PNEUMONIA,), float(reply["probabilities"][_PNEUMONIA]), reply["label"] == _PNEUMONIA)
+        return cls(tuple(map(str, group["classes"])), float(group["probability"]), bool(group["called"]))
 
 
 class InferenceClient(HoldsSession):
@@ -93,7 +129,7 @@ class InferenceClient(HoldsSession):
         cam
             What the reply's ``cam`` holds: the 7 x 7 map in logits, and with the last two a base64 PNG as well.
         target
-            Which logit the map explains.
+            Which logit the map explains: ``predicted``, a class of the model, or ``contrast``.
         version
             Version of the model; the server's default version without it.
         view

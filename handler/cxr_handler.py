@@ -45,11 +45,11 @@ class CxrHandler:
         figures = read_metrics(folder, predictor.spec), read_audit(folder, predictor.spec)
         self.service = BatchService(predictor, identity, *figures, read_reference(folder, predictor.spec))
         self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
-        self.metrics.write(BatchMetrics.zeros())
+        self.metrics.write(BatchMetrics.zeros(predictor.spec.classes))
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One reply for each request of a batch, each with its own status and content type."""
-        metrics = BatchMetrics()
+        metrics = BatchMetrics(classes=self.service.predictor.spec.classes)
         replies = self.service.answer(
             [
                 IncomingRequest(row, context.get_all_request_header(i), context.get_request_id(i) or "")

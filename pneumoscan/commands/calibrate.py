@@ -56,5 +56,7 @@ def run(options: Options) -> int:
     from cxr_training.calibrate import calibrate_run
     from cxr_training.data.records import load_films
 
-    calibrate_run(options.run, lambda: load_films(options.data), options.device, options.engine, options.balance)
+    calibrate_run(
+        options.run, lambda scheme: load_films(options.data, scheme), options.device, options.engine, options.balance
+    )
     return 0

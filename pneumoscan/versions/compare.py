@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from tqdm import tqdm
 
-from cxr_client import ClientError, InferenceClient, PredictionFailed, ServerUnreachable
+from cxr_client import ClientError, Decision, InferenceClient, PredictionFailed, ServerUnreachable
 from pneumoscan.versions.declared import Verified, now
 
 QUANTILES: Final = (0.5, 0.9, 0.99)
@@ -198,7 +198,7 @@ def ask(client: InferenceClient, film: bytes, version: str, patience_s: float = 
     while True:
         try:
             reply = client.predict(film, cam="none", version=version)
-            return Answer(str(reply["label"]), float(reply["probabilities"]["PNEUMONIA"]))
+            return Answer(str(reply["label"]), Decision.of(reply).probability)
         except PredictionFailed as error:
             if not error.retryable or time.monotonic() > deadline:
                 return Answer(code=error.code)

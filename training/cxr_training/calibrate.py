@@ -20,6 +20,7 @@ import torch
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
 from cxr.json_records import sealed
+from cxr.model.classes import Scheme
 from cxr.model.parity import REFERENCE, Parity, files_digest, kind_of
 from cxr.predict import Prediction, Predictor, softmax
 from cxr_training.data.records import Films, Record
@@ -35,14 +36,14 @@ from pneumoscan.files import write_text
 
 
 def calibrate_run(
-    run: Path, data: Callable[[], Films], device: str, engines: Sequence[str] | None, balance: str = "none"
+    run: Path, data: Callable[[Scheme], Films], device: str, engines: Sequence[str] | None, balance: str = "none"
 ) -> None:
     """Fit everything to a run's checkpoint, leave `calibration.json` and the drift reference, and print the figures.
 
     Parameters
     ----------
     data
-        Gives the films; called when all that needs none was checked.
+        Gives the films of the model's classes; called when all that needs none was checked.
     engines
         Those to measure; None: the float32 engines that run here, and one that does not is left out with a word.
     balance
@@ -55,7 +56,9 @@ def calibrate_run(
     """
     for name in engines or ():
         files_digest(name, run)  # fails before any film is scored
-    films = data().with_others(Training.of(spec_of(run)).other)
+    spec = spec_of(run)
+    scheme = spec.scheme
+    films = data(scheme).with_others(Training.of(spec).other)
     records = films.of("val")
     predictor = checkpoint_predictor(run, device)
     measured = _engines(engines, predictor, run)
@@ -69,11 +72,12 @@ def calibrate_run(
             engine.score(inputs)
     targets = np.array([record.target for record in records], dtype=np.int64)
     weights = None if balance == "none" else film_weights(records, balance).astype(np.float64)
-    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights)
+    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights, scheme)
     fitted = replace(fitted, screen=screen_of([record for record in films.records if record.split == "train"]))
-    probabilities = softmax(np.stack([prediction.logits for prediction in predictions]), fitted.temperature)[:, 1]
+    logits = np.stack([prediction.logits for prediction in predictions])
+    probabilities = scheme.probability(softmax(logits, fitted.temperature))
     patients = [record.patient_id for record in records]
-    fitted = replace(fitted, observed=observed_shares(probabilities, targets, patients))
+    fitted = replace(fitted, observed=observed_shares(probabilities, scheme.is_positive(targets), patients))
     reference = reference_of(signals, probabilities, predictor.spec, fitted.temperature)
     write_reference(run, reference)
     fitted = replace(fitted, parity=_parities(measured, predictor, predictions, records, fitted, run))
@@ -188,7 +192,8 @@ def _parity(
     parity = parity_of(
         predictions,
         scored,
-        np.array([record.target for record in records], dtype=np.int64),
+        np.array([record.is_positive for record in records], dtype=np.int64),
+        scheme=reference.spec.scheme,
         temperature=fitted.temperature,
         decisions=(fitted.operating_points[fitted.operating_point], *fitted.indeterminate),
         processor=processor_name(device),

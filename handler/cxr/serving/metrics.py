@@ -26,7 +26,7 @@ from typing import Final, TextIO
 from pydicom import config
 
 from cxr.errors import CODES
-from cxr.model.spec import CLASSES
+from cxr.model.classes import CLASSES
 
 OUTCOMES: Final = ("ok", "partial", "refused", "failed")
 OK: Final = "OK"  # the code of a request that got its answer
@@ -76,22 +76,25 @@ class BatchMetrics:
         Increments of counters, already added up.
     values
         New values of gauges and observations of histograms, in their order.
+    classes
+        Of the model: what the label of a prediction can be.
     """
 
     counts: Counter[Key] = field(default_factory=Counter)
     values: list[tuple[Key, float]] = field(default_factory=list)
+    classes: tuple[str, ...] = CLASSES
     _counting: Lock = field(default_factory=Lock, repr=False, compare=False)  # films are prepared in threads
 
     @classmethod
-    def zeros(cls) -> BatchMetrics:
+    def zeros(cls, classes: tuple[str, ...] = CLASSES) -> BatchMetrics:
         """Every counter at zero, so that the first event of each kind is already an increase to who reads them."""
-        zero = cls()
+        zero = cls(classes=classes)
         for code in (OK, *CODES):  # an outcome goes with its codes alone
             zero.counts[_key("cxr_requests_total", (outcome_of(code), code))] = 0
         for name, series in SERIES.items():
             if series.kind == "counter" and name != "cxr_requests_total":
-                for labels in itertools.product(*series.labels.values()):
-                    zero.counts[_key(name, labels)] = 0
+                for labels in itertools.product(*_values(series, classes).values()):
+                    zero.counts[_key(name, labels, classes)] = 0
         return zero
 
     def count(self, name: str, *labels: str) -> None:
@@ -102,7 +105,7 @@ class BatchMetrics:
         ValueError
             If there is no such counter or a label has a value that is not on its list.
         """
-        key = _key(name, labels)
+        key = _key(name, labels, self.classes)
         with self._counting:
             self.counts[key] += 1
 
@@ -114,7 +117,7 @@ class BatchMetrics:
         ValueError
             As for `count`.
         """
-        key = _key(name, labels)
+        key = _key(name, labels, self.classes)
         if math.isfinite(value):
             self.values.append((key, value))
 
@@ -148,13 +151,18 @@ def outcome_of(code: str) -> str:
     return "refused" if CODES[code].status < 500 else "failed"
 
 
-def _key(name: str, labels: tuple[str, ...]) -> Key:
+def _values(series: Series, classes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The values each label of a series may have, for a model of these classes."""
+    return {label: classes if label == "label" else allowed for label, allowed in series.labels.items()}
+
+
+def _key(name: str, labels: tuple[str, ...], classes: tuple[str, ...] = CLASSES) -> Key:
     series = SERIES.get(name)
     if series is None:
         raise ValueError(f"{name!r} is no metric of this worker: known are {', '.join(SERIES)}")
     if len(labels) != len(series.labels):
         raise ValueError(f"{name} got {len(labels)} label values: its labels are {', '.join(series.labels) or 'none'}")
-    for (label, allowed), value in zip(series.labels.items(), labels, strict=True):
+    for (label, allowed), value in zip(_values(series, classes).items(), labels, strict=True):
         if value not in allowed:
             # Not the value itself: it could come from a request.
             raise ValueError(f"a value of label {label} of {name} is not on its list: {', '.join(allowed)}")

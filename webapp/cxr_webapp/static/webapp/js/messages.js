@@ -1,5 +1,7 @@
 // The messages for a reader of what the server says by codes. Django's catalogue translates them.
 
+import { readingOf } from "./reading.js";
+
 export const t = (text) => (globalThis.gettext ? globalThis.gettext(text) : text);
 export const fill = (text, values) => t(text).replace(/%\((\w+)\)s/g, (_, name) => String(values[name]));
 
@@ -68,7 +70,7 @@ export function outcomeOf(film) {
   if (film.state === "failed") return "failed";
   if (film.state !== "done") return "waiting";
   if (film.reply.decision.indeterminate) return "indeterminate";
-  return film.reply.label === "PNEUMONIA" ? "pneumonia" : "normal";
+  return readingOf(film.reply).called ? "pneumonia" : "normal";
 }
 
 export const OUTCOMES = {
@@ -78,3 +80,6 @@ export const OUTCOMES = {
   failed: () => t("No answer"),
   waiting: () => t("Waiting"),
 };
+
+/** The outcome of a film in a word: its label, or that it is open. */
+export const outcomeWord = (film) => (["pneumonia", "normal"].includes(outcomeOf(film)) ? film.reply.label : OUTCOMES[outcomeOf(film)]());

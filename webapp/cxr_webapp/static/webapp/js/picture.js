@@ -1,5 +1,6 @@
 // From a server's reply to what the viewer draws: the film and the evidence of each of its pixels.
 
+import { readingOf } from "./reading.js";
 import { evidenceMap, evidenceOf, paintMap, windowTable } from "./heatmap.js";
 
 const THUMBNAIL = 88;
@@ -10,8 +11,8 @@ const OPACITY = 0.6; // of the server's own overlay
  * lacks what list and panel read of it: one film without an answer is better than a page that throws at every frame.
  */
 export function takePictures(reply) {
-  const { probabilities, decision, logits, cam, image, model } = reply;
-  const numbers = [probabilities.PNEUMONIA, decision.threshold, logits.PNEUMONIA, logits.NORMAL, cam.bias, ...cam.grid.flat()];
+  const { decision, logits, cam, image, model } = reply;
+  const numbers = [readingOf(reply).probability, decision.threshold, ...Object.values(logits), cam.bias, ...cam.grid.flat()];
   const words = [reply.label, model.version, model.weights_sha256, ...image.flags];
   if (!numbers.every(Number.isFinite) || !words.every((word) => typeof word === "string")) throw new TypeError("no answer");
   const pictures = { film: blobOf(image.png), heatMap: blobOf(cam.png) };

@@ -1,12 +1,13 @@
 // The panel beside the viewer: what the server said of one film, in words.
 
+import { byClass, readingOf } from "./reading.js";
 import { element, find, findAll } from "./elements.js";
 import { gauge } from "./gauge.js";
 import { fill, flagMessage, outcomeOf, share, t, troubleMessage } from "./messages.js";
 
 const VERDICTS = {
-  pneumonia: () => "PNEUMONIA",
-  normal: () => "NORMAL",
+  pneumonia: (reply) => reply.label,
+  normal: (reply) => reply.label,
   indeterminate: () => t("Indeterminate"),
 };
 
@@ -25,8 +26,8 @@ function answer(film) {
   const outcome = outcomeOf(film);
   const leaning = outcome === "indeterminate" ? element("span", { className: "leaning" }, fill("leaning to %(label)s", reply)) : null;
   const parts = [
-    element("p", { className: `verdict ${outcome}` }, element("strong", {}, VERDICTS[outcome]()), leaning,
-      element("span", { className: "p" }, `P(PNEUMONIA) ${share(reply.probabilities.PNEUMONIA)}`)),
+    element("p", { className: `verdict ${outcome}` }, element("strong", {}, VERDICTS[outcome](reply)), leaning,
+      element("span", { className: "p" }, `P(${readingOf(reply).positive}) ${share(readingOf(reply).probability)}`)),
     gauge(reply, scale?.indeterminate),
   ];
   if (outcome === "indeterminate") parts.push(element("p", { className: "hint" }, t("Between the thresholds for 95 % sensitivity and 95 % specificity: the model cannot tell.")));
@@ -63,7 +64,8 @@ function facts(film) {
     [t("Film"), `${image.format}, ${image.width} × ${image.height}, ${image.bits} bit${image.view_position ? `, ${image.view_position}` : ""}`],
     [t("Shown at"), film.drawn ? `${film.drawn.width} × ${film.drawn.height}` : "–"],
     [t("Model"), `${model.name} ${model.version}, ${model.arch}`],
-    [t("Logits"), `PNEUMONIA ${logits.PNEUMONIA.toFixed(2)}, NORMAL ${logits.NORMAL.toFixed(2)}`],
+    [t("Logits"), byClass(logits, (value) => value.toFixed(2))],
+    ...(film.reply.decision.positive ? [["P", byClass(film.reply.probabilities, share)]] : []),
     [t("Map"), fill("mean %(mean)s + bias %(bias)s = %(sum)s logits", sums(cam))],
   ];
   return rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);
