@@ -72,7 +72,7 @@ def calibrate_run(
             engine.score(inputs)
     targets = np.array([record.target for record in records], dtype=np.int64)
     weights = None if balance == "none" else film_weights(records, balance).astype(np.float64)
-    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights, scheme)
+    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights, scheme=scheme)
     fitted = replace(fitted, screen=screen_of([record for record in films.records if record.split == "train"]))
     logits = np.stack([prediction.logits for prediction in predictions])
     probabilities = scheme.probability(softmax(logits, fitted.temperature))
