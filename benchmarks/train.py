@@ -29,8 +29,9 @@ from benchmarks.peer_handler import tutorial_steps
 from benchmarks.result import Column, Figure, Result, Row, Table
 from benchmarks.settings import TrainBenchmarkSettings
 from benchmarks.steps import in_turn
+from cxr.model.classes import CLASSES
 from cxr.model.network import features, folded, pool, use_exact_float32
-from cxr.model.spec import CLASSES, Preprocessing
+from cxr.model.spec import Preprocessing
 from cxr.predict import resolve_device, softmax
 from cxr_training.data.groups import groups_of
 from cxr_training.data.progress import progress_bar

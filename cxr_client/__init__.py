@@ -27,7 +27,7 @@ from cxr_client.errors import (
     ServerFailed,
     ServerUnreachable,
 )
-from cxr_client.inference import CAMS, TARGETS, VIEWS, InferenceClient
+from cxr_client.inference import CAMS, TARGETS, VIEWS, Decision, InferenceClient
 from cxr_client.management import ManagementClient, Readiness, VersionState, WorkerState
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "VIEWS",
     "AnswerLost",
     "ClientError",
+    "Decision",
     "InferenceClient",
     "ManagementClient",
     "ManagementFailed",

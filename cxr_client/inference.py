@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -17,10 +19,44 @@ from cxr_client.sessions import MOST_BYTES, HoldsSession, ReplyTooLarge, body_of
 
 MODEL_NAME = "pneumonia"
 CAMS = ("none", "grid", "heatmap", "overlay")
-TARGETS = ("predicted", "NORMAL", "PNEUMONIA", "contrast")
+TARGETS = ("predicted", "NORMAL", "PNEUMONIA", "contrast")  # of a model of NORMAL and PNEUMONIA; others have theirs
 VIEWS = ("PA", "AP", "LATERAL")
 
 CONNECT_TIMEOUT_S = 5.0
+_PNEUMONIA: Final = "PNEUMONIA"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What decided in a reply.
+
+    Parameters
+    ----------
+    positive
+        The classes whose probability together decides: PNEUMONIA, where the reply names no others.
+    probability
+        That probability.
+    is_positive
+        Whether the film is called one of them.
+    """
+
+    positive: tuple[str, ...]
+    probability: float
+    is_positive: bool
+
+    @classmethod
+    def of(cls, reply: Mapping[str, Any]) -> Decision:
+        """The decision in a reply of `InferenceClient.predict`.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            The reply has none.
+        """
+        group = (reply.get("decision") or {}).get("positive")
+        if group is None:
+            return cls((_PNEUMONIA,), float(reply["probabilities"][_PNEUMONIA]), reply["label"] == _PNEUMONIA)
+        return cls(tuple(map(str, group["classes"])), float(group["probability"]), bool(group["called"]))
 
 
 class InferenceClient(HoldsSession):
@@ -86,7 +122,7 @@ class InferenceClient(HoldsSession):
         cam
             What the reply's ``cam`` holds: the 7 x 7 map in logits, and with the last two a base64 PNG as well.
         target
-            Which logit the map explains.
+            Which logit the map explains: ``predicted``, a class of the model, or ``contrast``.
         version
             Version of the model; the server's default version without it.
         view

@@ -51,7 +51,7 @@ class CxrHandler:
         reference, record = read_reference(folder, predictor.spec), PredictionRecord.of(os.environ)
         self.service = BatchService(predictor, identity, *figures, reference, formats, record)
         self.metrics = MetricLines(identity.name, identity.version, sys.stdout)
-        first = BatchMetrics.zeros()
+        first = BatchMetrics.zeros(predictor.spec.classes)
         first.count("cxr_worker_starts_total")
         first.observe("cxr_model_info", 1.0, identity.weights_sha256, predictor.spec.engines[predictor.device.type])
         first.observe_walls(check_sandbox())
@@ -59,7 +59,7 @@ class CxrHandler:
 
     def handle(self, rows: list[dict[str, Any]], context: Any) -> list[bytes]:
         """One reply for each request of a batch, each with its own status and content type."""
-        metrics = BatchMetrics()
+        metrics = BatchMetrics(classes=self.service.predictor.spec.classes)
         replies = self.service.answer(
             [
                 IncomingRequest(row, context.get_all_request_header(i), context.get_request_id(i) or "")

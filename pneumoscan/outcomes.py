@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cxr_client import AnswerLost, ClientError, PredictionFailed, ServerUnreachable
+from cxr_client import AnswerLost, ClientError, Decision, PredictionFailed, ServerUnreachable
 
 CSV_COLUMNS = (
     "file",
@@ -21,6 +21,9 @@ CSV_COLUMNS = (
     "error_code",
     "error",
 )
+
+
+_STANDARD = ("NORMAL", "PNEUMONIA")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def write_table(outcomes: Sequence[Outcome], to: IO[str]) -> None:
         if outcome.reply is None:
             text = f"{'-':<9}      -  {outcome.error_code}: {outcome.error_text}"
         else:
-            probability = _probability(outcome.reply, "PNEUMONIA")
+            probability = _positive(outcome.reply)
             shown = "-" if probability is None else f"{probability:.3f}"
             text = f"{outcome.reply.get('label', '-'):<9}  {shown:>5}"
             remarks = ["indeterminate"] if _indeterminate(outcome.reply) else []
@@ -70,16 +73,24 @@ def write_table(outcomes: Sequence[Outcome], to: IO[str]) -> None:
 
 
 def write_csv(outcomes: Sequence[Outcome], to: IO[str]) -> None:
-    """Write one row for each film, with the columns of `CSV_COLUMNS`; what is not known is empty."""
+    """Write one row for each film, with the columns of `CSV_COLUMNS`; what is not known is empty.
+
+    Where a model has other classes than NORMAL and PNEUMONIA there is a column for each, and one for the probability of
+    the positive group.
+    """
     writer = csv.writer(to, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    classes = dict.fromkeys(name for one in outcomes for name in (one.reply or {}).get("probabilities") or ())
+    is_standard = {*classes} <= {*_STANDARD}
+    named = _STANDARD if is_standard else tuple(classes)
+    stated = [f"probability_{name}" for name in named] + ([] if is_standard else ["probability_positive"])
+    writer.writerow([CSV_COLUMNS[0], CSV_COLUMNS[1], *stated, *CSV_COLUMNS[4:]])
     for outcome in outcomes:
         reply = outcome.reply or {}
         cells = [
             str(outcome.film),
             reply.get("label"),
-            _probability(reply, "NORMAL"),
-            _probability(reply, "PNEUMONIA"),
+            *((reply.get("probabilities") or {}).get(name) for name in named),
+            *([] if is_standard else [_positive(reply)]),
             _indeterminate(reply),
             " ".join(_flags(reply)),
             outcome.error_code,
@@ -111,8 +122,12 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
     return {"file": str(outcome.film), "error": error}
 
 
-def _probability(reply: dict[str, Any], label: str) -> float | None:
-    return (reply.get("probabilities") or {}).get(label)
+def _positive(reply: dict[str, Any]) -> float | None:
+    """The probability that decides; None where a reply has none."""
+    try:
+        return Decision.of(reply).probability
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _indeterminate(reply: dict[str, Any]) -> bool | None:

@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cxr.model.spec import CLASSES, SPEC_FILE
+from cxr.model.classes import CLASSES
+from cxr.model.spec import SPEC_FILE
 from cxr.serving.card import AUDIT_FILE, METRICS_FILE
 from cxr_training.data.toy.files import write_toy_data
 from cxr_training.runs import CALIBRATION, CARD_FILES, PREDICTIONS, RUN_FILE, check_predictions

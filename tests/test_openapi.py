@@ -23,13 +23,14 @@ from referencing.jsonschema import DRAFT202012
 from cxr import NOTICE
 from cxr.errors import CODES, InputError
 from cxr.films import film as films
-from cxr.model.spec import CLASSES, Observed, Preprocessing
-from cxr.predict import TARGETS, Predictor
+from cxr.model.classes import CLASSES, NAME, STANDARD
+from cxr.model.spec import Observed, Preprocessing
+from cxr.predict import Predictor
 from cxr.serving.regions import LEVELS, find_regions
 from cxr.serving.reply import ModelIdentity, error_reply
 from cxr.serving.request import CAM_FORMS, FILM_FORMS, MAX_FILMS, VIEWS
 from cxr.serving.service import BatchService, IncomingRequest
-from tests.cxr.networks import save_model
+from tests.cxr.networks import save_model, small_network
 from tests.films import dicom, encoded, film
 
 DESCRIPTION: dict[str, Any] = yaml.safe_load(
@@ -112,7 +113,7 @@ def test_every_path_that_takes_films_has_every_status() -> None:
 
 def test_option_values_are_those_of_the_handler() -> None:
     assert SCHEMAS["Cam"]["enum"] == list(CAM_FORMS)
-    assert SCHEMAS["Target"]["enum"] == ["predicted", *TARGETS]
+    assert SCHEMAS["Target"]["enum"] == ["predicted", *STANDARD.targets]
     assert SCHEMAS["View"]["enum"] == list(VIEWS)
     assert SCHEMAS["FilmPicture"]["enum"] == list(FILM_FORMS)
     assert SCHEMAS["V1Request"]["properties"]["instances"]["maxItems"] == MAX_FILMS
@@ -130,8 +131,11 @@ def test_no_option_has_a_default_which_a_generated_client_would_send() -> None:
 
 def test_names_in_answers_are_those_of_the_handler() -> None:
     fields = SCHEMAS["Answer"]["properties"]
-    assert SCHEMAS["Label"]["enum"] == list(CLASSES)
-    assert fields["cam"]["properties"]["target"]["enum"] == list(TARGETS)
+    of_two = SCHEMAS["Answer"]["else"]["properties"]
+    assert of_two["label"]["enum"] == of_two["probabilities"]["required"] == of_two["logits"]["required"] == [*CLASSES]
+    assert of_two["cam"]["properties"]["target"]["enum"] == list(STANDARD.targets)
+    assert SCHEMAS["Label"]["pattern"] == f"^{NAME.pattern}$"
+    assert fields["cam"]["properties"]["target"]["pattern"] == f"^({NAME.pattern}|contrast)$"
     assert fields["image"]["properties"]["flags"]["items"]["enum"] == list(films.FLAGS)
     assert fields["image"]["properties"]["width"]["minimum"] == films.MIN_SIDE
     assert fields["notice"]["const"] == NOTICE
@@ -167,7 +171,7 @@ def rooted(schema: Any) -> Any:
 
 
 @pytest.mark.parametrize("cam", CAM_FORMS)
-@pytest.mark.parametrize("target", ["predicted", *TARGETS])
+@pytest.mark.parametrize("target", ["predicted", *STANDARD.targets])
 def test_an_answer_is_as_described_for_every_option(service: BatchService, cam: str, target: str) -> None:
     body = ask_json(service, FILM, **{"Cxr-Cam": cam, "Cxr-Target": target})
     validator("Answer").validate(body)
@@ -179,7 +183,7 @@ def test_an_answer_is_as_described_for_every_option(service: BatchService, cam: 
     assert with_film == body
 
 
-@pytest.mark.parametrize("target", ["predicted", *TARGETS])
+@pytest.mark.parametrize("target", ["predicted", *STANDARD.targets])
 def test_regions_are_as_described_and_change_nothing_else(service: BatchService, target: str) -> None:
     options = {"Cxr-Target": target, "Cxr-Film": "none"}
     body = ask_json(service, FILM, **options)
@@ -214,6 +218,20 @@ def test_a_level_that_is_described_is_one_that_is_taken() -> None:
 def test_an_answer_is_as_described_for_every_kind_of_film(service: BatchService, data: bytes) -> None:
     validator("Answer").validate(ask_json(service, data))
     validator("Answer").validate(ask_json(service, data, **{"Cxr-View": "PA"}))
+
+
+@pytest.mark.parametrize("target", ["predicted", "NORMAL", "VIRAL", "contrast"])
+def test_an_answer_of_other_classes_is_as_described(tmp_path: Path, target: str) -> None:
+    network = small_network(classes=3)
+    fields = {"classes": ("NORMAL", "BACTERIAL", "VIRAL"), "positive": ("BACTERIAL", "VIRAL")}
+    spec = save_model(tmp_path, network, preprocessing=Preprocessing(), cam_zero="decision", **fields)
+    service = BatchService(Predictor.load(tmp_path, "cpu"), ModelIdentity.of(spec, "pneumonia", "1.0.0"))
+    body = ask_json(service, FILM, **{"Cxr-Target": target, "Cxr-Cam": "overlay", "Cxr-Regions": "0.5"})
+    validator("Answer").validate(body)
+    decided = body["decision"].pop("positive")
+    together = sum(body["probabilities"][name] for name in decided["classes"])
+    assert decided["probability"] == pytest.approx(together, abs=2e-6)
+    assert not validator("Answer").is_valid(body)  # without the group that decides it would be of NORMAL and PNEUMONIA
 
 
 def test_flagged_films_have_flags_that_are_described(service: BatchService) -> None:

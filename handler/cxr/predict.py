@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -15,18 +14,21 @@ from torchvision.models.resnet import ResNet
 from cxr.engines.load import Engine, ReferenceEngine, load_engine
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
-from cxr.model.cam import Cam, about_decision, class_maps, logits_of
+from cxr.model.cam import Cam, about_decision, class_maps, contrast_of, logits_of
+from cxr.model.classes import STANDARD, Scheme, Vector
 from cxr.model.network import build, load_strictly, read_state_dict
-from cxr.model.parity import Vector, check_files, kind_of, left_open, log_odds
+from cxr.model.parity import check_files, kind_of, left_open
 from cxr.model.preprocess import network_film
-from cxr.model.spec import CLASSES, ModelSpec, sha256_of
-
-TARGETS: Final = (*CLASSES, "contrast")
+from cxr.model.spec import ModelSpec, sha256_of
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The map of one target: ``mean(grid) + bias`` is the target's logit, for ``contrast`` the difference of both."""
+    """The map of one target: ``mean(grid) + bias`` is the target's logit.
+
+    For ``contrast`` it is the temperature times the log-odds of the positive group: of two classes the difference of
+    their logits.
+    """
 
     target: str
     grid: Cam
@@ -46,13 +48,17 @@ class Prediction:
     bias
         (K,), what lies beside the maps: the mean of a map plus its bias is the logit.
     label
-        PNEUMONIA where its probability reaches the threshold.
+        The likeliest class of the positive group where its probability reaches the threshold, else of the rest.
     indeterminate
         Whether the probability lies in the spec's indeterminate band.
     rescored
         Whether the engine left the film open and its second answered.
     about_decision
         Whether zero in the contrast map is the decision's neutral point.
+    scheme
+        The classes and the positive group.
+    contrast
+        The map of the positive group against the rest, where there are more classes than two.
     """
 
     logits: Vector
@@ -63,6 +69,18 @@ class Prediction:
     indeterminate: bool
     rescored: bool = False
     about_decision: bool = False
+    scheme: Scheme = STANDARD
+    contrast: Explanation | None = None
+
+    @property
+    def probability(self) -> float:
+        """The probability of the positive group."""
+        return float(self.scheme.probability(self.probabilities))
+
+    @property
+    def is_positive(self) -> bool:
+        """True where the film is called positive."""
+        return self.label in self.scheme.positive
 
     @property
     def is_finite(self) -> bool:
@@ -70,17 +88,16 @@ class Prediction:
         return bool(np.isfinite(self.logits).all() and np.isfinite(self.maps).all())
 
     def explain(self, target: str) -> Explanation:
-        """The map of ``predicted``, a class, or ``contrast`` (PNEUMONIA minus NORMAL)."""
+        """The map of ``predicted``, a class, or ``contrast`` (the positive group against the rest)."""
         if target == "contrast":
-            normal, pneumonia = self.maps
-            return Explanation(target, pneumonia - normal, float(self.bias[1] - self.bias[0]))
+            return self.contrast or Explanation(target, *contrast_of(self.maps, self.bias, None))
         name = self.label if target == "predicted" else target
-        index = CLASSES.index(name)
+        index = self.scheme.classes.index(name)
         return Explanation(name, self.maps[index], float(self.bias[index]))
 
     @property
     def evidence(self) -> Cam:
-        """The evidence of each cell, (h, w) in logits: for PNEUMONIA above 0.
+        """The evidence of each cell, (h, w) in logits: for the positive group above 0.
 
         It is the contrast map where that is about the decision, else what a cell would say alone.
         """
@@ -206,7 +223,10 @@ class Predictor:
         logits, maps = self._answers(self.engine, grey)
         again = np.zeros(len(grey), dtype=np.bool_)
         if self.second is not None:
-            again = left_open(log_odds(logits, self.spec.temperature), self.spec.decisions, self.margin)
+            scheme, temperature = self.spec.scheme, self.spec.temperature
+            odds = scheme.log_odds(logits, temperature)
+            leads = scheme.lead(logits, temperature, self.spec.neutral / temperature)
+            again = left_open(odds, self.spec.decisions, self.margin, leads)
             for index in np.flatnonzero(again):
                 # One at a time, so that its answer does not depend on which others are open.
                 one = slice(index, index + 1)
@@ -224,19 +244,26 @@ class Predictor:
         return logits.double().cpu().numpy(), maps.cpu().numpy()
 
     def _prediction(self, logits: Vector, maps: Cam, bias: Vector, *, rescored: bool) -> Prediction:
-        probabilities = softmax(logits, self.spec.temperature)
-        pneumonia = float(probabilities[1])
-        band = self.spec.indeterminate
-        about = self.spec.cam_zero == "decision"
+        spec, scheme = self.spec, self.spec.scheme
+        probabilities = softmax(logits, spec.temperature)
+        positive = float(scheme.probability(probabilities))
+        band = spec.indeterminate
+        about = spec.cam_zero == "decision"
+        contrast = None
+        if len(scheme.classes) > 2:
+            neutral = spec.neutral if about else None
+            contrast = Explanation("contrast", *contrast_of(maps, bias, neutral, scheme, spec.temperature))
         if about:
-            maps, bias = about_decision(maps, bias, self.spec.neutral)
+            maps, bias = about_decision(maps, bias, spec.neutral, scheme, spec.temperature)
         return Prediction(
             logits=logits,
             probabilities=probabilities,
             maps=maps,
             bias=bias,
-            label=CLASSES[int(pneumonia >= self.spec.threshold)],
-            indeterminate=band is not None and math.isfinite(pneumonia) and band[0] <= pneumonia <= band[1],
+            label=scheme.label(probabilities, spec.threshold),
+            indeterminate=band is not None and math.isfinite(positive) and band[0] <= positive <= band[1],
             rescored=rescored,
             about_decision=about,
+            scheme=scheme,
+            contrast=contrast,
         )

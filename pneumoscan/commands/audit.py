@@ -36,9 +36,10 @@ def run(options: Options) -> int:
 
     bootstrap = Bootstrap(options.bootstrap, options.seed)
     out = options.out or options.run
+    predictor = exported_or_checkpoint(options.run, options.device)
     found = audit(
-        exported_or_checkpoint(options.run, options.device),
-        load_films(options.data),
+        predictor,
+        load_films(options.data, predictor.spec.scheme),
         out,
         cache=options.cache or features_folder(options.run),
         split=options.split,

@@ -85,12 +85,12 @@ def run(options: Options) -> int:
         raise TrainingError("--out: only with --site; a calibration by --data stays in the run")
     fitting = Fitting(options.engine, options.balance, (options.missed, options.false_alarms))
     if options.site is None:
-        calibrate_run(options.run, lambda: load_films(folder), options.device, fitting)
+        calibrate_run(options.run, lambda scheme: load_films(folder, scheme), options.device, fitting)
         return 0
     out = options.out or options.run.with_name(f"{options.run.name}-site")
     before = spec_of(options.run)
     fitting = replace(fitting, screen=before.screen, brightness=before.brightness)
-    found = calibrate_site(options.run, lambda: load_films(folder), out, options.device, fitting)
+    found = calibrate_site(options.run, lambda scheme: load_films(folder, scheme), out, options.device, fitting)
     for name in ("sensitivity", "specificity"):
         figure = found.figures[name]
         print(f"{out}: {name} {number(figure.before)} before, {number(figure.after)} after ({found.films} films)")

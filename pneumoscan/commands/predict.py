@@ -44,7 +44,11 @@ class Options:
         Option("class activation map of each reply: 7 x 7 grid, or a picture too (default: grid; with --out: overlay)"),
     ] = None
     target: Annotated[
-        Literal["predicted", "NORMAL", "PNEUMONIA", "contrast"], Option("which logit the map explains")
+        str,
+        Option(
+            "which logit the map explains: predicted, contrast, or a class of the model, such as PNEUMONIA",
+            "CLASS",
+        ),
     ] = "predicted"
     view: Annotated[
         Literal["PA", "AP", "LATERAL"] | None,

@@ -32,8 +32,9 @@ def run(options: Options) -> int:
     from cxr_training.quantise import quantise
     from cxr_training.runs import checkpoint_predictor
 
-    records = load_films(options.data).of("train")
-    quantise(checkpoint_predictor(options.run, "cpu"), records, options.run, options.keep, options.films)
+    predictor = checkpoint_predictor(options.run, "cpu")
+    records = load_films(options.data, predictor.spec.scheme).of("train")
+    quantise(predictor, records, options.run, options.keep, options.films)
     size = sum((options.run / name).stat().st_size for name in INT8_FILES)
     print(f"{options.run / INT8_FILES[0]} ({size / 1e6:.1f} MB): now pneumoscan calibrate --engine openvino-int8")
     return 0

@@ -149,9 +149,21 @@ class Options:
         ),
     ] = ()
     other: Annotated[
-        Literal["ignore", "negative"],
-        Option("films labelled OTHER (abnormal, no opacity): leave them out, or count them as NORMAL"),
+        Literal["ignore", "negative", "class"],
+        Option(
+            "films labelled OTHER (abnormal, no opacity): leave them out, count them as NORMAL, or make them a class "
+            "of their own"
+        ),
     ] = "ignore"
+    positive: Annotated[
+        tuple[str, ...],
+        Option(
+            "class whose probability counts for the decision, of films that have other labels than NORMAL and "
+            "PNEUMONIA; may be given again, they count together (default: every class but NORMAL and OTHER)",
+            "CLASS",
+            repeated=True,
+        ),
+    ] = ()
     boxes: Annotated[
         bool, Option("also teach the head where radiologists saw opacities, by the boxes of the data folder")
     ] = False
@@ -241,7 +253,7 @@ def run(options: Options) -> int:
     from cxr_training.train import train
 
     settings = options.settings
-    films = load_films(options.data).with_others(settings.other)
+    films = load_films(options.data, positive=options.positive).with_others(settings.other)
     if (options.run / RUN_FILE).is_file() and not options.force:
         if options.resume and holds_run(options.run, settings, films):
             if is_first_process():

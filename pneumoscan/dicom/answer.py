@@ -13,13 +13,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from cxr.serving.regions import Points, Region, find_regions
-from cxr_client import ClientError
+from cxr_client import ClientError, Decision
 from pneumoscan.dicom.source import Model, Source
 
-PNEUMONIA: Final = "PNEUMONIA"
 RGB = npt.NDArray[np.uint8]
 
-# What has to be asked for: the overlay of the map that is above zero for PNEUMONIA whatever the label is.
+# What has to be asked for: the overlay of the map that is above zero for the positive classes whatever the label is.
 MAP_FORM: Final = "overlay"
 MAP_TARGET: Final = "contrast"
 
@@ -32,8 +31,10 @@ class Answer:
     ----------
     probabilities
         By class, with the digits of the reply.
+    decided
+        The classes whose probability decides, that probability, and whether it reached the threshold.
     regions
-        On the film as the map lies over it, upright; none where the label is not PNEUMONIA.
+        On the film as the map lies over it, upright; none where the film is not called positive.
     width, height
         Pixels of that film.
     turned
@@ -45,6 +46,7 @@ class Answer:
     model: Model
     label: str
     probabilities: Mapping[str, float]
+    decided: Decision
     operating_point: str
     threshold: float
     indeterminate: bool
@@ -56,8 +58,13 @@ class Answer:
 
     @property
     def probability(self) -> float:
-        """That of pneumonia."""
-        return self.probabilities[PNEUMONIA]
+        """That which decides: of pneumonia."""
+        return self.decided.probability
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether pneumonia is said."""
+        return self.decided.is_positive
 
     def stored_regions(self, source: Source) -> list[Region]:
         """The regions on the film as it is stored."""
@@ -85,16 +92,18 @@ def read_answer(reply: Mapping[str, Any], source: Source) -> tuple[Answer, RGB]:
         model, decision, image, cam = reply["model"], reply["decision"], reply["image"], reply["cam"]
         label = str(reply["label"])
         flags = tuple(map(str, image["flags"]))
+        decided = Decision.of(reply)
         width, height = int(image["width"]), int(image["height"])
         picture = Image.open(io.BytesIO(base64.b64decode(cam["png"], validate=True)))
         answer = Answer(
             model=Model(*(str(model[name]) for name in ("name", "version", "arch", "weights_sha256"))),
             label=label,
             probabilities={str(name): float(value) for name, value in reply["probabilities"].items()},
+            decided=decided,
             operating_point=str(decision["operating_point"]),
             threshold=float(decision["threshold"]),
             indeterminate=bool(decision["indeterminate"]),
-            regions=tuple(find_regions(cam["grid"], width, height)) if label == PNEUMONIA else (),
+            regions=tuple(find_regions(cam["grid"], width, height)) if decided.is_positive else (),
             width=width,
             height=height,
             turned="turned" in flags,

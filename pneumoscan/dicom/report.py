@@ -22,7 +22,7 @@ from pydicom.sr.coding import Code
 
 from cxr import NOTICE
 from cxr.serving.regions import LEVEL, Points
-from pneumoscan.dicom.answer import PNEUMONIA, Answer
+from pneumoscan.dicom.answer import Answer
 from pneumoscan.dicom.capture import file_bytes
 from pneumoscan.dicom.source import MANUFACTURER, Model, Source, equipment_uid, finish, result_uid, stub_of
 
@@ -36,7 +36,6 @@ def _own(value: str, meaning: str) -> Code:
 
 FINDING_PNEUMONIA: Final = Code("233604007", "SCT", "Pneumonia")
 FINDING_NONE: Final = _own("NO_PNEUMONIA", "No pneumonia seen by the algorithm")
-FINDING_OTHER: Final = _own("OTHER_CLASS", "Another class of the model")
 FINDING_REGION: Final = _own("EVIDENCE", "Where the map speaks most for pneumonia")
 FINDING_REFUSED: Final = _own("NOT_ANSWERED", "Film not answered by the algorithm")
 PROBABILITY: Final = _own("PROBABILITY", "Probability of pneumonia")
@@ -77,7 +76,7 @@ def answer_report(answer: Answer, source: Source) -> bytes:
             sr.Measurement(THRESHOLD, answer.threshold, codes.UCUM.NoUnits),
         ],
         qualitative_evaluations=[
-            sr.QualitativeEvaluation(DECISION, AT_OR_ABOVE if answer.label == PNEUMONIA else BELOW),
+            sr.QualitativeEvaluation(DECISION, AT_OR_ABOVE if answer.is_positive else BELOW),
             sr.QualitativeEvaluation(CERTAINTY, INDETERMINATE if answer.indeterminate else OUTSIDE),
             sr.QualitativeEvaluation(USE, RESEARCH),
         ],
@@ -161,9 +160,8 @@ def _report(
 
 
 def _finding(label: str) -> Code:
-    if label == PNEUMONIA:
-        return FINDING_PNEUMONIA
-    return FINDING_NONE if label == "NORMAL" else FINDING_OTHER
+    known = {"PNEUMONIA": FINDING_PNEUMONIA, "NORMAL": FINDING_NONE}
+    return known.get(label) or _own(label, f"Class {label} of the model")
 
 
 def _algorithm(answer: Answer, *parameters: str) -> sr.AlgorithmIdentification:

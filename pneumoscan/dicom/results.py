@@ -270,6 +270,15 @@ def _reason_of(error: ClientError) -> Reason:
     return Reason(outcome.error_code, "The server gave no answer", outcome.error_text, is_away)
 
 
+def _group(answer: Answer) -> dict[str, Any]:
+    """The positive classes as a reply has them; nothing where that is PNEUMONIA."""
+    decided = answer.decided
+    if {*answer.probabilities} <= {"NORMAL", "PNEUMONIA"}:
+        return {}
+    group = {"classes": list(decided.positive), "probability": decided.probability, "called": decided.is_positive}
+    return {"positive": group}
+
+
 def _answer_record(answer: Answer, source: Source) -> dict[str, Any]:
     model = answer.model
     return {
@@ -279,6 +288,7 @@ def _answer_record(answer: Answer, source: Source) -> dict[str, Any]:
             "operating_point": answer.operating_point,
             "threshold": answer.threshold,
             "indeterminate": answer.indeterminate,
+            **_group(answer),
         },
         "model": {
             "name": model.name,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
 from cxr import NOTICE
+from cxr_client import Decision
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,8 +35,10 @@ class Row:
     outcome: Annotated[str, "`answered`, `refused` (the film cannot be scored) or `failed` (it may be another time)"]
     code: Annotated[str | None, "why it has no answer: a code of api.md, `UNREADABLE` or `NO_ANSWER`"] = None
     detail: Annotated[str | None, "the same in words: the value, the rule, the remedy"] = None
-    label: Annotated[str | None, "`PNEUMONIA` where the probability reaches the threshold, else `NORMAL`"] = None
-    probability: Annotated[float | None, "of PNEUMONIA, calibrated, 0 to 1"] = None
+    label: Annotated[
+        str | None, "`PNEUMONIA` where the probability reaches the threshold, else `NORMAL`; or a class"
+    ] = None
+    probability: Annotated[float | None, "of PNEUMONIA, or of the positive classes together, calibrated, 0 to 1"] = None
     threshold: Annotated[float | None, "of the model's operating point"] = None
     indeterminate: Annotated[bool | None, "the probability lies in the model's indeterminate band"] = None
     flags: Annotated[tuple[str, ...] | None, "remarks on the film that did not stop it"] = None
@@ -139,7 +142,7 @@ def row_of(file: str, reply: Reply, scorer: Scorer) -> Row:
         file=file,
         outcome=ANSWERED,
         label=body["label"],
-        probability=body["probabilities"]["PNEUMONIA"],
+        probability=Decision.of(body).probability,
         threshold=decision["threshold"],
         indeterminate=decision["indeterminate"],
         flags=tuple(image["flags"]),

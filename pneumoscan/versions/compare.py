@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from tqdm import tqdm
 
-from cxr_client import ClientError, InferenceClient, PredictionFailed, ServerUnreachable
+from cxr_client import ClientError, Decision, InferenceClient, PredictionFailed, ServerUnreachable
 from pneumoscan.files import sha256_of
 from pneumoscan.versions.declared import Verified, now
 from pneumoscan.versions.limits import Figures, Limits, as_json
@@ -196,7 +196,7 @@ def ask(client: InferenceClient, film: bytes, version: str, patience_s: float = 
     while True:
         try:
             reply = client.predict(film, cam="none", version=version)
-            return Answer(str(reply["label"]), float(reply["probabilities"]["PNEUMONIA"]))
+            return Answer(str(reply["label"]), Decision.of(reply).probability)
         except PredictionFailed as error:
             if not error.retryable or time.monotonic() > deadline:
                 return Answer(code=error.code)

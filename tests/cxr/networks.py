@@ -27,14 +27,14 @@ def lively(network: ResNet, seed: int = 0) -> ResNet:
             module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
             module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
     with torch.no_grad():
-        network.fc.bias.copy_(torch.tensor([0.25, -0.5]))
+        network.fc.bias.copy_(torch.tensor([0.25, -0.5, 0.125, 0.75])[: network.fc.out_features])
     return network
 
 
-def small_network(seed: int = 0) -> ResNet:
+def small_network(seed: int = 0, classes: int = 2) -> ResNet:
     """A ResNet-10 with weights of its own."""
     torch.manual_seed(seed)
-    return lively(build("resnet10", 2), seed)
+    return lively(build("resnet10", classes), seed)
 
 
 def save_model(folder: Path, network: ResNet | None = None, **fields: Any) -> ModelSpec:

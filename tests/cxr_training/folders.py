@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxr.model.spec import CLASSES
+from cxr.model.classes import CLASSES
 from tests.films import Grey, film
 
 

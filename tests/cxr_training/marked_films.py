@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cxr.model.spec import CLASSES
+from cxr.model.classes import CLASSES
 from cxr_training.measure.shortcut_readings import border_of
 from tests.films import Grey, film
 

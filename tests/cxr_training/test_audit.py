@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from cxr.model.spec import CLASSES, ModelSpec, sha256_of
+from cxr.model.classes import CLASSES
+from cxr.model.spec import ModelSpec, sha256_of
 from cxr_training import audit
 from cxr_training.data.records import load_films
 from cxr_training.fit.settings import HeadSettings

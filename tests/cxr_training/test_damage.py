@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -210,8 +210,8 @@ def test_a_film_that_changes_after_it_was_listed_is_told_and_poisons_nothing(
     words = ["--data", str(data), "--run", str(run), *NETWORK]
     real = records.load_films
 
-    def then_swapped(folder: Path) -> records.Films:
-        films = real(folder)
+    def then_swapped(folder: Path, **given: Any) -> records.Films:
+        films = real(folder, **given)
         film.write_bytes(other.read_bytes())
         return films
 

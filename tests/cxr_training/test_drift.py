@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr.model.spec import CLASSES, ModelSpec, Preprocessing
+from cxr.model.classes import CLASSES
+from cxr.model.spec import ModelSpec, Preprocessing
 from cxr.predict import Predictor
 from cxr.serving.drift import DRIFT_FILE, Reference, read_reference
 from cxr.serving.metrics import SIGNALS

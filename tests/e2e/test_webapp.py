@@ -287,6 +287,37 @@ def answering(asked: Asked) -> Answer:
     return Answer(body=json.dumps(reply).encode(), headers={"Content-Type": "application/json"})
 
 
+def test_a_model_of_three_classes_is_read_on_the_page(tmp_path: Path) -> None:
+    def of_causes(asked: Asked) -> Answer:
+        reply = json.loads(answering(asked).body)
+        is_wide = reply["image"]["width"] > 100
+        reply |= {
+            "label": "VIRAL" if is_wide else "NORMAL",
+            "probabilities": {"NORMAL": 0.125, "BACTERIAL": 0.25, "VIRAL": 0.625},
+            "logits": {"NORMAL": -1.0, "BACTERIAL": 0.0, "VIRAL": 1.0},
+        }
+        group = {"classes": ["BACTERIAL", "VIRAL"], "probability": 0.875 if is_wide else 0.125, "called": is_wide}
+        reply["decision"] |= {"positive": group}
+        return Answer(body=json.dumps(reply).encode(), headers={"Content-Type": "application/json"})
+
+    for width in (96, 123):
+        (tmp_path / f"{width}.png").write_bytes(encoded(film(0, 96, width)))
+    server = FilmServer(of_causes)
+    with serving(server), served_page(server.url, tmp_path / "run") as url, browsing(url) as page:
+        page.start()
+        page.give([tmp_path / "96.png", tmp_path / "123.png"])
+        assert [(row["name"], row["outcome"], row["score"]) for row in page.rows()] == [
+            ("123.png", "pneumonia", "0.875"),
+            ("96.png", "normal", "0.125"),
+        ]
+        text = page.wait("document.querySelector('#result .verdict')?.textContent")
+        assert "VIRAL" in text
+        assert "P(BACTERIAL / VIRAL) 0.875" in text
+        facts = page.js("return document.querySelector('#facts').textContent")
+        assert "VIRAL 0.625, BACTERIAL 0.250, NORMAL 0.125" in facts
+        assert "PNEUMONIA" not in page.js("return document.querySelector('#main').innerText")
+
+
 def test_a_server_in_trouble_is_named_and_the_films_are_kept_for_another_try(tmp_path: Path) -> None:
     paths = []
     for number in range(6):

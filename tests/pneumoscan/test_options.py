@@ -12,7 +12,7 @@ from benchmarks.settings import RawSettings, TrainBenchmarkSettings
 from cxr.model.network import ARCHITECTURES
 from cxr.model.parity import ENGINES, REFERENCE
 from cxr.model.spec import DECODES
-from cxr_client import TARGETS, VIEWS
+from cxr_client import VIEWS
 from cxr_training.data.prepare.films import FRACTIONS
 from cxr_training.data.records import SPLITS
 from cxr_training.data.toy.files import MAX_PATIENTS, MAX_SIZE, MIN_PATIENTS, MIN_SIZE
@@ -134,7 +134,6 @@ def _choices(options: type[Any], name: str) -> tuple[str, ...]:
         (calibrate.Options, "engine", [name for name in ENGINES if name != REFERENCE]),
         (evaluate.Options, "split", SPLITS),
         (drift.Options, "split", SPLITS),
-        (predict.Options, "target", TARGETS),
         (predict.Options, "view", VIEWS),
     ],
 )

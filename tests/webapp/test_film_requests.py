@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.handlers.wsgi import WSGIRequest
 from django.test import Client, override_settings
 
-from cxr_webapp.inference import CutOff, TooManyBytes, read_film
+from cxr_webapp.inference import CutOff, TooManyBytes, is_reply, read_film
 from tests.film_server import Answer, Asked, FilmServer, problem
-from tests.webapp.pages import CARD, fresh, page_before, post_film, reader, scored
+from tests.webapp.pages import CARD, Result, fresh, page_before, post_film, reader, reply_to, scored
 
 
 def test_a_film_is_answered_with_the_servers_reply_and_what_its_map_is_drawn_by(tmp_path: Path) -> None:
@@ -30,6 +31,52 @@ def test_a_film_is_answered_with_the_servers_reply_and_what_its_map_is_drawn_by(
     assert asked.headers["cxr-cam"] == "heatmap"
     assert asked.headers["cxr-film"] == "png"
     assert asked.headers["cxr-target"] == "contrast"
+
+
+CAUSES = {
+    "label": "VIRAL",
+    "probabilities": {"NORMAL": 0.1, "BACTERIAL": 0.3, "VIRAL": 0.6},
+    "logits": {"NORMAL": -1.0, "BACTERIAL": 0.1, "VIRAL": 0.8},
+    "decision": {
+        "operating_point": "youden",
+        "threshold": 0.5,
+        "indeterminate": False,
+        "positive": {"classes": ["BACTERIAL", "VIRAL"], "probability": 0.9, "called": True},
+    },
+}
+
+
+def of_causes(asked: Asked) -> Answer:
+    return Answer(
+        body=json.dumps(reply_to(asked.body, **CAUSES)).encode(), headers={"Content-Type": "application/json"}
+    )
+
+
+def test_a_model_of_other_classes_is_read_and_kept_and_brings_the_words_of_its_scale(tmp_path: Path) -> None:
+    card = CARD | {"classes": ["NORMAL", "BACTERIAL", "VIRAL"], "positive": ["BACTERIAL", "VIRAL"]}
+    with page_before(FilmServer(of_causes), tmp_path):
+        (tmp_path / "card.json").write_text(json.dumps(card))
+        answer = post_film(reader(), b"\xccfilm", "?keep=1").json()
+        (kept,) = Result.objects.all()
+    assert answer["reply"]["label"] == kept.label == "VIRAL"
+    assert kept.probability == 0.9
+    assert answer["scale"]["ends"] == ["NORMAL", "BACTERIAL/VIRAL"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": "FUNGAL"},
+        {"logits": {"NORMAL": 0.0, "VIRAL": 0.0}},
+        {"probabilities": {"NORMAL": 0.1, "BACTERIAL": "0.3", "VIRAL": 0.6}},
+        {"decision": {"threshold": 0.5}},
+        {"decision": {"threshold": 0.5, "positive": {"classes": ["FUNGAL"], "probability": 0.9, "called": True}}},
+        {"decision": {"threshold": 0.5, "positive": {"classes": ["VIRAL"], "probability": None, "called": True}}},
+    ],
+)
+def test_a_reply_of_other_classes_that_contradicts_itself_is_none(change: dict[str, Any]) -> None:
+    assert is_reply(reply_to(b"\xcc", **CAUSES))
+    assert not is_reply(reply_to(b"\xcc", **{**CAUSES, **change}))
 
 
 def test_a_card_of_other_weights_gives_no_scale(tmp_path: Path) -> None:

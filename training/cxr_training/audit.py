@@ -86,7 +86,7 @@ def audit(
     fillings = _fillings(predictor, parts, cache)
     grids = {part: _grids(parts[part], spec.preprocessing, fillings.get(part)) for part in ("train", "val")}
     answers = _read_split(predictor, records, fillings.get("split"))
-    targets = {part: np.array([record.target for record in parts[part]]) for part in grids}
+    targets = {part: np.array([record.is_positive for record in parts[part]], dtype=np.int64) for part in grids}
     readings, strengths = _linear_readings(grids, targets, answers.grids)
     readings |= answers.readings
     alone = source_alone(parts["train"], records)
@@ -101,6 +101,8 @@ def audit(
         backbone_frozen=Training.of(spec).frozen,
         synthetic=all_synthetic(records),
         bootstrap=bootstrap.record,
+        classes=spec.classes,
+        positive=spec.positive,
         sources=tuple(sorted(set(sources_of(records).tolist()) - {""})),
         strengths=strengths,
         readings=measure(readings, records, bootstrap),
@@ -159,12 +161,12 @@ class _SplitAnswers:
 
 def _read_split(predictor: Predictor, records: Sequence[Record], filling: Filling | None) -> _SplitAnswers:
     changes = {"model": unchanged, "model_centre_blanked": centre_blanked, "model_border_blanked": border_blanked}
-    first = min((record for record in records if record.target), key=lambda record: record.name)
+    first = min((record for record in records if record.is_positive), key=lambda record: record.name)
     readings: dict[str, list[float]] = {name: [] for name in changes}
     grids: list[Pixels] = []
     for film in scored_films(predictor, records, changes=tuple(changes.values())):
         for reading, prediction in zip(readings.values(), film.predictions, strict=True):
-            reading.append(float(prediction.probabilities[1]))
+            reading.append(prediction.probability)
         grids.append(squashed(film.pixels))
         _fill(filling, film, predictor.spec.preprocessing)
         if film.record is first:

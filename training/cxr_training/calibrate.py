@@ -25,6 +25,7 @@ from cxr.films.film import Pixels
 from cxr.films.frontal import Screen
 from cxr.json_records import sealed
 from cxr.model.brightness import Brightness, brightness_of
+from cxr.model.classes import Scheme
 from cxr.model.parity import REFERENCE, Parity, Vector, files_digest, kind_of
 from cxr.model.preprocess import network_film
 from cxr.model.spec import BAND_RATES, ModelSpec
@@ -79,13 +80,13 @@ class Fitted:
     logits: Vector
 
 
-def calibrate_run(run: Path, data: Callable[[], Films], device: str, fitting: Fitting) -> Fitted:
+def calibrate_run(run: Path, data: Callable[[Scheme], Films], device: str, fitting: Fitting) -> Fitted:
     """Fit everything to a run's checkpoint, leave `calibration.json` and the drift reference, and print the figures.
 
     Parameters
     ----------
     data
-        Gives the films; called when all that needs none was checked.
+        Gives the films of the model's classes; called when all that needs none was checked.
 
     Raises
     ------
@@ -94,7 +95,9 @@ def calibrate_run(run: Path, data: Callable[[], Films], device: str, fitting: Fi
     """
     for name in fitting.engines or ():
         files_digest(name, run)  # fails before any film is scored
-    films = data().with_others(Training.of(spec_of(run)).other)
+    spec = spec_of(run)
+    scheme = spec.scheme
+    films = data(scheme).with_others(Training.of(spec).other)
     records = films.of("val")
     predictor = checkpoint_predictor(run, device)
     measured = _engines(fitting.engines, predictor, run)
@@ -108,14 +111,14 @@ def calibrate_run(run: Path, data: Callable[[], Films], device: str, fitting: Fi
             engine.score(inputs)
     targets = np.array([record.target for record in records], dtype=np.int64)
     weights = None if fitting.balance == "none" else film_weights(records, fitting.balance).astype(np.float64)
-    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights, fitting.band_rates)
+    fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights, fitting.band_rates, scheme)
     trained = [record for record in films.records if record.split == "train"]
     screen = fitting.screen or screen_of(trained)
     brightness = fitting.brightness or brightness_of_films(trained, predictor.spec)
     logits = np.stack([prediction.logits for prediction in predictions])
-    probabilities = softmax(logits, fitted.temperature)[:, 1]
+    probabilities = scheme.probability(softmax(logits, fitted.temperature))
     patients = [record.patient_id for record in records]
-    observed = observed_shares(probabilities, targets, patients)
+    observed = observed_shares(probabilities, scheme.is_positive(targets), patients)
     fitted = replace(fitted, screen=screen, brightness=brightness, observed=observed)
     reference = reference_of(signals, probabilities, predictor.spec, fitted.temperature)
     write_reference(run, reference)
@@ -248,7 +251,8 @@ def _parity(
     parity = parity_of(
         predictions,
         scored,
-        np.array([record.target for record in records], dtype=np.int64),
+        np.array([record.is_positive for record in records], dtype=np.int64),
+        scheme=reference.spec.scheme,
         temperature=fitted.temperature,
         decisions=(fitted.operating_points[fitted.operating_point], *fitted.indeterminate),
         processor=processor_name(device),

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from cxr.json_records import to_json
-from cxr.model.spec import CLASSES
+from cxr.model.classes import CLASSES, NAME, POSITIVE
 from cxr_training.data.records import Record, all_synthetic
 from cxr_training.errors import TrainingError
 from cxr_training.measure.intervals import LEVEL, STANDARD, Bootstrap
@@ -37,7 +37,10 @@ from cxr_training.pages.report import TITLES
 from cxr_training.runs import PREDICTIONS, check_predictions
 from pneumoscan.files import write_text
 
+# With other classes than NORMAL and PNEUMONIA the file says which films are of the positive group, and are called so.
 _COLUMNS: Final = ("file", "label", "probability_PNEUMONIA", "predicted")
+_OF_CLASSES: Final = ("file", "label", "probability_positive", "predicted", "is_positive", "called_positive")
+_TRUTHS: Final = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,15 @@ class Scored:
         The folder the predictions lie in.
     labels, probabilities, called
         By film, in the order of the file.
+    positive
+        The labels of the positive group.
     """
 
     name: str
     labels: Mapping[str, str]
     probabilities: Floats
     called: Calls
+    positive: frozenset[str] = frozenset(POSITIVE)
 
     def ordered(self, films: Sequence[str]) -> tuple[Floats, Calls]:
         """Probabilities and calls of these films, in this order."""
@@ -80,25 +86,29 @@ def read_predictions(path: Path) -> Scored:
             rows = [(f"{file}, line {reader.line_num}", row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise TrainingError(f"{file} is no table of predictions ({error})") from error
-    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+    columns = _OF_CLASSES if _OF_CLASSES[2] in (reader.fieldnames or ()) else _COLUMNS
+    missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise TrainingError(f"{file} has no column {', '.join(missing)}: give one written by pneumoscan evaluate")
     labels: dict[str, str] = {}
     probabilities: list[float] = []
     called: list[bool] = []
+    positive: set[str] = set(POSITIVE) if columns is _COLUMNS else set()
     for where, row in rows:
-        film, label, stated, predicted = (row[column] or "" for column in _COLUMNS)  # None where the line is short
+        film, label, stated, predicted, *groups = (row[column] or "" for column in columns)  # None where one is short
         if film in labels:
             raise TrainingError(f"{where}: {film} is there twice")
         probability = _number(stated, file)
-        if not 0.0 <= probability <= 1.0 or predicted not in CLASSES or label not in CLASSES:
+        are_classes = {predicted, label} <= {*CLASSES} if not groups else all(map(NAME.fullmatch, (predicted, label)))
+        if not 0.0 <= probability <= 1.0 or not are_classes or not {*groups} <= {*_TRUTHS}:
             raise TrainingError(f"{where}: no probability of 0 to 1 with a label and a call of {CLASSES}")
         labels[film] = label
         probabilities.append(probability)
-        called.append(predicted == CLASSES[1])
+        called.append(_TRUTHS[groups[1]] if groups else predicted in POSITIVE)
+        positive |= {label} if groups and _TRUTHS[groups[0]] else set()
     if not labels:
         raise TrainingError(f"{file} holds no film")
-    return Scored(file.resolve().parent.name, labels, np.array(probabilities), np.array(called))
+    return Scored(file.resolve().parent.name, labels, np.array(probabilities), np.array(called), frozenset(positive))
 
 
 def _number(text: str, file: Path) -> float:
@@ -173,9 +183,13 @@ def compare(first: Scored, second: Scored, records: Sequence[Record], bootstrap:
         As `same_films`.
     """
     films = same_films(first, second, records)
+    if first.positive != second.positive:
+        raise TrainingError("the models have other positive groups: figures of one say nothing beside the other's")
     names = [record.name for record in films]
-    targets = np.array([record.target for record in films], dtype=np.int64)
+    targets = np.array([record.label in first.positive for record in films], dtype=np.int64)
     patients = [record.patient_id for record in films]
+    labels = np.array([record.label for record in films])
+    names_of = CLASSES if first.positive == {*POSITIVE} else sorted({*labels.tolist()})
     one, two = first.ordered(names), second.ordered(names)
 
     def figures(scored: Scored, values: tuple[Floats, Calls]) -> ModelFigures:
@@ -195,7 +209,7 @@ def compare(first: Scored, second: Scored, records: Sequence[Record], bootstrap:
         delong=delong(targets, one[0], two[0]),
         mcnemar={
             name: mcnemar(targets[rows], one[1][rows], two[1][rows])
-            for name, rows in (("all", targets >= 0), *((label, targets == i) for i, label in enumerate(CLASSES)))
+            for name, rows in (("all", targets >= 0), *((label, labels == label) for label in names_of))
         },
     )
 

@@ -52,7 +52,7 @@ def reference_of(
     signals
         Of films the model was not trained on, N, as `signals_of` gives them.
     probabilities
-        (N,), P(PNEUMONIA) of each, at this temperature.
+        (N,), of the positive group of each, at this temperature.
     spec
         Of the checkpoint.
     """
@@ -136,15 +136,15 @@ def make_reference(run: Path, data: Path, split: str, device: str) -> None:
     TrainingError
         If the run is not calibrated, or the films are too few.
     """
-    records = load_films(data).of(split)
     predictor = checkpoint_predictor(run, device)
+    records = load_films(data, predictor.spec.scheme).of(split)
     if predictor.spec.indeterminate is None:
         raise TrainingError(f"{run} is not calibrated: run pneumoscan calibrate --run {run} first")
     signals: list[dict[str, float]] = []
     probabilities: list[float] = []
     for film in scored_films(predictor, records, whole=False):
         signals.append(signals_of(film))
-        probabilities.append(float(film.prediction.probabilities[1]))
+        probabilities.append(film.prediction.probability)
     reference = reference_of(signals, np.array(probabilities), predictor.spec, predictor.spec.temperature)
     if reference is None:
         raise TrainingError(f"{len(records)} films in split {split!r}, {FEWEST} are needed: add films")

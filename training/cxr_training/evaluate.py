@@ -29,7 +29,8 @@ import cxr
 from cxr.films.film import Pixels
 from cxr.films.frontal import Verdict
 from cxr.json_records import to_json
-from cxr.model.spec import CLASSES, ModelSpec
+from cxr.model.classes import Scheme
+from cxr.model.spec import ModelSpec
 from cxr.predict import Prediction, Predictor
 from cxr_training.data.boxes import NO_BOXES, BoxedFilm, KeptBoxes, boxed_film, load_boxes
 from cxr_training.data.groups import groups_of
@@ -37,7 +38,7 @@ from cxr_training.data.records import IGNORED_LABEL, Record, all_synthetic, load
 from cxr_training.errors import TrainingError
 from cxr_training.fit.screen import verdict_counts
 from cxr_training.measure.curves import bands, reliability
-from cxr_training.measure.intervals import STANDARD, Bootstrap, group_figures
+from cxr_training.measure.intervals import STANDARD, Bootstrap, class_figures, group_figures
 from cxr_training.measure.localisation import evidence_in_boxes, localisation_figures, maps_on_boxes
 from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.measure.records import PREVALENCES, GroupFigures, Metrics, Screened
@@ -49,6 +50,7 @@ from cxr_training.pages.report import TITLES, write_report
 from cxr_training.runs import PREDICTIONS
 from pneumoscan.files import write_bytes, write_text
 
+POSITIVE: Final = "probability_positive"  # of the group, in predictions.csv
 _ARCHIVE_CODE: Final = "PNEUMOSCAN_ARCHIVE_CODE"  # set for the process that runs an archive's own code
 
 
@@ -94,8 +96,12 @@ def evaluate(
         if spec.screen:
             verdicts.append(spec.screen.judge(film.pixels))
         shown.add(place, film, boxed[-1])
-    targets = np.array([record.target for record in records], dtype=np.int64)
-    probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
+    scheme = spec.scheme
+    targets = np.array([record.is_positive for record in records], dtype=np.int64)
+    probabilities = np.array([prediction.probability for prediction in predictions])
+    classes = np.array([record.target for record in records], dtype=np.int64)
+    called = np.array([scheme.classes.index(prediction.label) for prediction in predictions], dtype=np.int64)
+    patients = [record.patient_id for record in records]
     metrics = summarise(spec, records, targets, probabilities, bootstrap, prevalences)
     on_boxes = maps_on_boxes(boxed, predictions)
     metrics = replace(
@@ -104,17 +110,22 @@ def evaluate(
         localisation=localisation_figures(on_boxes, boxed, records, boxes.kept_in, bootstrap),
         everything_else=against_everything_else(
             [*records, *others],
-            np.append(probabilities, [one.probabilities[1] for one in score(predictor, others)] if others else []),
+            np.append(probabilities, [one.probability for one in score(predictor, others)] if others else []),
             spec.threshold,
             bootstrap,
             prevalences,
         ),
+        classes=None
+        if scheme.is_standard
+        else class_figures(
+            classes, called, np.stack([one.probabilities for one in predictions]), patients, scheme, bootstrap
+        ),
     )
-    table = _predictions(records, predictions)
+    table = _predictions(records, predictions, scheme)
     metrics = replace(metrics, predictions_sha256=hashlib.sha256(table).hexdigest())
     write_bytes(out / PREDICTIONS, table)
-    patients = [record.patient_id for record in records]
-    _draw(out, targets, probabilities, patients, spec.threshold, bootstrap, metrics.overall)
+    _draw(out, targets, probabilities, patients, spec, bootstrap, metrics.overall)
+    plot_confusion(out / "confusion.png", classes, called, spec.threshold, scheme)
     errors = draw_errors(out, records, predictions, spec.threshold, spec.cam_scale, shown.by_name())
     constant = predictions[0].explain("contrast").bias
     extremes = draw_localisation(out, on_boxes, spec.cam_scale, shown.by_name())
@@ -133,13 +144,13 @@ class _ShownFilms:
 
     def add(self, place: int, film: ScoredFilm, boxed: BoxedFilm | None) -> None:
         """A film with its place in the pass, by which those alike are ordered."""
-        probability = float(film.prediction.probabilities[1])
+        probability = film.prediction.probability
         called = probability >= self._threshold
-        if film.record.target and not called:
+        if film.record.is_positive and not called:
             self._missed.offer((math.inf if math.isnan(probability) else probability, place), film)
-        elif called and not film.record.target:
+        elif called and not film.record.is_positive:
             self._alarmed.offer((-probability, -place), film)
-        if boxed and film.record.target:
+        if boxed and film.record.is_positive:
             evidence = evidence_in_boxes(boxed, film.prediction)
             self._highest.offer((-evidence, -place), film)
             self._lowest.offer((evidence, place), film)
@@ -155,17 +166,17 @@ def _draw(
     targets: Targets,
     probabilities: Floats,
     patients: Sequence[str],
-    threshold: float,
+    spec: ModelSpec,
     bootstrap: Bootstrap,
     overall: GroupFigures,
 ) -> None:
+    threshold = spec.threshold
     roc, precision = bands(targets, probabilities, patients, bootstrap) or (None, None)
     labels = {name: f"{TITLES[name]} {figure(overall.named(name))}" for name in ("auroc", "auprc")}
     plot_roc(out / "roc.png", targets, probabilities, threshold, labels["auroc"], roc)
     plot_precision(out / "pr.png", targets, probabilities, threshold, labels["auprc"], precision)
     bins = reliability(targets, probabilities, patients, bootstrap.weights(patients))
-    plot_reliability(out / "reliability.png", targets, probabilities, threshold, bins)
-    plot_confusion(out / "confusion.png", targets, probabilities, threshold)
+    plot_reliability(out / "reliability.png", targets, probabilities, threshold, bins, spec.scheme)
 
 
 def summarise(
@@ -204,7 +215,7 @@ def against_everything_else(
     bootstrap: Bootstrap = STANDARD,
     prevalences: Sequence[float] = PREVALENCES,
 ) -> dict[str, GroupFigures]:
-    """PNEUMONIA against NORMAL and OTHER together, in every group that has films labelled OTHER.
+    """The positive group against the rest and OTHER together, in every group that has films labelled OTHER.
 
     Parameters
     ----------
@@ -212,7 +223,7 @@ def against_everything_else(
         (N,), of all films.
     """
     is_other = np.array([record.label == IGNORED_LABEL for record in records])
-    targets = np.array([record.target for record in records], dtype=np.int64)
+    targets = np.array([record.is_positive for record in records], dtype=np.int64)
     patients = np.array([record.patient_id for record in records])
     groups = {"all": np.ones(len(records), dtype=np.bool_), **groups_of(records)}
     return {
@@ -224,15 +235,20 @@ def against_everything_else(
     }
 
 
-def _predictions(records: Iterable[Record], predictions: Iterable[Prediction]) -> bytes:
-    """The table `predictions.csv`."""
+def _predictions(records: Iterable[Record], predictions: Iterable[Prediction], scheme: Scheme) -> bytes:
+    """The table `predictions.csv`; where there are others than NORMAL and PNEUMONIA, of every class."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    logits = [f"logit_{name}" for name in CLASSES]
-    writer.writerow(["file", "label", *logits, "probability_PNEUMONIA", "predicted", "indeterminate"])
+    logits = [f"logit_{name}" for name in scheme.classes]
+    each = () if scheme.is_standard else scheme.classes
+    stated = ["probability_PNEUMONIA"] if scheme.is_standard else [f"probability_{name}" for name in each] + [POSITIVE]
+    groups = [] if scheme.is_standard else ["is_positive", "called_positive"]
+    writer.writerow(["file", "label", *logits, *stated, "predicted", "indeterminate", *groups])
     for record, one in zip(records, predictions, strict=True):
-        numbers = [f"{value:.6f}" for value in (*one.logits, one.probabilities[1])]
-        writer.writerow([record.name, record.label, *numbers, one.label, str(one.indeterminate).lower()])
+        values = (*one.logits, *(one.probabilities if each else ()), one.probability)
+        answers = [one.indeterminate, *([record.is_positive, one.is_positive] if groups else [])]
+        numbers = [f"{value:.6f}" for value in values]
+        writer.writerow([record.name, record.label, *numbers, one.label, *(str(answer).lower() for answer in answers)])
     return stream.getvalue().encode()
 
 
@@ -257,7 +273,7 @@ def evaluate_run(
     if expected and not Path(str(cxr.__file__)).is_relative_to(expected):
         raise TrainingError(f"cxr came from {cxr.__file__}, not from the archive")
     predictor = Predictor.load(run, device)
-    films = load_films(data)
+    films = load_films(data, predictor.spec.scheme)
     boxes = load_boxes(films)
     return evaluate(
         predictor,

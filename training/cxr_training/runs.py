@@ -23,6 +23,7 @@ from cxr.errors import ModelError
 from cxr.films.frontal import Screen
 from cxr.json_records import FieldError, parse, read, read_file, sealed
 from cxr.model.brightness import Brightness
+from cxr.model.classes import CLASSES, POSITIVE
 from cxr.model.network import build, load_strictly, read_state_dict
 from cxr.model.parity import Parity
 from cxr.model.spec import BAND_RATES, SPEC_FILE, ModelSpec, Observed, Preprocessing, sha256_of
@@ -75,6 +76,8 @@ class RunRecord:
         Of Python, torch and torchvision.
     checkpoint_sha256
         Of the weights; empty in a run of before it was noted.
+    classes, positive
+        As `cxr.model.spec.ModelSpec` has them.
     """
 
     arch: str
@@ -85,6 +88,8 @@ class RunRecord:
     result: dict[str, Any]
     versions: dict[str, str] = field(default_factory=dict)
     checkpoint_sha256: str = ""
+    classes: tuple[str, ...] = CLASSES
+    positive: tuple[str, ...] = POSITIVE
 
     def to_json(self) -> str:
         """The record as indented JSON."""
@@ -238,6 +243,8 @@ def spec_of(run: Path) -> ModelSpec:
         weights_file=CHECKPOINT,
         weights_sha256=digest,
         preprocessing=record.preprocessing,
+        classes=record.classes,
+        positive=record.positive,
         code_version=code_version(),
         data_sha256=record.data_sha256,
         training={**record.settings, **record.result, "versions": record.versions},

@@ -16,6 +16,8 @@ from typing import Final
 import numpy as np
 
 from cxr.json_records import to_json
+from cxr.model.classes import STANDARD as STANDARD_CLASSES
+from cxr.model.classes import Scheme
 from cxr.model.parity import INT8_FILES, Vector
 from cxr.model.spec import ModelSpec
 from cxr.predict import softmax
@@ -39,16 +41,15 @@ _SEED: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a calibration makes of films: probabilities of PNEUMONIA, calls, and which are indeterminate, (N,) each."""
+    """What a calibration makes of films, (N,) each: probabilities of the positive group, calls, and which are open."""
 
     probabilities: Floats
     called: Vector
     indeterminate: Vector
 
     @classmethod
-    def of(cls, logits: Vector, temperature: float, threshold: float, band: tuple[float, float] | None) -> Answers:
-        """By one temperature, threshold and band."""
-        found = softmax(logits, temperature)[:, 1]
+    def of(cls, found: Floats, threshold: float, band: tuple[float, float] | None) -> Answers:
+        """Of probabilities of the positive group, by one threshold and band."""
         inside = np.zeros(len(found)) if band is None else ((found >= band[0]) & (found <= band[1])).astype(np.float64)
         return cls(found, (found >= threshold).astype(np.float64), inside)
 
@@ -82,7 +83,12 @@ class Site:
 
 
 def calibrate_site(
-    run: Path, data: Callable[[], Films], out: Path, device: str, fitting: Fitting, bootstrap: Bootstrap = STANDARD
+    run: Path,
+    data: Callable[[Scheme], Films],
+    out: Path,
+    device: str,
+    fitting: Fitting,
+    bootstrap: Bootstrap = STANDARD,
 ) -> Site:
     """Leave a run with the weights of another and the calibration of a site, and the page that compares them there.
 
@@ -91,7 +97,7 @@ def calibrate_site(
     run
         Calibrated; it is left as it is.
     data
-        Gives the films of the site; those of its split val are fitted on.
+        Gives the films of the site, of the model's classes; those of its split val are fitted on.
     out
         The folder of the new run; `pneumoscan export`, `evaluate` and `pack` take it as any other.
 
@@ -105,12 +111,12 @@ def calibrate_site(
         raise TrainingError(f"{run} is not calibrated: run pneumoscan calibrate --run {run} --data DIR first")
     if (out / RUN_FILE).exists():
         raise TrainingError(f"{out} already holds a run: choose another --out")
-    films = data()
+    films = data(before.scheme)
     films.of("val")  # fails before anything is written
     for name in (CHECKPOINT, *INT8_FILES, RUN_FILE):  # the record last: with it the folder is a run
         if (run / name).is_file():
             write_whole(out / name, partial(shutil.copyfile, run / name))
-    fitted = calibrate_run(out, lambda: films, device, fitting)
+    fitted = calibrate_run(out, lambda _: films, device, fitting)
     found = compared(before, fitted, fitting, films.digest(), bootstrap)
     write_page(out / "site.md", "site.md.j2", **_values(found))
     write_text(out / "site.json", to_json(found))
@@ -120,10 +126,12 @@ def calibrate_site(
 def compared(before: ModelSpec, fitted: Fitted, fitting: Fitting, data_sha256: str, bootstrap: Bootstrap) -> Site:
     """What the calibration of a site changes on its films, each judged by a fit to other patients."""
     records, logits, after = fitted.records, fitted.logits, fitted.calibration
-    targets = np.array([record.target for record in records], dtype=np.int64)
+    scheme = before.scheme
+    targets = scheme.is_positive(np.array([record.target for record in records], dtype=np.int64))
     patients = [record.patient_id for record in records]
-    one = Answers.of(logits, before.temperature, before.threshold, before.indeterminate)
-    two = cross_fitted(logits, records, fitting)
+    chances = scheme.probability(softmax(logits, before.temperature))
+    one = Answers.of(chances, before.threshold, before.indeterminate)
+    two = cross_fitted(logits, records, fitting, scheme)
     sides = [_figures(answers, targets, patients, bootstrap) for answers in (one, two)]
     calls = [(answers.probabilities, answers.called > 0) for answers in (one, two)]
     differences = paired_differences(targets, calls[0], calls[1], patients, bootstrap)
@@ -148,7 +156,9 @@ def compared(before: ModelSpec, fitted: Fitted, fitting: Fitting, data_sha256: s
     )
 
 
-def cross_fitted(logits: Vector, records: Sequence[Record], fitting: Fitting) -> Answers:
+def cross_fitted(
+    logits: Vector, records: Sequence[Record], fitting: Fitting, scheme: Scheme = STANDARD_CLASSES
+) -> Answers:
     """Answers to each film by the temperature, threshold and band that the films of other patients give.
 
     Raises
@@ -158,8 +168,9 @@ def cross_fitted(logits: Vector, records: Sequence[Record], fitting: Fitting) ->
     """
     targets = np.array([record.target for record in records], dtype=np.int64)
     names = np.unique([record.patient_id for record in records])
-    # Patients with PNEUMONIA are dealt out first, so that every part gets some.
-    ill = {record.patient_id for record in records if record.target}
+    positives = scheme.is_positive(targets)
+    # Patients with a positive film are dealt out first, so that every part gets some.
+    ill = {record.patient_id for record, is_positive in zip(records, positives, strict=True) if is_positive}
     drawn = np.random.default_rng(_SEED).permutation(names)
     order = sorted(drawn.tolist(), key=lambda name: name not in ill)
     part_of = {name: place % _PARTS for place, name in enumerate(order)}
@@ -169,15 +180,15 @@ def cross_fitted(logits: Vector, records: Sequence[Record], fitting: Fitting) ->
         held, rest = parts == part, np.flatnonzero(parts != part).tolist()
         if not held.any():
             continue
-        if not 0 < targets[rest].sum() < len(rest):
+        if not 0 < positives[rest].sum() < len(rest):
             raise TrainingError(f"{len(names)} patients are too few to judge a calibration by: add films to the site")
         others = [records[place] for place in rest]
         weights = None if fitting.balance == "none" else film_weights(others, fitting.balance).astype(np.float64)
         temperature = fit_temperature(logits[rest], targets[rest], weights)
-        probabilities = softmax(logits[rest], temperature)[:, 1]
-        points = fit_operating_points(probabilities, targets[rest], weights)
-        band = fit_band(probabilities, targets[rest], points, fitting.band_rates)
-        answers = Answers.of(logits[held], temperature, points[DECIDES], band)
+        probabilities = scheme.probability(softmax(logits, temperature))
+        points = fit_operating_points(probabilities[rest], positives[rest], weights)
+        band = fit_band(probabilities[rest], positives[rest], points, fitting.band_rates)
+        answers = Answers.of(probabilities[held], points[DECIDES], band)
         found[:, held] = answers.probabilities, answers.called, answers.indeterminate
     return Answers(*found)
 

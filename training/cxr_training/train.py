@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from cxr.model.network import backbone_digest
-from cxr.model.spec import CLASSES
 from cxr_training.data.boxes import NO_BOXES, load_boxes
 from cxr_training.data.records import Films, provenance
 from cxr_training.errors import TrainingError
@@ -74,6 +73,10 @@ def train(
     """
     started = time.monotonic()
     films = films.with_others(settings.other)
+    if settings.boxes and len(films.scheme.classes) > 2:
+        raise TrainingError(
+            f"--boxes teaches a head of two classes, and the films have {', '.join(films.scheme.classes)}: leave it out"
+        )
     boxes = load_boxes(films) if settings.boxes else NO_BOXES
     train_films, val_films = films.of("train"), films.of("val")
     _check_place(run)
@@ -104,7 +107,8 @@ def train(
                 others=[record for record in films.others if record.split == "train"],
             )
             if processes.is_first:
-                shown = [film for name in CLASSES for film in [one for one in train_films if one.label == name][:2]]
+                classes = films.scheme.classes
+                shown = [film for name in classes for film in [one for one in train_films if one.label == name][:2]]
                 plot_views(run / "augmentations.png", shown, fit.views, preprocessing)
             fitted = fit.run(state)
         record = RunRecord(
@@ -113,6 +117,8 @@ def train(
             preprocessing=preprocessing,
             data_sha256=films.digest(),
             settings=settings.as_json(),
+            classes=films.scheme.classes,
+            positive=films.scheme.positive,
             result={
                 "best_epoch": fitted.best_epoch,
                 "backbone_sha256": backbone,

@@ -50,7 +50,11 @@ def scale_and_band(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     calibration = (found or {}).get("calibration") or {}
     if not calibration.get("cam_scale"):
         return None
-    return {name: calibration.get(name) for name in ("cam_scale", "cam_cells", "indeterminate")}
+    scale = {name: calibration.get(name) for name in ("cam_scale", "cam_cells", "indeterminate")}
+    if positive := (found or {}).get("positive"):
+        classes = (found or {}).get("classes") or ()
+        scale["ends"] = ["/".join(name for name in classes if name not in positive), "/".join(positive)]
+    return scale
 
 
 def forget() -> None:

@@ -23,6 +23,8 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 from PIL import Image
 
+from cxr_client import Decision
+
 _log = logging.getLogger(__name__)
 
 THUMBNAIL_SIDE = 160  # pixels; names that a device burnt into the film cannot be read at this size
@@ -136,7 +138,7 @@ def _write(reply: Mapping[str, Any]) -> Result:
         raise ValueError("a picture is not base64") from error
     result = Result(
         label=reply["label"],
-        probability=reply["probabilities"]["PNEUMONIA"],
+        probability=Decision.of(reply).probability,
         threshold=decision.get("threshold"),
         indeterminate=bool(decision.get("indeterminate")),
         flags=[str(flag) for flag in image.get("flags") or ()],

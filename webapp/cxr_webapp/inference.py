@@ -17,13 +17,15 @@ from django.conf import settings
 from django.core.files.uploadhandler import FileUploadHandler, StopUpload
 from django.http import HttpRequest
 
-from cxr_client import AnswerLost, ClientError, InferenceClient, PredictionFailed, ServerUnreachable
+from cxr_client import AnswerLost, ClientError, Decision, InferenceClient, PredictionFailed, ServerUnreachable
 
 CONNECTIONS = 16  # films that are asked about at once; who waits holds no more than his film
 _IDLE_S = 10.0  # without a byte of a body that was announced
 _SENDING_S = 120.0  # for a whole body
-# The map that speaks for PNEUMONIA above 0 and for NORMAL below: it means the same whichever label a film got.
+# The map that speaks for PNEUMONIA (or the positive classes) above 0 and for the rest below: it means the same
+# whichever label a film got.
 TARGET = "contrast"
+LONGEST_LABEL = 16
 _CHUNK = 256 * 1024
 
 
@@ -199,17 +201,29 @@ def is_reply(answer: object) -> bool:
     match answer:
         case {
             "model": {"version": str(), "weights_sha256": str()},
-            "label": "NORMAL" | "PNEUMONIA",
-            "probabilities": {"NORMAL": normal, "PNEUMONIA": pneumonia},
-            "logits": {"NORMAL": one, "PNEUMONIA": other},
+            "label": str() as label,
+            "probabilities": {**probabilities},
+            "logits": {**logits},
             "decision": {"threshold": threshold},
             "cam": {"grid": [[*first], *rows], "bias": bias, "png": str()},
             "image": {"format": str(), "width": int(), "height": int(), "flags": list(), "png": str()},
         }:
             cells = [*first, *(cell for row in rows if isinstance(row, list) for cell in row)]
             even = all(isinstance(row, list) and len(row) == len(first) for row in rows)
-            return even and all(map(is_number, (normal, pneumonia, one, other, threshold, bias, *cells)))
+            numbers = (*probabilities.values(), *logits.values(), threshold, bias, *cells)
+            known = label in probabilities and probabilities.keys() == logits.keys() and len(label) <= LONGEST_LABEL
+            return even and known and all(map(is_number, numbers)) and _has_decision(answer)
     return False
+
+
+def _has_decision(answer: Any) -> bool:
+    try:
+        decided = Decision.of(answer)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return (
+        bool(decided.positive) and {*decided.positive} < {*answer["probabilities"]} and is_number(decided.probability)
+    )
 
 
 def is_number(value: object) -> bool:

@@ -5,7 +5,8 @@ map for each class, whose mean plus the bias *is* the logit. Nothing is approxim
 
 Where the bias stays beside the map, the map's zero is arbitrary: a head with a bias of +20 calls films PNEUMONIA whose
 map is below zero all over. So the bias is spread over the cells, but for what the decision needs: then a map has a mean
-above zero where the film is called PNEUMONIA and nowhere else.
+above zero where the film is called PNEUMONIA and nowhere else. With more classes than two the contrast is above zero
+where the film is called positive, and the map of a class where it is the label.
 
 References
 ----------
@@ -21,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+
+from cxr.model.classes import STANDARD, Scheme
 
 Cam = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -50,24 +53,63 @@ def logits_of(maps: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     return maps.mean(dim=(2, 3)) + bias
 
 
-def about_decision(maps: Cam, bias: Vector, neutral: float) -> tuple[Cam, Vector]:
+def about_decision(
+    maps: Cam, bias: Vector, neutral: float, scheme: Scheme = STANDARD, temperature: float = 1.0
+) -> tuple[Cam, Vector]:
     """The same maps with the decision's neutral point at zero, and the bias that is left beside them.
 
     Parameters
     ----------
     maps
-        (2, h, w), in logits.
+        (K, h, w), in logits.
     bias
-        (2,), of the head.
+        (K,), of the head.
     neutral
-        PNEUMONIA's logit minus NORMAL's from which on a film is called PNEUMONIA.
+        Temperature times the log-odds of the positive group from which on a film is called positive; of two classes
+        the positive one's logit minus the other's.
 
     Returns
     -------
-    (2, h, w) and (2,): the mean of each map plus its bias is the logit as before.
+    (K, h, w) and (K,): the mean of each map plus its bias is the logit as before. Of two classes the bias is the same
+    for every film; of more it is the logit the class would need to be the label, the other logits as they are.
     """
-    left = np.array([-neutral / 2.0, neutral / 2.0])
+    if len(scheme.classes) == 2:
+        left = np.array([-neutral / 2.0, neutral / 2.0])
+    else:
+        left = scheme.needed(_logits(maps, bias), temperature, neutral)
     return maps + np.asarray(bias - left, dtype=np.float32)[:, None, None], left
+
+
+def contrast_of(
+    maps: Cam, bias: Vector, neutral: float | None, scheme: Scheme = STANDARD, temperature: float = 1.0
+) -> tuple[Cam, float]:
+    """The map of the positive group against the rest, and the bias beside it.
+
+    Parameters
+    ----------
+    maps, bias
+        (K, h, w) and (K,): the mean of each map plus its bias is the class's logit. Of two classes they are already
+        where their zero is to be.
+    neutral
+        As in `about_decision`, where zero is to be the decision's neutral point; None leaves the biases beside the map.
+
+    Returns
+    -------
+    (h, w) and its bias: the mean of the map plus the bias is the temperature times the log-odds of the positive group;
+    of two classes the difference of their logits, which is the same.
+    """
+    if len(scheme.classes) == 2:
+        return maps[1] - maps[0], float(bias[1] - bias[0])
+    weights, constant = scheme.contrast(_logits(maps, bias), temperature)
+    grid = np.einsum("k,khw->hw", weights, maps)
+    beside = float(weights @ bias) + constant
+    if neutral is not None:
+        grid, beside = grid + (beside - neutral), neutral
+    return grid.astype(np.float32), beside
+
+
+def _logits(maps: Cam, bias: Vector) -> Vector:
+    return np.asarray(maps.mean(axis=(1, 2), dtype=np.float64) + bias)
 
 
 def upsample(grid: Cam, height: int, width: int) -> Cam:

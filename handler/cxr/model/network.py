@@ -1,4 +1,4 @@
-"""The network: a torchvision ResNet with a two-class head, split where the map is read off.
+"""The network: a torchvision ResNet with a head of an output for each class, split where the map is read off.
 
 The state dict has torchvision's own keys and nothing else, so that weights go in and out of any other program.
 """

@@ -78,7 +78,7 @@ class Parity:
     auroc_difference
         The engine's AUROC minus the reference's.
     probability_difference
-        The largest difference of a probability of PNEUMONIA, without its sign.
+        The largest difference of a probability of the positive group, without its sign.
     cam_correlation, cam_correlation_median
         Pearson correlation of the contrast maps' cells: of the film where it is lowest, and the median film.
     processor
@@ -86,8 +86,8 @@ class Parity:
     files_sha256
         Of the files the engine has of its own: of others the figures say nothing. Empty where it has none.
     margin
-        Films whose log-odds of PNEUMONIA come as near as this to a decision get the second engine's answer; 0 where the
-        engine has none. It is the largest difference of the log-odds on any of the films.
+        Films whose log-odds come as near as this to a decision get the second engine's answer; 0 where the engine has
+        none. It is the largest difference of the log-odds on any of the films.
     asked
         How many of the films got it, those included for which the engine gives no number.
     """
@@ -203,22 +203,21 @@ def check_files(name: str, parity: Mapping[str, Parity], folder: Path) -> None:
 Vector = npt.NDArray[np.float64]
 
 
-def log_odds(logits: Vector, temperature: float) -> Vector:
-    """Log-odds of PNEUMONIA by the calibrated model: logits (..., 2) → (...)."""
-    return np.asarray((logits[..., 1] - logits[..., 0]) / temperature)
-
-
-def left_open(odds: Vector, decisions: Sequence[float], margin: float) -> npt.NDArray[np.bool_]:
+def left_open(
+    odds: Vector, decisions: Sequence[float], margin: float, leads: Vector | None = None
+) -> npt.NDArray[np.bool_]:
     """Whether log-odds are within a margin of a decision's, the margin included, or no number at all.
 
     Parameters
     ----------
     odds
-        (N,) log-odds of PNEUMONIA.
+        (N,) log-odds of the positive group.
     decisions
-        Probabilities of PNEUMONIA where the answer to a film changes.
+        Probabilities of the positive group where the answer to a film changes.
     margin
         In log-odds; 0 where nothing counts as near.
+    leads
+        (N,) how far the label's class is ahead of the next one of its side (`cxr.model.classes.Scheme.lead`).
 
     Returns
     -------
@@ -229,4 +228,5 @@ def left_open(odds: Vector, decisions: Sequence[float], margin: float) -> npt.ND
         return worthless
     with np.errstate(divide="ignore", invalid="ignore"):
         borders = np.log(decisions) - np.log1p(-np.asarray(decisions))
-        return np.asarray((np.abs(odds[:, None] - borders) <= margin).any(axis=1) | worthless)
+        near = (np.abs(odds[:, None] - borders) <= margin).any(axis=1)
+        return np.asarray(near | worthless if leads is None else near | worthless | (leads <= margin))

@@ -18,10 +18,10 @@ from cxr.errors import ModelError
 from cxr.films.frontal import Screen
 from cxr.json_records import read_text, sealed
 from cxr.model.brightness import Brightness
+from cxr.model.classes import CLASSES, POSITIVE, Scheme
 from cxr.model.parity import DEVICES, REFERENCE, Parity, check_choice
 
 SPEC_FILE: Final = "model.json"
-CLASSES: Final = ("NORMAL", "PNEUMONIA")
 RESIZE_RULES: Final = ("squash",)
 DECODES: Final = ("exact", "reduced")
 GREYS: Final = ("stored", "field")
@@ -93,9 +93,9 @@ class Observed:
     Parameters
     ----------
     low, high
-        The probabilities of PNEUMONIA it is about, the lower end included; of the last one both ends.
+        The probabilities of the positive group it is about, the lower end included; of the last one both ends.
     films, positive
-        Validation films with such a probability, and those of them that are of PNEUMONIA.
+        Validation films with such a probability, and those of them that are of the positive group.
     share
         `positive` over `films`.
     interval
@@ -132,12 +132,15 @@ class ModelSpec:
         Name of the state dict beside the spec, and its digest.
     preprocessing
         How a film becomes a tensor.
+    classes, positive
+        The classes in the order of the logits, and those of them whose probability together decides
+        (`cxr.model.classes.Scheme`).
     temperature
         The logits are divided by it before the softmax (Guo et al. 2017); 1.0 until calibrated.
     operating_points
-        Thresholds on the probability of PNEUMONIA by name; `operating_point` is the one that decides.
+        Thresholds on the probability of the positive group by name; `operating_point` is the one that decides.
     indeterminate
-        Probabilities of PNEUMONIA inside this closed band are reported as indeterminate; None for no band.
+        Probabilities of the positive group inside this closed band are reported as indeterminate; None for no band.
     observed
         What probabilities meant on the validation films, from 0 to 1 without a gap; empty where nobody counted.
     band_rates
@@ -145,7 +148,7 @@ class ModelSpec:
     cam_scale
         Logits at which the contrast map is at full colour, the same for every film of this model.
     cam_zero
-        What zero means in a map. ``decision``: the point from which a film is called PNEUMONIA, the bias being spread
+        What zero means in a map. ``decision``: the point from which a film is called positive, the bias being spread
         over the cells. ``head``: nothing, the bias lies beside the map, as of models before there was a choice.
     screen
         What tells frontal films from others where no tag does; None where it was not fitted.
@@ -167,6 +170,7 @@ class ModelSpec:
     weights_sha256: str
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     classes: tuple[str, ...] = CLASSES
+    positive: tuple[str, ...] = POSITIVE
     temperature: float = 1.0
     operating_points: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
     operating_point: str = "default"
@@ -185,8 +189,7 @@ class ModelSpec:
     made_from: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.classes != CLASSES:
-            raise ModelError(f"classes are {list(self.classes)}: this code serves {list(CLASSES)}, in this order")
+        Scheme(self.classes, self.positive)  # refuses what is none
         for name in ("temperature", "cam_scale"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -210,22 +213,27 @@ class ModelSpec:
             raise ModelError(f"weights_file is {self.weights_file!r}: a plain file name beside {SPEC_FILE} is needed")
 
     @property
+    def scheme(self) -> Scheme:
+        """The classes and the positive group."""
+        return Scheme(self.classes, self.positive)
+
+    @property
     def threshold(self) -> float:
-        """The probability of PNEUMONIA at and above which a film is called PNEUMONIA."""
+        """The probability of the positive group at and above which a film is called positive."""
         return self.operating_points[self.operating_point]
 
     @property
     def neutral(self) -> float:
-        """PNEUMONIA's logit minus NORMAL's at the threshold."""
+        """Temperature times the log-odds at the threshold; of two classes the difference of their logits there."""
         return neutral_logit(self.threshold, self.temperature)
 
     @property
     def decisions(self) -> tuple[float, ...]:
-        """The probabilities of PNEUMONIA where the answer to a film changes: the threshold, the band's ends."""
+        """The probabilities at which the answer to a film changes: the threshold, the band's ends."""
         return (self.threshold, *(self.indeterminate or ()))
 
     def observed_at(self, probability: float) -> Observed | None:
-        """What a probability of PNEUMONIA meant on the validation films; None where nobody counted."""
+        """What a probability of the positive group meant on the validation films; None where nobody counted."""
         last = self.observed[-1] if self.observed else None
         return next((one for one in self.observed if probability < one.high), last)
 
@@ -261,7 +269,7 @@ class ModelSpec:
 
 
 def neutral_logit(threshold: float, temperature: float) -> float:
-    """PNEUMONIA's logit minus NORMAL's at a threshold on the probability; finite for thresholds of 0 and 1 too."""
+    """Temperature times the log-odds at a threshold on the probability; finite for thresholds of 0 and 1 too."""
     inside = min(max(threshold, _LEAST_THRESHOLD), 1.0 - _LEAST_THRESHOLD)
     return temperature * math.log(inside / (1.0 - inside))
 

@@ -106,6 +106,7 @@ def model_card(
         Of `read_audit`; of it the card tells the plain words, and none where there was no audit.
     """
     observed = {"observed": [asdict(one) for one in spec.observed]} if spec.observed else {}
+    positive = {} if spec.scheme.is_standard else {"positive": list(spec.positive)}
     return {
         "model": dict(identity),
         "notice": NOTICE,
@@ -113,6 +114,7 @@ def model_card(
         "out_of_scope": list(OUT_OF_SCOPE),
         "limits": list(LIMITS),
         "classes": list(spec.classes),
+        **positive,
         "input": {"max_bytes": MAX_BYTES, "max_pixels": MAX_PIXELS, "min_side": MIN_SIDE},
         "preprocessing": asdict(spec.preprocessing),
         "calibration": {

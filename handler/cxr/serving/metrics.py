@@ -28,7 +28,7 @@ from pydicom import config
 from cxr.errors import CODES
 from cxr.films.film import FLAGS
 from cxr.films.sandbox_walls import WALLS
-from cxr.model.spec import CLASSES
+from cxr.model.classes import CLASSES
 from cxr.serving.request import VIEWS
 
 OUTCOMES: Final = ("ok", "partial", "refused", "failed")
@@ -54,11 +54,6 @@ class Series:
     kind: str
     unit: str
     labels: Mapping[str, tuple[str, ...] | re.Pattern[str]] = field(default_factory=dict)
-
-    @property
-    def every(self) -> Iterator[tuple[str, ...]]:
-        """All that its labels can be together, where they have lists."""
-        return itertools.product(*(values for values in self.labels.values() if isinstance(values, tuple)))
 
 
 SERIES: Final[Mapping[str, Series]] = MappingProxyType(
@@ -104,22 +99,25 @@ class BatchMetrics:
         Increments of counters, already added up.
     values
         New values of gauges, observations of histograms and increments that are no whole numbers, in their order.
+    classes
+        Of the model: what the label of a prediction can be.
     """
 
     counts: Counter[Key] = field(default_factory=Counter)
     values: list[tuple[Key, float]] = field(default_factory=list)
+    classes: tuple[str, ...] = CLASSES
     _counting: Lock = field(default_factory=Lock, repr=False, compare=False)  # films are prepared in threads
 
     @classmethod
-    def zeros(cls) -> BatchMetrics:
+    def zeros(cls, classes: tuple[str, ...] = CLASSES) -> BatchMetrics:
         """Every counter at zero, so that the first event of each kind is already an increase to who reads them."""
-        zero = cls()
+        zero = cls(classes=classes)
         for code in (OK, *CODES):  # an outcome goes with its codes alone
             zero.counts[_key("cxr_requests_total", (outcome_of(code), code))] = 0
         for name, series in SERIES.items():
             if series.kind == "counter" and name != "cxr_requests_total":
-                for labels in series.every:
-                    zero.counts[_key(name, labels)] = 0
+                for labels in _every(series, classes):
+                    zero.counts[_key(name, labels, classes)] = 0
         return zero
 
     def observe_walls(self, missing: Mapping[str, str]) -> None:
@@ -135,7 +133,7 @@ class BatchMetrics:
         ValueError
             If there is no such counter or a label has a value that is not on its list.
         """
-        key = _key(name, labels)
+        key = _key(name, labels, self.classes)
         with self._counting:
             self.counts[key] += 1
 
@@ -147,7 +145,7 @@ class BatchMetrics:
         ValueError
             As for `count`.
         """
-        key = _key(name, labels)
+        key = _key(name, labels, self.classes)
         if math.isfinite(value):
             self.values.append((key, value))
 
@@ -189,13 +187,23 @@ def outcome_of(code: str) -> str:
     return "refused" if CODES[code].status < 500 else "failed"
 
 
-def _key(name: str, labels: tuple[str, ...]) -> Key:
+def _allowed(series: Series, classes: tuple[str, ...]) -> dict[str, tuple[str, ...] | re.Pattern[str]]:
+    """The values each label of a series may have, for a model of these classes."""
+    return {label: classes if label == "label" else allowed for label, allowed in series.labels.items()}
+
+
+def _every(series: Series, classes: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """All that the labels of a series can be together, where they have lists."""
+    return itertools.product(*(one for one in _allowed(series, classes).values() if isinstance(one, tuple)))
+
+
+def _key(name: str, labels: tuple[str, ...], classes: tuple[str, ...] = CLASSES) -> Key:
     series = SERIES.get(name)
     if series is None:
         raise ValueError(f"{name!r} is no metric of this worker: known are {', '.join(SERIES)}")
     if len(labels) != len(series.labels):
         raise ValueError(f"{name} got {len(labels)} label values: its labels are {', '.join(series.labels) or 'none'}")
-    for (label, allowed), value in zip(series.labels.items(), labels, strict=True):
+    for (label, allowed), value in zip(_allowed(series, classes).items(), labels, strict=True):
         if not (value in allowed if isinstance(allowed, tuple) else allowed.fullmatch(value)):
             # Not the value itself: it could come from a request.
             known = ", ".join(allowed) if isinstance(allowed, tuple) else allowed.pattern

@@ -1,10 +1,10 @@
 """The heat map as pictures, on one fixed scale.
 
-Colour means the same on every film of a model: red is evidence for PNEUMONIA, blue evidence for NORMAL, in logits, and
-full colour is reached at the spec's `cam_scale`. No film is stretched to its own maximum, so a NORMAL film stays cold
-beside a PNEUMONIA film, and where there is no evidence either way the film is left as it is. Where the spec says so
-(`cam_zero`), zero is the decision's neutral point: the evidence of a film called PNEUMONIA is above it on the whole,
-that of a NORMAL film below.
+Colour means the same on every film of a model: red is evidence for PNEUMONIA, blue evidence for NORMAL (with other
+classes: for the positive group, and for the rest), in logits, and full colour is reached at the spec's `cam_scale`. No
+film is stretched to its own maximum, so a NORMAL film stays cold beside a PNEUMONIA film, and where there is no
+evidence either way the film is left as it is. Where the spec says so (`cam_zero`), zero is the decision's neutral
+point: the evidence of a film called PNEUMONIA is above it on the whole, that of a NORMAL film below.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cxr.films.film import Pixels
 from cxr.model.cam import Cam, upsample
+from cxr.model.classes import STANDARD, Scheme
 
 MAX_SIDE: Final = 1024  # longest side of a rendered film; a full CR film as PNG would be 10 MB and more
 _MAX_OPACITY: Final = 0.6
@@ -45,19 +46,19 @@ def scale_of(target: str, cam_scale: float) -> float:
     return cam_scale if target == "contrast" else cam_scale / 2.0
 
 
-def evidence_map(grid: Cam, target: str, cam_scale: float, height: int, width: int) -> Cam:
-    """Signed evidence at image size: (height, width) float32 in -1 to 1, above 0 for PNEUMONIA.
+def evidence_map(grid: Cam, target: str, cam_scale: float, height: int, width: int, scheme: Scheme = STANDARD) -> Cam:
+    """Signed evidence at image size: (height, width) float32 in -1 to 1, above 0 for the positive group.
 
     Parameters
     ----------
     grid
         (h, w) map of `target` in logits.
     target
-        ``NORMAL``, ``PNEUMONIA`` or ``contrast``; evidence for NORMAL counts below 0.
+        A class or ``contrast``; evidence for a class outside the positive group counts below 0.
     cam_scale
         `ModelSpec.cam_scale`.
     """
-    factor = (-1.0 if target == "NORMAL" else 1.0) / scale_of(target, cam_scale)
+    factor = scheme.sign(target) / scale_of(target, cam_scale)
     return np.asarray(np.clip(upsample(grid, height, width) * np.float32(factor), -1.0, 1.0))
 
 
@@ -79,14 +80,14 @@ def blend(pixels: Pixels, evidence: Cam) -> RGB:
     return np.rint(film * (1.0 - opacity) + colours(evidence) * opacity).astype(np.uint8)
 
 
-def overlay(pixels: Pixels, grid: Cam, target: str, cam_scale: float) -> RGB:
+def overlay(pixels: Pixels, grid: Cam, target: str, cam_scale: float, scheme: Scheme = STANDARD) -> RGB:
     """Film, heat map and colour bar in one picture.
 
     Parameters
     ----------
     pixels
         Grey film, (H, W) uint8.
-    grid, target, cam_scale
+    grid, target, cam_scale, scheme
         As in `evidence_map`.
 
     Returns
@@ -96,11 +97,11 @@ def overlay(pixels: Pixels, grid: Cam, target: str, cam_scale: float) -> RGB:
     """
     film = display_film(pixels)
     height, width = film.shape
-    picture = blend(film, evidence_map(grid, target, cam_scale, height, width))
-    return np.concatenate([picture, _colour_bar(height, scale_of(target, cam_scale))], axis=1)
+    picture = blend(film, evidence_map(grid, target, cam_scale, height, width, scheme))
+    return np.concatenate([picture, _colour_bar(height, scale_of(target, cam_scale), scheme.ends(target))], axis=1)
 
 
-def _colour_bar(height: int, scale: float) -> RGB:
+def _colour_bar(height: int, scale: float, ends: tuple[str, str]) -> RGB:
     """The fixed scale, drawn over mid-grey as the overlay draws it over the film; wider on a higher picture."""
     zoom = min(max(height / 512, 1.0), 2.0)
 
@@ -114,13 +115,15 @@ def _colour_bar(height: int, scale: float) -> RGB:
     bar.paste(Image.fromarray(blend(np.full(ramp.shape, 128, np.uint8), ramp)), (px(8), margin))
     draw = ImageDraw.Draw(bar)
     font = ImageFont.load_default(size=px(11))
-    for share, word in ((1.0, "PNEUMONIA"), (0.5, ""), (0.0, "logit"), (-0.5, ""), (-1.0, "NORMAL")):
+    for share, word in ((1.0, ends[0]), (0.5, ""), (0.0, "logit"), (-0.5, ""), (-1.0, ends[1])):
         y = margin + (1.0 - share) / 2.0 * (len(rows) - 1)
         draw.line([(px(22), y), (px(25), y)], fill=(200, 200, 200), width=px(1))
         draw.text((px(28), y), f"{share * scale:+.2g}" if share else "0", fill=(230, 230, 230), font=font, anchor="lm")
         if word:
             beside = (px(28) if share == 0 else px(8), y + (px(-13) if share > 0 else px(13)))
-            draw.text(beside, word, fill=(160, 160, 160), font=font, anchor="lm")
+            narrow = min(1.0, px(_BAR_WIDTH - 12) / draw.textlength(word, font=font))
+            fitting = font if narrow == 1.0 else ImageFont.load_default(size=max(px(11) * narrow, 6.0))
+            draw.text(beside, word, fill=(160, 160, 160), font=fitting, anchor="lm")
     return np.asarray(bar)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from cxr import NOTICE
 from cxr.errors import InputError
 from cxr.films.film import Film
-from cxr.model.spec import CLASSES, ModelSpec
+from cxr.model.spec import ModelSpec
 from cxr.predict import Explanation, Prediction
 from cxr.serving.regions import find_regions
 from cxr.serving.render import display_film, evidence_map, heat_map, overlay, png
@@ -78,13 +78,13 @@ def answer_of(
         raise InputError("NOT_FINITE", "a logit or a map cell is infinite or NaN; the film was not scored.")
     explanation = prediction.explain(options.target)
     if options.as_png:
-        return png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale))
+        return png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale, spec.scheme))
     body = {
         "model": asdict(identity),
         "request_id": request_id,
         "label": prediction.label,
-        "probabilities": _by_class(prediction.probabilities),
-        "logits": _by_class(prediction.logits),
+        "probabilities": _by_class(spec.classes, prediction.probabilities),
+        "logits": _by_class(spec.classes, prediction.logits),
         "decision": _decision(prediction, spec),
         "cam": _cam(explanation, film, options, spec),
         "image": _image(film, options.film),
@@ -158,8 +158,8 @@ def error_reply(error: InputError, request_id: str) -> Reply:
     return Reply(error.status, "application/problem+json", _strict_json(problem(error, request_id)))
 
 
-def _by_class(values: Any) -> dict[str, float]:
-    return {name: round(float(value), DIGITS) for name, value in zip(CLASSES, values, strict=True)}
+def _by_class(classes: Sequence[str], values: Any) -> dict[str, float]:
+    return {name: round(float(value), DIGITS) for name, value in zip(classes, values, strict=True)}
 
 
 def _decision(prediction: Prediction, spec: ModelSpec) -> dict[str, Any]:
@@ -168,7 +168,13 @@ def _decision(prediction: Prediction, spec: ModelSpec) -> dict[str, Any]:
         "threshold": spec.threshold,
         "indeterminate": prediction.indeterminate,
     }
-    if observed := spec.observed_at(float(prediction.probabilities[1])):
+    if not spec.scheme.is_standard:
+        decision["positive"] = {
+            "classes": list(spec.positive),
+            "probability": round(prediction.probability, DIGITS),
+            "called": prediction.is_positive,
+        }
+    if observed := spec.observed_at(prediction.probability):
         decision["observed"] = {
             "low": observed.low,
             "high": observed.high,
@@ -192,10 +198,11 @@ def _cam(explanation: Explanation, film: Film, options: Options, spec: ModelSpec
         found = find_regions(explanation.grid, info.width, info.height, options.regions)
         cam["regions"] = [{"share": one.share, "box": one.box, "points": one.points.tolist()} for one in found]
     if options.cam == "overlay":
-        cam["png"] = _base64(png(overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale)))
+        picture = overlay(film.pixels, explanation.grid, explanation.target, spec.cam_scale, spec.scheme)
+        cam["png"] = _base64(png(picture))
     elif options.cam == "heatmap":
         height, width = display_film(film.pixels).shape
-        evidence = evidence_map(explanation.grid, explanation.target, spec.cam_scale, height, width)
+        evidence = evidence_map(explanation.grid, explanation.target, spec.cam_scale, height, width, spec.scheme)
         cam["png"] = _base64(png(heat_map(evidence)))
     return cam
 

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from cxr.errors import InputError
 from cxr.films.frontal import LATERAL
-from cxr.predict import TARGETS
+from cxr.model.classes import STANDARD
 from cxr.serving.regions import LEVELS
 
 CAM_FORMS: Final = ("none", "grid", "heatmap", "overlay")
 FILM_FORMS: Final = ("none", "png")
-_TARGETS: Final = ("predicted", *TARGETS)
+TARGETS: Final = ("predicted", *STANDARD.targets)  # of NORMAL and PNEUMONIA
 VIEWS: Final = ("PA", "AP", LATERAL)
 MAX_FILMS: Final = 32
 _MOST_VALUES: Final = 10_000
@@ -90,7 +90,7 @@ class Request:
     client_id: str = ""
 
 
-def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+def read_request(row: Mapping[str, Any], headers: Mapping[str, Any], targets: tuple[str, ...] = TARGETS) -> Request:
     """The films in a request, and its options.
 
     A film is the raw body, the part ``film`` of a form or else its first that is no option, or base64 in JSON:
@@ -109,6 +109,8 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
         form, query parameters beside them. JSON comes decoded or as bytes.
     headers
         The request's headers.
+    targets
+        What the model's maps can explain.
 
     Raises
     ------
@@ -123,7 +125,7 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
         if data.startswith(_GZIP):
             raise InputError("UNSUPPORTED_ENCODING", "the body is gzip; unpack it and send the file itself.")
         if not _starts_as_json(data):
-            return Request((data,), _read_options(row, headers))
+            return Request((data,), _read_options(row, headers, targets))
         # Each empty list of a long list takes thirty times its text: a body of 64 MiB would fill 2 GB.
         if sum(data.count(mark) for mark in (b",", b"[", b"{")) > _MOST_VALUES:
             raise InputError("BAD_JSON", f"the JSON has more than {_MOST_VALUES:,} values; {_SHAPES}")
@@ -135,7 +137,7 @@ def read_request(row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
         raise InputError("EMPTY_BODY", "no body; one JPEG, PNG or DICOM file is needed. Send it as the body.")
     if not isinstance(body, dict):
         raise InputError("BAD_JSON", f"the JSON is no object; {_SHAPES}")
-    return _read_json(body, row, headers)
+    return _read_json(body, row, headers, targets)
 
 
 def _refuse_encodings(headers: Mapping[str, Any], body: Any) -> None:
@@ -230,11 +232,13 @@ def asks_for_card(row: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
     return str(headers.get("describe", "")).lower() == "true" and not any(row.values()) and "body" not in row
 
 
-def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[str, Any]) -> Request:
+def _read_json(
+    body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[str, Any], targets: tuple[str, ...]
+) -> Request:
     if "instances" in body:
         instances = _few(body["instances"])
         texts = [one.get("b64") if isinstance(one, dict) else None for one in instances]
-        return Request(_films(texts), _read_options(_fields(row, body), headers, several=True), "v1")
+        return Request(_films(texts), _read_options(_fields(row, body), headers, targets, several=True), "v1")
     if "inputs" in body:
         inputs = body["inputs"]
         tensor = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
@@ -246,13 +250,13 @@ def _read_json(body: dict[str, Any], row: Mapping[str, Any], headers: Mapping[st
         client_id = body.get("id")
         return Request(
             _films(_few(tensor.get("data"))),
-            _read_options(_fields(row, parameters), headers, several=True),
+            _read_options(_fields(row, parameters), headers, targets, several=True),
             "v2",
             client_id if isinstance(client_id, str) and len(client_id) <= _LONGEST_ID else "",
         )
     if not isinstance(body.get("data"), str):
         raise InputError("BAD_JSON", f'the JSON has no text under "data"; {_SHAPES}')
-    return Request((_from_base64(body["data"]),), _read_options(_fields(row, body), headers))
+    return Request((_from_base64(body["data"]),), _read_options(_fields(row, body), headers, targets))
 
 
 def _fields(row: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,11 +289,13 @@ def _films(texts: list[Any]) -> tuple[bytes | InputError, ...]:
     return tuple(films)
 
 
-def _read_options(fields: Mapping[str, Any], headers: Mapping[str, Any], *, several: bool = False) -> Options:
+def _read_options(
+    fields: Mapping[str, Any], headers: Mapping[str, Any], targets: tuple[str, ...], *, several: bool = False
+) -> Options:
     lower = {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
     explain = lower.get("explain", "").lower() == "true"  # TorchServe 0.12 marks /explanations with this header
     cam = _option("cam", CAM_FORMS, fields, lower) or ("overlay" if explain else "grid")
-    target = _option("target", _TARGETS, fields, lower) or "predicted"
+    target = _option("target", targets, fields, lower) or "predicted"
     as_png = not several and lower.get("accept", "").split(";")[0].strip().lower() == "image/png"
     film = _option("film", FILM_FORMS, fields, lower, _FILM_FIELD) or "none"
     regions = [_level(value) for value in _given("regions", fields, lower)] or [None]

@@ -80,20 +80,25 @@ def _read(predictor: Predictor, data: bytes) -> Pixels:
 
 def _answer_of(prediction: Prediction) -> dict[str, Any]:
     grid = prediction.explain("contrast").grid
+    named = zip(prediction.scheme.classes, prediction.probabilities, strict=True)
+    probabilities = {f"probability_{name}": round(float(value), _DIGITS) for name, value in named}
+    if prediction.scheme.is_standard:
+        del probabilities["probability_NORMAL"]  # what is left says the same
     return {
-        "probability_PNEUMONIA": round(float(prediction.probabilities[1]), _DIGITS),
+        **probabilities,
         "contrast": [[round(float(cell), _DIGITS) for cell in row] for row in grid],
     }
 
 
 def _compare(name: str, expected: dict[str, Any], got: dict[str, Any], kind: EngineKind, cam_scale: float) -> None:
-    stated, seen = float(expected["probability_PNEUMONIA"]), got["probability_PNEUMONIA"]
-    # Written so that a NaN, which is in no order with anything, fails.
-    if not abs(stated - seen) <= kind.tolerance:
-        raise ModelError(
-            f"golden film {name}: P(PNEUMONIA) is {seen:.5f}, when it was packed {stated:.5f}, at most "
-            f"{kind.tolerance:g} apart is rounding; pack the archive again from its run"
-        )
+    for key in [one for one in got if one != "contrast"]:
+        stated, seen = float(expected[key]), got[key]
+        # Written so that a NaN, which is in no order with anything, fails.
+        if not abs(stated - seen) <= kind.tolerance:
+            raise ModelError(
+                f"golden film {name}: P({key.partition('_')[2]}) is {seen:.5f}, when it was packed {stated:.5f}, at "
+                f"most {kind.tolerance:g} apart is rounding; pack the archive again from its run"
+            )
     distance = np.abs(np.asarray(expected["contrast"], dtype=float) - np.asarray(got["contrast"])).max()
     if not distance <= kind.cam_tolerance * cam_scale:
         raise ModelError(f"golden film {name}: the map is {distance:.2g} logits from the packed one; pack it again")

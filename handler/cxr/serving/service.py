@@ -178,9 +178,10 @@ class BatchService:
         metrics
             What is counted and timed on the way is put in here.
         """
-        metrics = BatchMetrics() if metrics is None else metrics
+        metrics = BatchMetrics(classes=self.predictor.spec.classes) if metrics is None else metrics
         begun = time.monotonic()
-        jobs = [_read(incoming) for incoming in batch]
+        targets = ("predicted", *self.predictor.spec.scheme.targets)
+        jobs = [_read(incoming, targets) for incoming in batch]
         self._decode_and_score([film for job in jobs for film in job.films], begun + _DECODING_S, metrics)
         replies = [self._reply(job, metrics) for job in jobs]
         if size := sum(not job.is_for_card for job in jobs):
@@ -336,7 +337,7 @@ class BatchService:
     def _count_answer(self, job: FilmJob, metrics: BatchMetrics) -> None:
         if job.error is not None or job.prediction is None or job.film is None or job.tensor_film is None:
             return
-        probability = float(job.prediction.probabilities[1])
+        probability = job.prediction.probability
         metrics.count("cxr_predictions_total", job.prediction.label)
         for flag in job.film.info.flags:
             metrics.count("cxr_flags_total", flag)
@@ -350,13 +351,13 @@ class BatchService:
             self.drift.add(job.tensor_film, info.width, info.height, probability)
 
 
-def _read(incoming: IncomingRequest) -> RequestJob:
+def _read(incoming: IncomingRequest, targets: tuple[str, ...]) -> RequestJob:
     """The job of a request, with a job for each of its films."""
     job = RequestJob(Arrival.of(incoming.headers, incoming.request_id))
     if asks_for_card(incoming.row, incoming.headers):
         return job
     with _errors_of(job):
-        job.request = read_request(incoming.row, incoming.headers)
+        job.request = read_request(incoming.row, incoming.headers, targets)
         job.films = [
             FilmJob(None, job.request.options, job.arrival, error=film)
             if isinstance(film, InputError)

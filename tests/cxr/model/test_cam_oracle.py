@@ -8,9 +8,10 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from cxr.model.classes import CLASSES
 from cxr.model.network import build
 from cxr.model.preprocess import to_tensor
-from cxr.model.spec import CLASSES, ModelSpec, Preprocessing
+from cxr.model.spec import ModelSpec, Preprocessing
 from cxr.predict import Predictor
 from tests.cxr.networks import lively
 from tests.films import film

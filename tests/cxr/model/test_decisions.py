@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxr.model.parity import left_open, log_odds
+from cxr.model.classes import STANDARD
+from cxr.model.parity import left_open
 
 
 def test_log_odds_are_those_of_the_calibrated_probability() -> None:
-    odds = log_odds(np.array([[0.25, 1.25], [3.0, -1.0]]), 2.0)
+    odds = STANDARD.log_odds(np.array([[0.25, 1.25], [3.0, -1.0]]), 2.0)
     np.testing.assert_allclose(odds, [0.5, -2.0])
 
 

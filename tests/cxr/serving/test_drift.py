@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 
 from cxr.errors import ModelError
 from cxr.films.film import Pixels, unit_to_uint8
+from cxr.model.classes import CLASSES
 from cxr.model.preprocess import resize
-from cxr.model.spec import CLASSES
 from cxr.predict import Predictor
 from cxr.serving.drift import (
     DRIFT_FILE,

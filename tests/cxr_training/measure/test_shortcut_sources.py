@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxr.model.spec import CLASSES
+from cxr.model.classes import CLASSES
 from cxr_training.data.records import Record
 from cxr_training.fit.features import Features
 from cxr_training.fit.head import TrainedHead, train_head

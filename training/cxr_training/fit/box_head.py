@@ -71,14 +71,14 @@ def known_films(records: Sequence[Record], boxes: KeptBoxes) -> list[KnownFilm]:
     """
     found: list[KnownFilm] = []
     for record in records:
-        if record.target and boxes.of(record.name):
+        if record.is_positive and boxes.of(record.name):
             info = record.film_in(record.data()).info
             boxed = boxed_film(boxes, record, info.height, info.width)
             found.append(KnownFilm(record, boxed, info.height, info.width))
     if not found:
         raise TrainingError("--boxes: no training film of PNEUMONIA has a box; train without, or add boxes to the data")
     readers = {film.record.extra.get("label_source") for film in found}
-    without = [one for one in records if not one.target and one.extra.get("label_source") in readers]
+    without = [one for one in records if not one.is_positive and one.extra.get("label_source") in readers]
     return [*found, *(KnownFilm(record, None, 1, 1) for record in without)]
 
 

@@ -1,4 +1,4 @@
-"""The training loop: a two-class head on the features of a frozen backbone."""
+"""The training loop: a head on the features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
-from cxr.model.spec import CLASSES
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
@@ -85,7 +84,7 @@ def train_head(
         Features of the training films, (N, C) for each view; the first is the unaugmented one. In every epoch each
         film is seen once, under a view drawn at random.
     train_targets, val_targets
-        Class indices, (N,) and (M,).
+        Class indices, (N,) and (M,); the highest class is in one of them.
     val_features
         (M, C), unaugmented.
     weights
@@ -118,7 +117,7 @@ def _train_head(
     films = len(targets)
     batch_size = max(1, min(settings.batch_size, films // _STEPS_AT_LEAST))
 
-    head = nn.Linear(views.shape[2], len(CLASSES))
+    head = nn.Linear(views.shape[2], 1 + int(max(train_targets.max(), val_targets.max())))
     with torch.no_grad():
         head.weight.normal_(0.0, 1e-3, generator=generator)
         head.bias.zero_()
@@ -154,7 +153,7 @@ def _train_head(
     best_epoch, weight, bias = best
     if not best_epoch:
         raise TrainingError("the loss was never a number: a film's features are infinite or NaN, or the rate too high")
-    # What both classes have in common tells nothing of either: without it the map of one class is half the contrast.
+    # What all classes have in common tells nothing of any: without it the map of one of two is half the contrast.
     weight, bias = (weight - weight.mean(dim=0)) / deviation, bias - bias.mean()
     return TrainedHead(weight, bias - weight @ mean, best_epoch, tuple(history))
 

@@ -107,7 +107,7 @@ def start_together(
         As `cxr_training.fit.weights.ready_to_train`.
     """
     if not processes.is_first:
-        start = starting_point("random", settings.arch, settings.seed)
+        start = starting_point("random", settings.arch, settings.seed, len(records[0].scheme.classes))
         return StartingPoint(start.network, processes.agree(start.network, ""))
     ready = (settings.arch, settings.seed, records, preprocessing, processes.device)
     try:
@@ -164,5 +164,8 @@ def holds_run(run: Path, settings: TrainSettings, films: Films) -> bool:
     requested = json.loads(json.dumps(settings.as_json()))  # as it came back from the file
     rows = record.result.get("rows_sha256")
     return bool(
-        record.settings == requested and record.data_sha256 == films.digest() and rows == rows_digest(films, settings)
+        record.settings == requested
+        and record.positive == films.scheme.positive
+        and record.data_sha256 == films.digest()
+        and rows == rows_digest(films, settings)
     )

@@ -102,7 +102,7 @@ class BoxSettings:
 # sure of the patient, though not of each film. Chosen by cross-validation over patients, on films that radiologists
 # labelled (docs/results.md). A label of any other kind counts 1.
 LABEL_WEIGHTS: Final = {"radiologist": 8.0, "physician": 1.0, "pcr": 2.0, "text-mined": 1.0}
-OTHER_RULES: Final = ("ignore", "negative")
+OTHER_RULES: Final = ("ignore", "negative", "class")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,8 @@ class TrainSettings:
     label_weights
         How much a film counts by who gave its label, by the kinds of `LABEL_WEIGHTS`.
     other
-        Films labelled OTHER (abnormal, no opacity): ``ignore`` leaves them out, ``negative`` counts them as NORMAL.
+        Films labelled OTHER (abnormal, no opacity): ``ignore`` leaves them out, ``negative`` counts them as NORMAL,
+        ``class`` makes them a class of their own outside the positive group.
     boxes
         How the head learns from boxes; None for labels alone.
     or_random

@@ -19,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import ResNet
 
 from cxr.model.network import use_exact_float32
-from cxr.model.spec import CLASSES
 from cxr_training.data.prefetch import prefetched
 from cxr_training.data.progress import progress_bar
 from cxr_training.errors import TrainingError
@@ -209,7 +208,7 @@ class TuneLoop:
             places[start : start + self.settings.batch_size]
             for start in range(0, len(places), self.settings.batch_size)
         ]
-        logits = torch.zeros(len(rows), len(CLASSES), device=self.processes.device)
+        logits = torch.zeros(len(rows), self.network.fc.out_features, device=self.processes.device)
         with torch.inference_mode():
             chosen = [[rows[place] for place in batch] for batch in batches]
             for batch, films in zip(batches, self._inputs(split, chosen, 0), strict=True):

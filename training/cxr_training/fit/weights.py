@@ -16,9 +16,10 @@ from torchvision.models import get_model_weights
 from torchvision.models.resnet import ResNet
 
 from cxr.errors import ModelError
+from cxr.model.classes import CLASSES
 from cxr.model.network import StateDict, build, read_state_dict, use_exact_float32
 from cxr.model.preprocess import to_tensor
-from cxr.model.spec import CLASSES, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, sha256_of
+from cxr.model.spec import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, sha256_of
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record
 from cxr_training.errors import TrainingError
@@ -58,7 +59,7 @@ def ready_to_train(
     TrainingError
         As `starting_point`, or if a film cannot be decoded.
     """
-    start = starting_point(weights, arch, seed)
+    start = starting_point(weights, arch, seed, len(records[0].scheme.classes))
     if start.pretrained == "random":
         chosen = np.random.default_rng(seed).permutation(len(records))[:_BATCHNORM_FILMS]
         some = [records[i] for i in chosen]
@@ -66,8 +67,8 @@ def ready_to_train(
     return start
 
 
-def starting_point(weights: str, arch: str, seed: int) -> StartingPoint:
-    """A network with the requested starting weights and a new two-class head.
+def starting_point(weights: str, arch: str, seed: int, classes: int = len(CLASSES)) -> StartingPoint:
+    """A network with the requested starting weights and a new head.
 
     Parameters
     ----------
@@ -77,6 +78,8 @@ def starting_point(weights: str, arch: str, seed: int) -> StartingPoint:
         A key of `cxr.model.network.ARCHITECTURES`.
     seed
         Of the head, and of everything where weights are random.
+    classes
+        How many the head tells apart.
 
     Raises
     ------
@@ -84,7 +87,7 @@ def starting_point(weights: str, arch: str, seed: int) -> StartingPoint:
         If the download fails, the file is missing, or the tensors are of another network.
     """
     torch.manual_seed(seed)
-    network = build(arch, len(CLASSES))
+    network = build(arch, classes)
     if weights == "random":
         return StartingPoint(network, "random")
     if weights == "imagenet":

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss, roc_curve
 
-from cxr.model.cam import about_decision
+from cxr.model.cam import Cam, about_decision, contrast_of
+from cxr.model.classes import STANDARD, Scheme
 from cxr.model.spec import BAND_RATES, Observed, neutral_logit
 from cxr.predict import Prediction, softmax
 from cxr_training.measure.intervals import exact_interval
@@ -18,10 +19,10 @@ from cxr_training.measure.metrics import Floats, Targets
 from cxr_training.runs import Calibration
 
 _LEVEL: Final = 0.95  # of the sensitivity and specificity thresholds
-POINTS: Final = {  # what `fit_operating_points` fits, in words
+POINTS: Final = {  # what `fit_operating_points` fits, in words; of classes that are filled in
     "youden": "highest sensitivity + specificity",
-    "sensitivity_95": f"highest threshold that still finds {100 * _LEVEL:g} % of the PNEUMONIA films",
-    "specificity_95": f"lowest threshold that still clears {100 * _LEVEL:g} % of the NORMAL films",
+    "sensitivity_95": f"highest threshold that still finds {100 * _LEVEL:g} % of the {{positive}} films",
+    "specificity_95": f"lowest threshold that still clears {100 * _LEVEL:g} % of the {{negative}} films",
 }
 DECIDES: Final = "youden"
 _CAM_PERCENTILE: Final = 99.0
@@ -41,14 +42,19 @@ def fit_temperature(logits: Floats, targets: Targets, weights: Floats | None = N
 
     def loss(log_temperature: float) -> float:
         return float(
-            log_loss(targets, softmax(logits, float(np.exp(log_temperature))), labels=[0, 1], sample_weight=weights)
+            log_loss(
+                targets,
+                softmax(logits, float(np.exp(log_temperature))),
+                labels=range(logits.shape[1]),
+                sample_weight=weights,
+            )
         )
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
 
 
 def fit_operating_points(probabilities: Floats, targets: Targets, weights: Floats | None = None) -> dict[str, float]:
-    """Thresholds on the probability of PNEUMONIA, (N,), by name; films count by their weights, (N,), where given.
+    """Thresholds on the positive group's probability, (N,), by name; films count by their weights, (N,), where given.
 
     Each lies halfway between the probabilities of two validation films, so that rounding cannot move a film across it.
 
@@ -109,7 +115,7 @@ def observed_shares(probabilities: Floats, targets: Targets, patients: Sequence[
     Parameters
     ----------
     probabilities, targets, patients
-        (N,) each: of PNEUMONIA, 1 for PNEUMONIA, whose film it is.
+        (N,) each: of the positive group, 1 for a film of it, whose film it is.
     """
     distinct, counts = np.unique(probabilities, return_counts=True)
     parts = min(_MOST_KINDS, len(probabilities) // _FILMS_A_KIND)
@@ -129,19 +135,27 @@ def observed_shares(probabilities: Floats, targets: Targets, patients: Sequence[
     return tuple(found)
 
 
-def fit_cam_scale(predictions: Sequence[Prediction], neutral: float) -> float:
+def fit_cam_scale(
+    predictions: Sequence[Prediction], neutral: float, scheme: Scheme = STANDARD, temperature: float = 1.0
+) -> float:
     """Logits at which the heat map is at full colour: the 99th percentile of the map cells' size, about the decision.
 
     Parameters
     ----------
     predictions
         With the head's own bias beside the maps.
-    neutral
-        PNEUMONIA's logit minus NORMAL's at the threshold.
+    neutral, scheme, temperature
+        As for `cxr.model.cam.about_decision`.
     """
-    moved = (about_decision(one.maps, one.bias, neutral)[0] for one in predictions)
-    cells = np.abs([pneumonia - normal for normal, pneumonia in moved])
+    cells = np.abs([_contrast(one, neutral, scheme, temperature) for one in predictions])
     return max(float(np.percentile(cells, _CAM_PERCENTILE)), 1e-3)
+
+
+def _contrast(one: Prediction, neutral: float, scheme: Scheme, temperature: float) -> Cam:
+    if len(scheme.classes) > 2:
+        return contrast_of(one.maps, one.bias, neutral, scheme, temperature)[0]
+    normal, pneumonia = about_decision(one.maps, one.bias, neutral)[0]
+    return np.asarray(pneumonia - normal)
 
 
 def calibrate(
@@ -150,6 +164,7 @@ def calibrate(
     weights_sha256: str,
     weights: Floats | None = None,
     band_rates: tuple[float, float] = BAND_RATES,
+    scheme: Scheme = STANDARD,
 ) -> Calibration:
     """Everything that is fitted on validation.
 
@@ -158,25 +173,28 @@ def calibrate(
     predictions
         Of the validation films, by the uncalibrated checkpoint.
     targets
-        (N,), 1 for PNEUMONIA; both classes are there.
+        (N,), class indices; all classes are there.
     weights_sha256
         Of the checkpoint they belong to.
     weights
         How much each film counts for temperature and thresholds, (N,); all the same by default.
     band_rates
         As `fit_band` takes them.
+    scheme
+        The classes and the positive group.
     """
     logits = np.stack([prediction.logits for prediction in predictions])
     temperature = fit_temperature(logits, targets, weights)
-    probabilities = softmax(logits, temperature)[:, 1]
-    points = fit_operating_points(probabilities, targets, weights)
+    probabilities = scheme.probability(softmax(logits, temperature))
+    positives = scheme.is_positive(targets)
+    points = fit_operating_points(probabilities, positives, weights)
     return Calibration(
         weights_sha256,
         temperature,
         points,
         DECIDES,
-        fit_band(probabilities, targets, points, band_rates),
-        fit_cam_scale(predictions, neutral_logit(points[DECIDES], temperature)),
+        fit_band(probabilities, positives, points, band_rates),
+        fit_cam_scale(predictions, neutral_logit(points[DECIDES], temperature), scheme, temperature),
         cam_zero="decision",
         band_rates=band_rates,
     )

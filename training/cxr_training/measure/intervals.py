@@ -30,9 +30,19 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import beta
 
+from cxr.model.classes import Scheme
 from cxr_training.errors import TrainingError
 from cxr_training.measure.metrics import Floats, Targets, binary_metrics, predictive_values, weighted_figures
-from cxr_training.measure.records import PREVALENCES, RESAMPLES, GroupFigures, Interval, PredictiveValues, Resampling
+from cxr_training.measure.records import (
+    PREVALENCES,
+    RESAMPLES,
+    ClassFigures,
+    GroupFigures,
+    Interval,
+    OneClass,
+    PredictiveValues,
+    Resampling,
+)
 
 LEVEL: Final = 0.95
 FEWEST_PATIENTS: Final = 10
@@ -200,6 +210,66 @@ def _predictive_values(
         undefined = _undefined(dict(zip(("ppv", "npv"), samples, strict=True)))
         rows.append(PredictiveValues(prevalence, not rows, **values, undefined_resamples=undefined))
     return tuple(rows)
+
+
+def class_figures(
+    targets: Targets,
+    called: Targets,
+    probabilities: Floats,
+    patients: Sequence[str],
+    scheme: Scheme,
+    bootstrap: Bootstrap,
+) -> ClassFigures:
+    """How the classes are told apart, with intervals: each against the rest, and all of them at once.
+
+    Parameters
+    ----------
+    targets, called
+        (N,), the classes as indices, true and called.
+    probabilities
+        (N, K).
+    patients
+        (N,), whose film each is.
+    """
+    owners = np.asarray(patients)
+    right = (called == targets).astype(np.float64)
+    accuracy = float(right.mean())
+    sample = np.concatenate([weights @ right / weights.sum(axis=1) for weights in bootstrap.weights(patients)])
+    interval, is_exact = share_interval(accuracy, sample, len(np.unique(owners)))
+    classes = range(len(scheme.classes))
+    return ClassFigures(
+        classes=scheme.classes,
+        positive=scheme.positive,
+        confusion=tuple(tuple(int(((targets == i) & (called == j)).sum()) for j in classes) for i in classes),
+        accuracy=accuracy,
+        accuracy_ci=interval,
+        exact_ci=("accuracy",) if is_exact else (),
+        one_vs_rest={
+            name: _one_class((targets == i).astype(np.int64), called == i, probabilities[:, i], patients, bootstrap)
+            for i, name in enumerate(scheme.classes)
+        },
+    )
+
+
+def _one_class(
+    targets: Targets, called: Floats, probabilities: Floats, patients: Sequence[str], bootstrap: Bootstrap
+) -> OneClass:
+    owners = np.asarray(patients)
+    calls = called.astype(np.float64)  # at and above a half: called
+    points = binary_metrics(targets, calls, 0.5)
+    by_call = resample(targets, calls, 0.5, bootstrap.weights(patients))
+    ranked = resample(targets, probabilities, 0.5, bootstrap.weights(patients))["auroc"]
+    auroc = binary_metrics(targets, probabilities, 0.5)["auroc"]
+    figures: dict[str, Any] = {"auroc": auroc}
+    figures["auroc_ci"] = None if auroc is None else percentiles(ranked, len(np.unique(owners)))
+    exact: list[str] = []
+    for name, among in (("sensitivity", targets == 1), ("specificity", targets == 0)):
+        figures[name] = points[name]
+        interval, is_exact = share_interval(points[name], by_call[name], len(np.unique(owners[among])))
+        figures[f"{name}_ci"] = interval
+        exact += [name] if is_exact else []
+    patients_of = len(np.unique(owners[targets == 1]))
+    return OneClass(films=int(targets.sum()), patients=patients_of, **figures, exact_ci=tuple(exact))
 
 
 def _undefined(samples: dict[str, Floats]) -> dict[str, int]:

@@ -32,7 +32,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cxr.model.cam import Cam, upsample
-from cxr.model.spec import CLASSES
 from cxr.predict import Prediction
 from cxr_training.data.boxes import BoxedFilm
 from cxr_training.data.collections.candidates import Box
@@ -78,7 +77,7 @@ def maps_on_boxes(boxed: Iterable[BoxedFilm | None], predictions: Iterable[Predi
     chosen = [
         (film, prediction)
         for film, prediction in zip(boxed, predictions, strict=True)
-        if film is not None and film.record.label == CLASSES[1]
+        if film is not None and film.record.is_positive
     ]
     if not chosen:
         return None
@@ -208,11 +207,11 @@ def localisation_figures(
     """The content of ``localisation`` in `metrics.json`; None where no film of PNEUMONIA has a box."""
     if on_boxes is None:
         return None
-    called = np.array([prediction.label == CLASSES[1] for prediction in on_boxes.predictions])
+    called = np.array([prediction.is_positive for prediction in on_boxes.predictions])
     return Localisation(
         boxes_from=boxes_from,
-        positive=sum(record.target for record in records),
-        normal_with_boxes=sum(film is not None and film.record.label == CLASSES[0] for film in boxed),
+        positive=sum(record.is_positive for record in records),
+        normal_with_boxes=sum(film is not None and not film.record.is_positive for film in boxed),
         all=_figures(on_boxes, np.ones_like(called), bootstrap),
         called=_figures(on_boxes, called, bootstrap) if called.any() else None,
     )

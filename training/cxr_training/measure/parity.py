@@ -15,7 +15,9 @@ from sklearn.metrics import roc_auc_score
 
 from cxr.engines.load import load_engine
 from cxr.errors import ModelError
-from cxr.model.parity import Parity, kind_of, left_open, log_odds
+from cxr.model.classes import STANDARD, Scheme
+from cxr.model.parity import Parity, kind_of, left_open
+from cxr.model.spec import neutral_logit
 from cxr.predict import Prediction, Predictor, softmax
 from cxr_training.measure.metrics import Floats, Targets
 
@@ -25,6 +27,7 @@ def parity_of(
     other: Sequence[Prediction],
     targets: Targets,
     *,
+    scheme: Scheme = STANDARD,
     temperature: float,
     decisions: Sequence[float],
     processor: str,
@@ -36,8 +39,8 @@ def parity_of(
     Parameters
     ----------
     targets
-        (N,), 1 for PNEUMONIA; both classes are there.
-    temperature, decisions
+        (N,), 1 for a film of the positive group; both kinds are there.
+    scheme, temperature, decisions
         Of the calibrated model: what makes probabilities of logits, and where what is said of a film changes; the
         threshold of the label comes first.
     processor
@@ -57,20 +60,23 @@ def parity_of(
     margin = 0.0
     places: list[int] = []
     if again is not None:
-        ours, theirs = (log_odds(_logits(predictions), temperature) for predictions in (reference, other))
-        differences = np.abs(ours - theirs)
+        apart = (_logits(reference) - _logits(other)) / temperature
+        differences = np.ptp(apart, axis=1)  # no log-odds of a group, and none between two classes, differ by more
         margin = float(differences[np.isfinite(differences)].max(initial=0.0))
-        places = np.flatnonzero(left_open(theirs, decisions, margin)).tolist()
+        theirs = scheme.log_odds(_logits(other), temperature)
+        leads = scheme.lead(_logits(other), temperature, neutral_logit(decisions[0], 1.0))
+        places = np.flatnonzero(left_open(theirs, decisions, margin, leads)).tolist()
         scored = dict(zip(places, again(places), strict=True))
         other = [scored.get(place, prediction) for place, prediction in enumerate(other)]
     if worthless := sum(not prediction.is_finite for prediction in other):
         raise ModelError(f"{worthless} of {len(other)} films get numbers that are not finite: choose another engine")
-    ours, theirs = (softmax(_logits(predictions), temperature)[:, 1] for predictions in (reference, other))
+    every = [softmax(_logits(predictions), temperature) for predictions in (reference, other)]
+    ours, theirs = map(scheme.probability, every)
+    labels = [[scheme.label(one, decisions[0]) for one in probabilities] for probabilities in every]
     correlations = np.array([_correlation(_contrast(a), _contrast(b)) for a, b in zip(reference, other, strict=True)])
-    threshold = decisions[0]
     return Parity(
         films=len(reference),
-        flips=int(np.sum((ours >= threshold) != (theirs >= threshold))),
+        flips=sum(one != two for one, two in zip(*labels, strict=True)),
         auroc_difference=float(roc_auc_score(targets, theirs) - roc_auc_score(targets, ours)),
         probability_difference=float(np.abs(ours - theirs).max()),
         cam_correlation=float(correlations.min()),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from cxr.model.classes import CLASSES, POSITIVE
+
 RESAMPLES: Final = 2000
 PREVALENCES: Final = (0.05, 0.1, 0.3)  # for PPV and NPV beside the films' own
 
@@ -172,6 +174,42 @@ class Localisation:
 
 
 @dataclass(frozen=True, slots=True)
+class OneClass(_Figures):
+    """How one class is told from all others: by its own probability, and by which films are called so."""
+
+    films: int
+    patients: int
+    auroc: float | None
+    auroc_ci: Interval | None
+    sensitivity: float | None
+    sensitivity_ci: Interval | None
+    specificity: float | None
+    specificity_ci: Interval | None
+    exact_ci: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures(_Figures):
+    """How the classes are told apart.
+
+    Parameters
+    ----------
+    confusion
+        Films by true class, a row each, and by called class.
+    accuracy
+        Share of the films that are called what they are.
+    """
+
+    classes: tuple[str, ...]
+    positive: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    accuracy: float | None
+    accuracy_ci: Interval | None
+    exact_ci: tuple[str, ...]
+    one_vs_rest: dict[str, OneClass]
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """`metrics.json`: the model, how the intervals were made, and the figures over all films and by group.
 
@@ -186,6 +224,8 @@ class Metrics:
         films and by source and label source where there are such films; empty where there are none.
     predictions_sha256
         Of the `predictions.csv` beside it.
+    classes
+        Where there are others than NORMAL and PNEUMONIA; all other figures are of the positive group against the rest.
     """
 
     split: str
@@ -202,6 +242,7 @@ class Metrics:
     localisation: Localisation | None = None
     everything_else: dict[str, GroupFigures] = field(default_factory=dict)
     predictions_sha256: str = ""
+    classes: ClassFigures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,3 +377,5 @@ class Audit:
     leave_one_source_out: tuple[SourceLeftOut | SourceNotLeftOut, ...] | None
     leave_one_source_out_reason: str | None
     plain_words: tuple[str, ...] = ()
+    classes: tuple[str, ...] = CLASSES
+    positive: tuple[str, ...] = POSITIVE

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cxr.model.spec import CLASSES
+from cxr.model.classes import STANDARD, Scheme
 from cxr.predict import softmax
 from cxr_training.data.records import Record
 from cxr_training.fit.feature_rows import Features
@@ -44,8 +44,18 @@ class FilmFeatures:
 
     @property
     def targets(self) -> Targets:
-        """(N,), 1 for PNEUMONIA."""
+        """(N,), class indices."""
         return np.array([record.target for record in self.records], dtype=np.int64)
+
+    @property
+    def positives(self) -> Targets:
+        """(N,), 1 for a film of the positive group."""
+        return np.array([record.is_positive for record in self.records], dtype=np.int64)
+
+    @property
+    def scheme(self) -> Scheme:
+        """The classes and the positive group."""
+        return self.records[0].scheme if self.records else STANDARD
 
     @property
     def sources(self) -> Texts:
@@ -77,7 +87,7 @@ def source_alone(train: tuple[Record, ...], split: tuple[Record, ...]) -> Floats
     known, scored = sources_of(train), sources_of(split)
     if len(set(scored.tolist()) - {""}) < 2:
         return None
-    targets = np.array([record.target for record in train])
+    targets = np.array([record.is_positive for record in train])
     shares = {name: float(targets[known == name].mean()) for name in set(known.tolist()) - {""}}
     return np.array([shares.get(name, float(targets.mean())) for name in scored.tolist()])
 
@@ -93,10 +103,10 @@ def source_from_features(
 
     Returns
     -------
-    By ``all``, ``NORMAL`` and ``PNEUMONIA``.
+    By ``all`` and by each class.
     """
     found: dict[str, SourceFigures | NoFigures] = {}
-    for name, target in (("all", None), *((label, i) for i, label in enumerate(CLASSES))):
+    for name, target in (("all", None), *((label, i) for i, label in enumerate(train.scheme.classes))):
         chosen = [
             part.where((part.sources != "") & (True if target is None else part.targets == target))
             for part in (train, val, split)
@@ -134,7 +144,7 @@ def leave_one_out(
     everyone: Floats | None = None
     for source in sorted(set(split.sources.tolist()) - {""}):
         left_out = split.where(split.sources == source)
-        counts = len(left_out.records), int(left_out.targets.sum()), len(set(left_out.patients))
+        counts = len(left_out.records), int(left_out.positives.sum()), len(set(left_out.patients))
         reason = _lacking(train, val, source)
         if reason is not None:
             found.append(SourceNotLeftOut(source, *counts, reason))
@@ -174,24 +184,25 @@ def _lacking(train: FilmFeatures, val: FilmFeatures, source: str) -> str | None:
         return "no training film is from it, so the model itself never saw it"
     for part, films in ((train, "training"), (val, "validation")):
         others = part.targets[_not_of(part, source)]
-        for target, label in enumerate(CLASSES):
+        for target, label in enumerate(train.scheme.classes):
             if target not in others:
                 return f"the {films} films of other sources have none of {label}"
     return None
 
 
 def _trained(train: FilmFeatures, val: FilmFeatures, scored: FilmFeatures, settings: HeadSettings) -> Floats:
-    """Probabilities of PNEUMONIA, (N,), of the films scored by a head of these training films."""
+    """Probabilities of the positive group, (N,), of the films scored by a head of these training films."""
     head = train_head([train.features], train.targets, val.features, val.targets, settings)
     weight, bias = head.weight.double().numpy(), head.bias.double().numpy()
-    return softmax(scored.features.astype(np.float64) @ weight.T + bias, 1.0)[:, 1]
+    probabilities = softmax(scored.features.astype(np.float64) @ weight.T + bias, 1.0)
+    return train.scheme.probability(probabilities)
 
 
 def _compared(
     films: FilmFeatures, without: Floats, everyone: Floats, bootstrap: Bootstrap
 ) -> tuple[str, Figure, Figure, Figure]:
     """The name of what could be measured, what either head comes to, and the difference."""
-    targets = films.targets
+    targets = films.positives
     if 0 < targets.sum() < len(targets):
         readings = {"without": without, "with": everyone}
         found = auroc_figures(readings, targets, films.patients, bootstrap, "with")

@@ -105,7 +105,7 @@ def measure(
     against: str = "model",
 ) -> dict[str, Reading]:
     """`auroc_figures` of each reading ``overall`` and by ``groups``: sources, label sources and both together."""
-    targets = np.array([record.target for record in records], dtype=np.int64)
+    targets = np.array([record.is_positive for record in records], dtype=np.int64)
     patients = np.array([record.patient_id for record in records])
     everything = {"": np.ones(len(records), dtype=np.bool_)}
     by_source = {

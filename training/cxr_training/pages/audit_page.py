@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cxr.films.film import Pixels
+from cxr.model.classes import Scheme
 from cxr_training.measure.intervals import LEVEL
 from cxr_training.measure.records import (
     Audit,
@@ -50,6 +51,7 @@ def write_audit_page(out: Path, found: Audit, film: Pixels) -> None:
         out / "audit.md",
         "audit.md.j2",
         audit=found,
+        **dict(zip(("positive", "negative"), Scheme(found.classes, found.positive).words, strict=True)),
         views=VIEWS,
         aurocs=AUROCS,
         most_sources=MOST_SOURCES,

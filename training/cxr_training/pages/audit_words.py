@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from cxr.model.classes import Scheme
 from cxr_training.measure.records import (
     Audit,
     Figure,
@@ -51,25 +52,26 @@ _NOTHING: Final = "without an interval to judge by"
 def plain_words(found: Audit) -> tuple[str, ...]:
     """What the figures say, one paragraph for each question."""
     readings, sources = found.readings, found.sources
-    words = [_pixels(readings), _border(readings, sources)]
+    scheme = Scheme(found.classes, found.positive)
+    words = [_pixels(readings, scheme), _border(readings, sources, scheme)]
     if "source_alone" in readings:
         alone = readings["source_alone"].overall
         words.append(
             f"Knowing only which source a film is from, and nothing of the film itself, gives {_figure(alone)}, "
             f"{_judged(alone.verdict)}."
         )
-    words += [_centre_blanked(readings, sources), _border_blanked(readings)]
+    words += [_centre_blanked(readings, sources, scheme), _border_blanked(readings)]
     words += _from_features(found.source_from_features, found.source_from_features_reason)
     words += _left_out(found.leave_one_source_out or (), found.backbone_frozen)
     return (*words, _LAST)
 
 
-def _pixels(readings: Mapping[str, Reading]) -> str:
+def _pixels(readings: Mapping[str, Reading], scheme: Scheme) -> str:
     pixels, model = readings["pixels"].overall, readings["model"].overall
     return (
         f"From {COARSE * COARSE:,} grey values of each film ({COARSE} x {COARSE}, no detail left), a linear model "
-        f"tells PNEUMONIA from NORMAL with {_figure(pixels)}, {_judged(pixels.verdict)}. The model itself comes to "
-        f"{_figure(model)} on the same films{_against(pixels)}."
+        f"tells {' from '.join(scheme.words)} with {_figure(pixels)}, {_judged(pixels.verdict)}. The model itself "
+        f"comes to {_figure(model)} on the same films{_against(pixels)}."
     )
 
 
@@ -85,16 +87,16 @@ def _against(pixels: ReadingFigures) -> str:
     return ": no difference can be told"
 
 
-def _border(readings: Mapping[str, Reading], sources: Sequence[str]) -> str:
+def _border(readings: Mapping[str, Reading], sources: Sequence[str], scheme: Scheme) -> str:
     figures = readings["border"].overall
     return (
-        "From the border alone, the outer eighth on each side with little lung or none, a linear model tells PNEUMONIA "
-        f"from NORMAL with {_figure(figures)} over all films, {_judged(figures.verdict)}."
-        + _within(readings["border"], sources)
+        "From the border alone, the outer eighth on each side with little lung or none, a linear model tells "
+        f"{' from '.join(scheme.words)} with {_figure(figures)} over all films, {_judged(figures.verdict)}."
+        + _within(readings["border"], sources, scheme)
     )
 
 
-def _centre_blanked(readings: Mapping[str, Reading], sources: Sequence[str]) -> str:
+def _centre_blanked(readings: Mapping[str, Reading], sources: Sequence[str], scheme: Scheme) -> str:
     figures, whole = readings["model_centre_blanked"].overall, readings["model"].overall
     text = (
         f"With all but the border of each film blanked out, the model itself has {_figure(figures)}, "
@@ -106,7 +108,7 @@ def _centre_blanked(readings: Mapping[str, Reading], sources: Sequence[str]) -> 
         )
     if figures.verdict == UNCLEAR:
         text += " It was not trained on such films, so that is no proof that it leaves the border alone."
-    return text + _within(readings["model_centre_blanked"], sources)
+    return text + _within(readings["model_centre_blanked"], sources, scheme)
 
 
 def _border_blanked(readings: Mapping[str, Reading]) -> str:
@@ -121,7 +123,7 @@ def _border_blanked(readings: Mapping[str, Reading]) -> str:
     return f"{text}: {'better' if ci[0] > 0 else 'no loss can be told'}."
 
 
-def _within(reading: Reading, sources: Sequence[str]) -> str:
+def _within(reading: Reading, sources: Sequence[str], scheme: Scheme) -> str:
     """What the figures within single sources say of the one over all films."""
     overall = reading.overall
     if not sources:
@@ -146,7 +148,8 @@ def _within(reading: Reading, sources: Sequence[str]) -> str:
         return text
     low = overall.auroc_ci[0] if overall.auroc_ci else overall.auroc or 0.0
     if all(one.verdict == UNCLEAR and one.auroc_ci and one.auroc_ci[1] < low for one in judged.values()):
-        return f"{text} So the figure over all films says which source a film is from, not whether it shows PNEUMONIA."
+        shown = scheme.words[0]
+        return f"{text} So the figure over all films says which source a film is from, not whether it shows {shown}."
     return f"{text} Whether the figure over all films is more than which source a film is from, these films cannot say."
 
 

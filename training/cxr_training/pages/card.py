@@ -7,6 +7,7 @@ Mitchell et al. (2019): Model Cards for Model Reporting. FAT* 2019:220-229, whos
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.json_records import read_file
-from cxr.model.spec import CLASSES, ModelSpec
+from cxr.model.spec import ModelSpec
 from cxr.serving.card import (
     AUDIT_FILE,
     INTENDED_USE,
@@ -30,7 +31,7 @@ from cxr_training.measure.calibration import POINTS
 from cxr_training.measure.records import Audit, Metrics
 from cxr_training.pages.audit_page import readings_table
 from cxr_training.pages.page import Table, number, percent, render, render_html
-from cxr_training.pages.report import boxes_table, figures_table, groups_table
+from cxr_training.pages.report import boxes_table, classes_table, confusion_table, figures_table, groups_table
 from cxr_training.runs import Collection, Training
 from pneumoscan.files import write_text
 
@@ -138,26 +139,31 @@ def card_values(facts: Facts) -> dict[str, Any]:
         "out_of_scope": OUT_OF_SCOPE,
         "limits": LIMITS,
         "views": views(spec),
-        "classes": CLASSES,
+        "classes": spec.classes,
+        **dict(zip(("positive", "negative"), spec.scheme.words, strict=True)),
         "mean": ", ".join(f"{value:g}" for value in preprocessing.mean),
         "std": ", ".join(f"{value:g}" for value in preprocessing.std),
         "points": _points_table(spec),
         "observed": _observed_table(spec),
-        "collections": _collections_table(facts.training.data),
+        "collections": _collections_table(facts.training.data, spec.classes),
         "not_commercial": [one for one in facts.training.data if _NON_COMMERCIAL.search(one.licence)],
-        "fitted_on": _fitted_on,
+        "fitted_on": functools.partial(_fitted_on, classes=spec.classes),
         "not_stated": _NOT_STATED if any(one.licence in ("", _NOT_STATED) for one in facts.training.data) else "",
-        "all_films": metrics and figures_table(metrics.overall),
+        "all_films": metrics and figures_table(metrics.overall, spec.scheme.words[0]),
+        "by_class": metrics and metrics.classes and classes_table(metrics.classes),
+        "confusion": metrics and metrics.classes and confusion_table(metrics.classes),
         "calls": groups_table(groups, ("auroc", "sensitivity", "specificity")),
         "probabilities": groups_table(groups, ("brier", "ece")),
-        "boxes": metrics and metrics.localisation and boxes_table(metrics.localisation),
+        "boxes": metrics and metrics.localisation and boxes_table(metrics.localisation, spec.scheme.words[0]),
         "readings": audit and readings_table(audit.readings),
     }
 
 
 def _points_table(spec: ModelSpec) -> Table:
+    positive, negative = spec.scheme.words
+    fitted = {name: words.format(positive=positive, negative=negative) for name, words in POINTS.items()}
     rows = [
-        (f"{name}, which decides" if name == spec.operating_point else name, number(value), POINTS.get(name, "-"))
+        (f"{name}, which decides" if name == spec.operating_point else name, number(value), fitted.get(name, "-"))
         for name, value in spec.operating_points.items()
     ]
     return Table(("operating point", "threshold", "how it was fitted"), tuple(rows))
@@ -176,9 +182,9 @@ def _observed_table(spec: ModelSpec) -> Table:
     return Table(("probability", "validation films", "with pneumonia", "of 100", "95 % interval"), tuple(rows))
 
 
-def _collections_table(data: Sequence[Collection]) -> Table:
+def _collections_table(data: Sequence[Collection], classes: Sequence[str]) -> Table:
     """Films by source, split and label, with the licence they came under."""
-    labels = [label for label in CLASSES if any(label in one.films[split] for one in data for split in SPLITS)]
+    labels = [label for label in classes if any(label in one.films[split] for one in data for split in SPLITS)]
     header = ("source", "label source", "licence", *(f"{split} {label}" for split in SPLITS for label in labels))
     rows = [
         (
@@ -190,6 +196,6 @@ def _collections_table(data: Sequence[Collection]) -> Table:
     return Table(header, tuple(rows))
 
 
-def _fitted_on(one: Collection) -> bool:
+def _fitted_on(one: Collection, classes: Sequence[str]) -> bool:
     """Whether films of a collection had a part in making the model, rather than being measured on alone."""
-    return any(one.films[split].get(label) for split in ("train", "val") for label in CLASSES)
+    return any(one.films[split].get(label) for split in ("train", "val") for label in classes)

@@ -12,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
+from cxr.model.classes import STANDARD, Scheme
 from cxr.model.preprocess import to_film
-from cxr.model.spec import CLASSES, Preprocessing
+from cxr.model.spec import Preprocessing
 from cxr_training.data.records import Record
 from cxr_training.fit.features import View
 from cxr_training.fit.head import Epoch
@@ -116,9 +117,14 @@ def _fill(axes: Axes, band: Band | None) -> None:
 
 
 def plot_reliability(
-    path: Path, targets: Targets, probabilities: Floats, threshold: float, bins: Sequence[Bin]
+    path: Path,
+    targets: Targets,
+    probabilities: Floats,
+    threshold: float,
+    bins: Sequence[Bin],
+    scheme: Scheme = STANDARD,
 ) -> None:
-    """Frequency of PNEUMONIA over its stated probability with intervals; below, how many films were told which."""
+    """Frequency of the positive group over its probability with intervals; below, how many films were told which."""
     figure = Figure(figsize=(_SQUARE[0], 5.6), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
@@ -126,35 +132,37 @@ def plot_reliability(
     axes.plot(stated, frequency, "o-", linewidth=1, label="model, 95 % interval")
     for one in bins:
         axes.plot([one.stated] * 2, one.interval, color="C0", linewidth=1.5)
-    axes.set_ylabel("frequency of PNEUMONIA")
+    positive, negative = scheme.words
+    axes.set_ylabel(f"frequency of {positive}")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=8)
     edges = np.linspace(0, 1, 21).tolist()
     sides = [probabilities[targets == 0], probabilities[targets == 1]]
-    below.hist(sides, edges, stacked=True, color=["C0", "C1"], label=CLASSES)
+    below.hist(sides, edges, stacked=True, color=["C0", "C1"], label=[negative, positive])
     below.axvline(threshold, color="black", linewidth=1, linestyle="--", label="threshold")
     below.set_xlim(-0.03, 1.03)
-    below.set_xlabel("stated probability of PNEUMONIA")
+    below.set_xlabel(f"stated probability of {positive}")
     below.set_ylabel("films")
     below.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
     save(figure, path)
 
 
-def plot_confusion(path: Path, targets: Targets, probabilities: Floats, threshold: float) -> None:
-    """Films by true and by called class: counts, and shares of the true class."""
-    figure = Figure(figsize=(4.4, 3.9), layout="constrained")
+def plot_confusion(path: Path, targets: Targets, called: Targets, threshold: float, scheme: Scheme = STANDARD) -> None:
+    """Films by true and by called class, (N,) indices each: counts, and shares of the true class."""
+    classes = range(len(scheme.classes))
+    figure = Figure(figsize=(2.2 + 1.1 * len(classes), 1.7 + 1.1 * len(classes)), layout="constrained")
     axes = figure.subplots()
-    counts = confusion_matrix(targets, (probabilities >= threshold).astype(np.int64), labels=[0, 1])
+    counts = confusion_matrix(targets, called, labels=[*classes])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row in range(2):
-        for column in range(2):
+    for row in classes:
+        for column in classes:
             share = shares[row, column]
             words = f"{counts[row, column]}\n{100 * share:.1f} %"
             axes.text(
                 column, row, words, ha="center", va="center", color="white" if share > 0.5 else "black", fontsize=14
             )
-    axes.set_xticks([0, 1], CLASSES)
-    axes.set_yticks([0, 1], CLASSES, rotation=90, va="center")
-    axes.set_xlabel(f"called, at {threshold:.3f} and above PNEUMONIA")
+    axes.set_xticks([*classes], scheme.classes)
+    axes.set_yticks([*classes], scheme.classes, rotation=90, va="center")
+    axes.set_xlabel(f"called, at {threshold:.3f} and above {scheme.words[0]}")
     axes.set_ylabel("true")
     save(figure, path)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from cxr.films.film import Pixels
+from cxr.model.classes import STANDARD, Scheme
 from cxr.predict import Prediction
 from cxr.serving.render import overlay
 from cxr_training.data.boxes import BoxedFilm
@@ -88,17 +89,18 @@ def draw_errors(
         At least those that are shown, by name.
     """
     _clear(out / _ERRORS, "false-*.jpg")
-    targets = np.array([record.target for record in records], dtype=np.int64)
-    probabilities = np.array([prediction.probabilities[1] for prediction in predictions])
+    targets = np.array([record.is_positive for record in records], dtype=np.int64)
+    probabilities = np.array([prediction.probability for prediction in predictions])
 
     def shown(kind: str, chosen: Sequence[int]) -> tuple[Shown, ...]:
         pictures: list[Shown] = []
         for number, i in enumerate(chosen, 1):
             name = f"{_ERRORS}/{kind}-{number:02}.jpg"
             grid = predictions[i].explain("contrast").grid
-            _save(side_by_side(films[records[i].name], grid, cam_scale), out / name)
+            _save(side_by_side(films[records[i].name], grid, cam_scale, predictions[i].scheme), out / name)
             known = [f"{column} {records[i].extra[column]}" for column in COLUMNS if records[i].extra.get(column)]
-            text = f"{number}. P(PNEUMONIA) {probabilities[i]:.3f}, mean of the map {grid.mean():+.2f}"
+            positive = predictions[i].scheme.words[0]
+            text = f"{number}. P({positive}) {probabilities[i]:.3f}, mean of the map {grid.mean():+.2f}"
             alt = f"{kind} {number}: film and map"
             pictures.append(Shown(name, alt, ", ".join([text, *known]), records[i].name))
         return tuple(pictures)
@@ -138,9 +140,9 @@ def draw_localisation(
             film, prediction = on_boxes.films[i], on_boxes.predictions[i]
             name = f"{_LOCALISATION}/{kind}-{number:02}.jpg"
             _save(with_boxes(film, films[film.record.name], prediction, cam_scale), out / name)
-            evidence = f"energy {energy[i]:.3f}" if on_boxes.has_evidence[i] else "no evidence for PNEUMONIA"
+            evidence = f"energy {energy[i]:.3f}" if on_boxes.has_evidence[i] else "no evidence"
             text = f"{number}. {evidence}, maximum in {'a' if on_boxes.pointing[i, i] else 'no'} box"
-            caption = f"{text}, P(PNEUMONIA) {prediction.probabilities[1]:.3f}"
+            caption = f"{text}, P({prediction.scheme.words[0]}) {prediction.probability:.3f}"
             pictures.append(Shown(name, f"{kind} energy {number}: film and map", caption, film.record.name))
         return tuple(pictures)
 
@@ -170,18 +172,21 @@ def at_shown_size(pixels: Pixels) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def side_by_side(pixels: Pixels, grid: npt.NDArray[np.float32], cam_scale: float) -> npt.NDArray[np.uint8]:
-    """The film, and beside it the film under its map of PNEUMONIA minus NORMAL with the colour bar: (H, W, 3)."""
+def side_by_side(
+    pixels: Pixels, grid: npt.NDArray[np.float32], cam_scale: float, scheme: Scheme = STANDARD
+) -> npt.NDArray[np.uint8]:
+    """The film, and beside it the film under its contrast map with the colour bar: (H, W, 3)."""
     shown = at_shown_size(pixels)
     gap = np.full((len(shown), _GAP, 3), 255, dtype=np.uint8)
-    return np.concatenate([np.repeat(shown[..., None], 3, 2), gap, overlay(shown, grid, "contrast", cam_scale)], axis=1)
+    under_map = overlay(shown, grid, "contrast", cam_scale, scheme)
+    return np.concatenate([np.repeat(shown[..., None], 3, 2), gap, under_map], axis=1)
 
 
 def with_boxes(film: BoxedFilm, pixels: Pixels, prediction: Prediction, cam_scale: float) -> npt.NDArray[np.uint8]:
     """Film and map side by side, (H, W, 3), with the boxes on both and a cross at the maximum of the map."""
     grid = prediction.explain("contrast").grid
     height, width = _shown_size(pixels)
-    picture = Image.fromarray(side_by_side(pixels, grid, cam_scale))
+    picture = Image.fromarray(side_by_side(pixels, grid, cam_scale, prediction.scheme))
     draw = ImageDraw.Draw(picture)
     across, down = width / film.width, height / film.height
     for start in (0, width + _GAP):

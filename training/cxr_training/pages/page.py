@@ -24,6 +24,7 @@ from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
 from cxr import NOTICE
+from cxr.model.classes import STANDARD
 from cxr_training.measure.intervals import FEWEST_PATIENTS, LEVEL, MOST_UNDEFINED
 from cxr_training.measure.records import Figure, Interval
 from pneumoscan.files import write_text
@@ -156,6 +157,7 @@ def _environment(html: bool) -> Environment:
     }
     environment.globals |= {
         **{"html": html, "notice": NOTICE, "level": LEVEL},
+        **dict(zip(("positive", "negative"), STANDARD.words, strict=True)),  # where a page names no others
         **{"fewest_patients": FEWEST_PATIENTS, "most_undefined": MOST_UNDEFINED},
     }
     return environment

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cxr.model.classes import STANDARD
 from cxr.model.spec import ModelSpec
 from cxr_training.measure.intervals import LEVEL
-from cxr_training.measure.records import GroupFigures, Localisation, Metrics
+from cxr_training.measure.records import ClassFigures, GroupFigures, Localisation, Metrics
 from cxr_training.pages.films import Errors, Extremes
 from cxr_training.pages.page import Table, between, figure, number, percent, render, write_page
 from cxr_training.runs import Training
@@ -43,7 +44,7 @@ _BOXES: Final = (
 _BOX_COUNTS: Final = (
     ("patients", "patients"),
     ("boxes", "boxes"),
-    ("films without evidence for PNEUMONIA", "without_evidence"),
+    ("films without evidence", "without_evidence"),
 )
 
 
@@ -55,26 +56,29 @@ def write_report(
     Parameters
     ----------
     constant
-        Of the model's map of PNEUMONIA minus NORMAL, in logits.
+        Of the model's map of the positive group against the rest, in logits.
     on_boxes
         None where no film has a box; then a page of an earlier evaluation is taken away.
     """
     groups = {"all": metrics.overall, **metrics.groups}
     values = {
         "spec": spec,
+        **dict(zip(("positive", "negative"), spec.scheme.words, strict=True)),
         "training": Training.of(spec),
         "metrics": metrics,
         "constant": constant,
         "errors": errors,
         "on_boxes": on_boxes,
-        "all_films": figures_table(metrics.overall),
+        "all_films": figures_table(metrics.overall, spec.scheme.words[0]),
+        "by_class": metrics.classes and classes_table(metrics.classes),
+        "confusion": metrics.classes and confusion_table(metrics.classes),
         "ranking": groups_table(groups, _RANKING),
         "probabilities": groups_table(groups, _PROBABILITIES),
         "ppv": _predictive_table(groups, "ppv"),
         "npv": _predictive_table(groups, "npv"),
         "left_out": _left_out_table(groups),
         "everything_else": groups_table(metrics.everything_else, ("auroc", "sensitivity", "specificity", "ece")),
-        "boxes": metrics.localisation and boxes_table(metrics.localisation),
+        "boxes": metrics.localisation and boxes_table(metrics.localisation, spec.scheme.words[0]),
     }
     write_text(out / "errors.md", render("errors.md.j2", **values))
     if on_boxes is None:
@@ -94,14 +98,14 @@ def groups_table(groups: Mapping[str, GroupFigures], names: Sequence[str]) -> Ta
     return Table((*_COUNTS, *(TITLES[name] for name in names)), tuple(rows))
 
 
-def figures_table(overall: GroupFigures) -> Table:
+def figures_table(overall: GroupFigures, positive: str = STANDARD.words[0]) -> Table:
     """Every figure over all films."""
     rows = []
     for name in (*_RANKING, *_PROBABILITIES):
         one = overall.named(name)
         rows.append((TITLES[name], number(one.value), between(one.interval) + ("†" if one.exact else "")))
     for values in overall.predictive_values:
-        where = f"at {percent(values.prevalence)} PNEUMONIA{' (as here)' if values.own else ''}"
+        where = f"at {percent(values.prevalence)} {positive}{' (as here)' if values.own else ''}"
         for name in ("ppv", "npv"):
             one = values.named(name)
             rows.append((f"{TITLES[name]} {where}", number(one.value), between(one.interval)))
@@ -125,6 +129,24 @@ def _predictive_table(groups: Mapping[str, GroupFigures], name: str) -> Table:
     return Table((*_COUNTS, "prevalence", *columns), tuple(rows))
 
 
+def classes_table(found: ClassFigures) -> Table:
+    """How well each class is told from all others."""
+    names = ("auroc", "sensitivity", "specificity")
+    rows = [
+        (name, str(one.films), str(one.patients), *(figure(one.named(key)) for key in names))
+        for name, one in found.one_vs_rest.items()
+    ]
+    return Table(("class", "films", "patients", *(f"{TITLES[key]}, against the rest" for key in names)), tuple(rows))
+
+
+def confusion_table(found: ClassFigures) -> Table:
+    """Films by true and by called class."""
+    rows = [
+        (name, *map(str, counts), str(sum(counts))) for name, counts in zip(found.classes, found.confusion, strict=True)
+    ]
+    return Table(("true", *(f"called {name}" for name in found.classes), "films"), tuple(rows))
+
+
 def _left_out_table(groups: Mapping[str, GroupFigures]) -> Table:
     """How many resamples were left out of each interval that is a bootstrap's."""
     rows = [
@@ -143,10 +165,10 @@ def _left_out_table(groups: Mapping[str, GroupFigures]) -> Table:
     return Table(("films", "figure", "left out"), tuple(rows))
 
 
-def boxes_table(found: Localisation) -> Table:
-    """Heat maps against boxes, over all films that have some and over those called PNEUMONIA where there are any."""
+def boxes_table(found: Localisation, positive: str = STANDARD.words[0]) -> Table:
+    """Heat maps against boxes, over all films that have some and over those called positive where there are any."""
     groups = [found.all, found.called] if found.called else [found.all]
-    titles = ("with boxes", "of these called PNEUMONIA")
+    titles = ("with boxes", f"of these called {positive}")
     header = [f"{title}, n = {group.films}" for title, group in zip(titles, groups, strict=False)]
     rows = [(title, *(figure(group.named(name)) for group in groups)) for title, name in _BOXES]
     counts = [(title, *(str(getattr(group, name)) for group in groups)) for title, name in _BOX_COUNTS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from cxr.model.spec import CLASSES
+from cxr.model.classes import CLASSES
 from cxr_training.data.boxes import COLUMN, kept_boxes
 from cxr_training.data.collections.candidates import Candidate, Collected, Dropped, inside, read_table
 from cxr_training.data.records import IGNORED_LABEL, MANIFEST, SPLITS

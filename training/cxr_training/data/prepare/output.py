@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cxr.errors import CODES
-from cxr.model.spec import CLASSES
+from cxr.model.classes import CLASSES
 from cxr_training.data.boxes import BOXES
 from cxr_training.data.collections.candidates import REASONS, Dropped
 from cxr_training.data.prepare.duplicates import NEAR

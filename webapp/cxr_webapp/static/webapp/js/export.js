@@ -1,8 +1,9 @@
 // What leaves the page: CSV of the list, PNG of a result. Made in the browser; nothing is sent anywhere.
 
+import { readingOf } from "./reading.js";
 import { gauge } from "./gauge.js";
 import { drawBar, ends } from "./scale.js";
-import { OUTCOMES, gettext, outcomeOf, share } from "./messages.js";
+import { gettext, outcomeWord, share } from "./messages.js";
 
 const COLUMNS = ["rank", "film", "result", "label", "probability_pneumonia", "threshold", "indeterminate", "flags", "format", "width", "height", "model_version", "weights_sha256", "request_id", "answered_at", "error", "notice"];
 
@@ -11,7 +12,7 @@ export function csvOf(films, notice) {
   const rows = films.map((film, place) => {
     const reply = film.state === "done" ? film.reply : null;
     return [
-      place + 1, film.name, OUTCOMES[outcomeOf(film)](), reply?.label, reply?.probabilities.PNEUMONIA, reply?.decision.threshold,
+      place + 1, film.name, outcomeWord(film), reply?.label, reply && readingOf(reply).probability, reply?.decision.threshold,
       reply?.decision.indeterminate, reply?.image.flags.join(" "), reply?.image.format, reply?.image.width, reply?.image.height,
       reply?.model.version, reply?.model.weights_sha256, reply?.request_id, film.answeredAt?.toISOString(), film.error?.code, notice,
     ];
@@ -58,7 +59,7 @@ export async function pngOf(film, viewer, notice) {
     context.fillText(text, x, y, most);
   };
   const { reply, scale } = film;
-  write(`${OUTCOMES[outcomeOf(film)]()}   P(PNEUMONIA) ${share(reply.probabilities.PNEUMONIA)}`, 24, 40, "bold 24px system-ui, sans-serif");
+  write(`${outcomeWord(film)}   P(${readingOf(reply).positive}) ${share(readingOf(reply).probability)}`, 24, 40, "bold 24px system-ui, sans-serif");
   write(film.name, 24, 66, undefined, "#444", canvas.width - 400);
   context.drawImage(dial, canvas.width - 330, 12, 300, 66);
   context.imageSmoothingQuality = "high";

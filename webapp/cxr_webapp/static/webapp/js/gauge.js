@@ -1,5 +1,6 @@
 // The probability on its scale from 0 to 1, with the threshold and the indeterminate band.
 
+import { readingOf } from "./reading.js";
 import { shape } from "./elements.js";
 import { gettext, interpolate, share } from "./messages.js";
 
@@ -10,7 +11,7 @@ const at = (value) => LEFT + value * SPAN;
 
 /** An SVG that says the same in its label. */
 export function gauge(reply, band) {
-  const probability = reply.probabilities.PNEUMONIA;
+  const { probability } = readingOf(reply);
   const { threshold } = reply.decision;
   const words = [interpolate(gettext("Probability of pneumonia %(p)s, threshold %(threshold)s"), { p: share(probability), threshold: share(threshold) })];
   const svg = shape("svg", { viewBox: `0 0 ${WIDTH} 66`, class: "gauge", role: "img" });

@@ -1,5 +1,6 @@
 // The reading page: films in, list and viewer kept in step. All of it lives in this tab and goes with it.
 
+import { inWordsOf, readingOf } from "./reading.js";
 import { connectControls, showSettings } from "./controls.js";
 import { find } from "./elements.js";
 import { csvOf, pngOf, save } from "./export.js";
@@ -54,7 +55,7 @@ async function filmChanged(film) {
     if (!choseByHand && film.state === "done") open(list.visible().find((one) => one.state === "done") ?? film);
     else if (!chosen && !busy()) open(film);
     else if (film === chosen) open(film);
-    if (!busy()) find("#view-words").textContent = summary();
+    if (!busy()) find("#view-words").textContent = inWordsOf(film.reply, summary());
   }
   refresh();
 }
@@ -189,7 +190,7 @@ function showStage(film, why = "") {
   find("#nothing").hidden = drawn || !why;
   find("#nothing").textContent = why;
   find("#corner-film").textContent = drawn ? `${film.reply.image.format} ${film.reply.image.width} × ${film.reply.image.height}` : "";
-  if (drawn) find("#view").setAttribute("aria-label", interpolate(gettext("%(name)s: %(label)s, probability of pneumonia %(p)s, with its heat map"), { name: film.name, label: film.reply.label, p: share(film.reply.probabilities.PNEUMONIA) }));
+  if (drawn) find("#view").setAttribute("aria-label", interpolate(gettext("%(name)s: %(label)s, probability of pneumonia %(p)s, with its heat map"), { name: film.name, label: film.reply.label, p: share(readingOf(film.reply).probability) }));
   viewer.draw();
   showSettings(viewer.settings, chosen);
 }

@@ -1,5 +1,7 @@
 // The messages for a reader of what the server says by codes. Django's catalogue translates them.
 
+import { readingOf } from "./reading.js";
+
 // Under the names by which `makemessages` finds the texts of a script.
 export const gettext = (text) => (globalThis.gettext ? globalThis.gettext(text) : text);
 export const ngettext = (one, many, count) => (globalThis.ngettext ? globalThis.ngettext(one, many, count) : count === 1 ? one : many);
@@ -72,7 +74,7 @@ export function outcomeOf(film) {
   if (film.state === "failed") return "failed";
   if (film.state !== "done") return "waiting";
   if (film.reply.decision.indeterminate) return "indeterminate";
-  return film.reply.label === "PNEUMONIA" ? "pneumonia" : "normal";
+  return readingOf(film.reply).called ? "pneumonia" : "normal";
 }
 
 export const OUTCOMES = {
@@ -82,3 +84,6 @@ export const OUTCOMES = {
   failed: () => gettext("No answer"),
   waiting: () => gettext("Waiting"),
 };
+
+/** The outcome of a film in a word: its label, or that it is open. */
+export const outcomeWord = (film) => (["pneumonia", "normal"].includes(outcomeOf(film)) ? film.reply.label : OUTCOMES[outcomeOf(film)]());

@@ -1,5 +1,6 @@
 // From a server's reply to what the viewer draws: the film and the evidence of each of its pixels.
 
+import { readingOf } from "./reading.js";
 import { evidenceMap, evidenceOf, paintMap, windowTable } from "./heatmap.js";
 
 const THUMBNAIL = 88;
@@ -11,7 +12,7 @@ const OPACITY = 0.6; // of the server's own overlay
  */
 export function takePictures(reply) {
   const { probabilities, decision, logits, cam, image, model } = reply;
-  const numbers = [probabilities.PNEUMONIA, decision.threshold, logits.PNEUMONIA, logits.NORMAL, cam.bias, ...cam.grid.flat()];
+  const numbers = [readingOf(reply).probability, decision.threshold, ...Object.keys(probabilities).map((name) => logits[name]), cam.bias, ...cam.grid.flat()];
   const words = [reply.label, model.version, model.weights_sha256, ...image.flags];
   if (!numbers.every(Number.isFinite) || !words.every((word) => typeof word === "string")) throw new TypeError("no answer");
   const pictures = { film: blobOf(image.png), heatMap: blobOf(cam.png) };

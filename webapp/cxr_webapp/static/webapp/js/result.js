@@ -1,12 +1,13 @@
 // The panel beside the viewer: what the server said of one film, in words.
 
+import { byClass, readingOf } from "./reading.js";
 import { element, find, findAll } from "./elements.js";
 import { gauge } from "./gauge.js";
 import { flagMessage, gettext, interpolate, outcomeOf, share, troubleMessage } from "./messages.js";
 
 const VERDICTS = {
-  pneumonia: () => "PNEUMONIA",
-  normal: () => "NORMAL",
+  pneumonia: (reply) => reply.label,
+  normal: (reply) => reply.label,
   indeterminate: () => gettext("Indeterminate"),
 };
 
@@ -25,8 +26,8 @@ function answer(film) {
   const outcome = outcomeOf(film);
   const leaning = outcome === "indeterminate" ? element("span", { className: "leaning" }, interpolate(gettext("leaning to %(label)s"), reply)) : null;
   const parts = [
-    element("p", { className: `verdict ${outcome}` }, element("strong", {}, VERDICTS[outcome]()), leaning,
-      element("span", { className: "p" }, `P(PNEUMONIA) ${share(reply.probabilities.PNEUMONIA)}`)),
+    element("p", { className: `verdict ${outcome}` }, element("strong", {}, VERDICTS[outcome](reply)), leaning,
+      element("span", { className: "p" }, `P(${readingOf(reply).positive}) ${share(readingOf(reply).probability)}`)),
     gauge(reply, scale?.indeterminate),
   ];
   // xgettext:no-javascript-format
@@ -64,7 +65,8 @@ function facts(film) {
     [gettext("Film"), `${image.format}, ${image.width} × ${image.height}, ${image.bits} bit${image.view_position ? `, ${image.view_position}` : ""}`],
     [gettext("Shown at"), film.drawn ? `${film.drawn.width} × ${film.drawn.height}` : "–"],
     [gettext("Model"), `${model.name} ${model.version}, ${model.arch}`],
-    [gettext("Logits"), `PNEUMONIA ${logits.PNEUMONIA.toFixed(2)}, NORMAL ${logits.NORMAL.toFixed(2)}`],
+    [gettext("Logits"), byClass(logits, (value) => value.toFixed(2))],
+    ...(film.reply.decision.positive ? [["P", byClass(film.reply.probabilities, share)]] : []),
     [gettext("Map"), interpolate(gettext("mean %(mean)s + bias %(bias)s = %(sum)s logits"), sums(cam))],
   ];
   return rows.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]);

@@ -20,8 +20,8 @@ export function drawBar(context, left, top, width, height, { colours, opacity })
   }
 }
 
-/** The words at the two ends of the scale. */
-export const ends = (scale) => [`NORMAL −${scale.cam_scale.toPrecision(2)}`, `+${scale.cam_scale.toPrecision(2)} PNEUMONIA`];
+/** The words at the two ends of the scale; a model of other classes brings its own. */
+export const ends = (scale) => [`${scale.ends?.[0] ?? "NORMAL"} −${scale.cam_scale.toPrecision(2)}`, `+${scale.cam_scale.toPrecision(2)} ${scale.ends?.[1] ?? "PNEUMONIA"}`];
 
 /** Show the scale under the film; without a scale or a map, hide it. */
 export function showScale(scale, settings) {

@@ -1,8 +1,9 @@
 // The worklist: one row for each film, kept in place while its film is on the way, the most urgent first.
 
+import { inWordsOf, readingOf } from "./reading.js";
 import { element, find, findAll } from "./elements.js";
 import { goThrough, keepOneStop } from "./focus.js";
-import { OUTCOMES, flagMessage, gettext, interpolate, outcomeOf, share, troubleMessage } from "./messages.js";
+import { flagMessage, gettext, interpolate, outcomeOf, outcomeWord, share, troubleMessage } from "./messages.js";
 
 // A film without an answer may be the critical one: it comes before the films that were called NORMAL.
 const RANK = { pneumonia: 4, indeterminate: 3, failed: 2, normal: 1, waiting: 0 };
@@ -14,7 +15,7 @@ const DOUBTFUL = 2.5;
 export function urgency(film) {
   const rank = RANK[outcomeOf(film)];
   const doubtful = film.reply?.image.flags.includes("unlike_frontal");
-  return (doubtful ? Math.min(rank, DOUBTFUL) : rank) + (film.reply?.probabilities.PNEUMONIA ?? 0) / 4;
+  return (doubtful ? Math.min(rank, DOUBTFUL) : rank) + (film.reply ? readingOf(film.reply).probability : 0) / 4;
 }
 
 /** Films in the order of the list. */
@@ -76,6 +77,7 @@ export class Worklist {
     for (const film of films) counts[outcomeOf(film)] = (counts[outcomeOf(film)] ?? 0) + 1;
     for (const button of findAll("[data-filter]")) {
       find("span", button).textContent = counts[button.dataset.filter] ?? 0;
+      button.firstChild.data = inWordsOf(films.find((film) => film.reply)?.reply, button.firstChild.data);
       button.setAttribute("aria-pressed", String(button.dataset.filter === this.filter));
     }
     for (const [film, row] of this.rows) {
@@ -143,7 +145,7 @@ export class Worklist {
 function stateOf(film) {
   if (film.state === "done") {
     const flags = film.reply.image.flags.map((flag) => element("span", { className: "flag", title: flagMessage(flag) }, flag.replaceAll("_", " ")));
-    return [element("span", { className: `chip ${outcomeOf(film)}` }, OUTCOMES[outcomeOf(film)]()), ...flags];
+    return [element("span", { className: `chip ${outcomeOf(film)}` }, outcomeWord(film)), ...flags];
   }
   if (film.state === "failed") return [element("span", { className: "why" }, troubleMessage(film.error))];
   const bar = element("progress", { max: 1, attributes: { "aria-label": interpolate(gettext("Progress of %(name)s"), film) } });
@@ -155,7 +157,7 @@ function stateOf(film) {
 
 function scoreOf(film) {
   if (film.state !== "done") return [film.state === "failed" ? "–" : ""];
-  const probability = film.reply.probabilities.PNEUMONIA;
+  const { probability } = readingOf(film.reply);
   const bar = element("span", { className: "bar", attributes: { "aria-hidden": "true" } }, element("i"));
   bar.firstChild.style.width = `${probability * 100}%`;
   return [element("span", { className: "number" }, share(probability)), bar];
