@@ -291,8 +291,8 @@ class Comparer:
             if self._trial != trial:  # somebody has ended it, or begun another
                 return
             self._trial = ended  # from the next request on, whatever becomes of the file
-        write_trial(self._folder, ended)
         self._tell(f"the {trial.kind} of {trial.version} was {ended.ended}")
+        write_trial(self._folder, ended)
 
     def _ask(self, film: _Film, version: str) -> Said | None:
         """What a version says about a film; None where it cannot be asked, or says nothing to compare."""

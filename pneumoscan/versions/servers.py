@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from cxr_client import ClientError
 from pneumoscan.errors import StoreError, VersionError
 from pneumoscan.files import write_text
 from pneumoscan.model_store import archive_digest, check_archive
+from pneumoscan.processes import STDERR, write_out
 from pneumoscan.server.run_folder import RunDir
 from pneumoscan.versions.declared import Declared, find_archive, locked, read_declared, registered_archive
 from pneumoscan.versions.live_server import LiveServer, live_server
@@ -141,7 +141,7 @@ def _follow(store: Path, run_dir: RunDir, ended: threading.Event) -> None:
         default = next((each.version for each in there if each.is_default), "")
         announce(store, run_dir.path, default, tuple(each.version for each in there))
         if why and why != said:
-            print(f"pneumoscan serve: does not serve yet what {store} declares: {why}", file=sys.stderr, flush=True)
+            write_out(STDERR, f"pneumoscan serve: does not serve yet what {store} declares: {why}\n")
         said = why
         seen = None if why else stamp
 
