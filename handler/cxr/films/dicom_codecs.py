@@ -21,7 +21,7 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 from cxr.errors import InputError
 from cxr.films.dicom_header import plain_text
 from cxr.films.pictures import JPEG_START, jpeg_segments
-from cxr.films.sandbox import decode_in_sandbox, is_installed
+from cxr.films.sandbox import OutOfTimeError, decode_in_sandbox, is_installed
 from cxr.films.stored_values import Frame, Layout, fit, fit_reduced, padding_limits
 from cxr.films.stream_codecs import Coded
 
@@ -277,8 +277,12 @@ def _decode(frame: bytes, syntax: uid.UID, stream: Layout) -> npt.NDArray[Any]:
             return np.asarray(picture)
     first, *others = _SANDBOXED[syntax]
     if others and stream.components == 1:
-        with contextlib.suppress(ValueError):
+        try:
             return sandboxed(first, frame, stream)
+        except OutOfTimeError:
+            raise
+        except ValueError:
+            pass
     return sandboxed(others[0] if others else first, frame, stream)
 
 
@@ -290,6 +294,8 @@ def _reduced(frame: bytes, syntax: uid.UID, stream: Layout, halvings: int) -> np
         with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
             picture.draft(None, (stream.width >> halvings, stream.height >> halvings))
             return np.asarray(picture)
+    except OutOfTimeError:
+        raise
     except (ValueError, OSError):
         return None
 

@@ -26,10 +26,11 @@ from cxr.films.sandbox_helper import ENDED, IS_UNPREPARED, LATE, OUTCOME, WALLS_
 from cxr.films.sandbox_walls import WALLS
 from cxr.films.stream_codecs import LIBRARIES, Coded
 
-_SECONDS: Final = 3  # of processor time, and more for large films
-_PIXELS_A_SECOND: Final = 3_000_000  # the libraries decode several times as many
+# Seconds of processor time, and pixels for each second more: small films have less, and large ones no more than enough
+_TIME_LIMITS: Final = ((1, 2_000_000), (3, 3_000_000))
 _WALL_FACTOR: Final = 4.0  # other processes want the processors too
-_MEMORY: Final = 1 << 30  # of address space, which libraries take too
+_LEAST_WALL_S: Final = 12.0
+_MEMORY: Final = 192 << 20  # of address space, beyond what the libraries take
 _MEMORY_A_PIXEL: Final = 40
 _ATTEMPTS: Final = 2  # where the process is ended from outside
 _START_S: Final = 30.0  # the longest that a helper takes to import the libraries on a machine that is busy
@@ -50,6 +51,10 @@ main(int(sys.argv[1]))
 """
 
 
+class OutOfTimeError(ValueError):
+    """A stream that takes its decoder more time than any film of its size; others would take no less."""
+
+
 def is_installed(library: str) -> bool:
     """Whether a library, one of `cxr.films.stream_codecs.LIBRARIES`, is installed."""
     return importlib.util.find_spec(library) is not None
@@ -60,6 +65,8 @@ def decode_in_sandbox(coded: Coded, stream: bytes) -> mmap.mmap:
 
     Raises
     ------
+    OutOfTimeError
+        The stream takes more time than its limit.
     ValueError
         The library fails on the stream, or says it is damaged.
     TimeoutError
@@ -69,8 +76,8 @@ def decode_in_sandbox(coded: Coded, stream: bytes) -> mmap.mmap:
     MemoryError
         The system cannot start a process, or killed it.
     """
-    seconds = _SECONDS + coded.values // _PIXELS_A_SECOND
-    order = Order(coded, seconds, seconds * _WALL_FACTOR, _MEMORY + coded.values * _MEMORY_A_PIXEL)
+    seconds = min(least + coded.values // pixels for least, pixels in _TIME_LIMITS)
+    order = Order(coded, seconds, max(_LEAST_WALL_S, seconds * _WALL_FACTOR), _MEMORY + coded.values * _MEMORY_A_PIXEL)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return _values(order, stream)
@@ -107,6 +114,8 @@ def _check_ended(status: int, library: str) -> None:
         by = os.WTERMSIG(status)
         if by == signal.SIGKILL:
             raise MemoryError("the process was killed")
+        if by == signal.SIGXCPU:
+            raise OutOfTimeError(f"{library} takes too long")
         if by not in _OWN_FAULTS:
             raise ConnectionAbortedError(f"the process was ended by signal {by}")
     elif os.WEXITSTATUS(status) == IS_UNPREPARED:
@@ -220,6 +229,11 @@ class _Sandbox:
                 return self._running().missing_walls()
             except (OSError, ValueError, MemoryError):
                 return dict.fromkeys(WALLS, "the decoders' process does not answer")
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the helper that runs, None where none does."""
+        return None if self._helper is None else self._helper.process.pid
 
     def _running(self) -> _Helper:
         if self._helper is None:

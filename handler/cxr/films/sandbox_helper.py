@@ -22,6 +22,7 @@ import socket
 import struct
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Final, NoReturn
 
 from cxr.films.sandbox_walls import WALLS, raise_around_decoder, raise_around_helper
@@ -34,6 +35,7 @@ ENDED, LATE, NOT_STARTED = range(3)  # with the child's wait status; with 0; wit
 IS_DAMAGED: Final = 65  # exit status of a child whose stream cannot be decoded
 IS_UNPREPARED: Final = 70  # of one that failed before or after it looked at the stream
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_USUAL_MEMORY: Final = 1 << 30
 _TAIL: Final = max(map(len, DAMAGE)) - 1
 _CHUNK: Final = 1 << 16
 
@@ -45,7 +47,7 @@ class Order:
     coded: Coded
     cpu_s: int
     wall_s: float
-    memory: int  # bytes of address space
+    memory: int  # bytes of address space, beyond what the process has when it begins
 
     def to_bytes(self) -> bytes:
         """The order as it is sent."""
@@ -210,9 +212,18 @@ def _decode(order: Order, film: int, messages: int, helper: int, libc: ctypes.CD
         os._exit(status)
 
 
+def _own_memory() -> int:
+    """Bytes of address space of this process: proc(5), statm."""
+    try:
+        return int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):  # no /proc here
+        return _USUAL_MEMORY
+
+
 def _set_limits(order: Order) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the film
     resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_s, order.cpu_s + 1))
     highest = resource.getrlimit(resource.RLIMIT_AS)[1]
-    memory = order.memory if highest == resource.RLIM_INFINITY else min(order.memory, highest)
+    memory = _own_memory() + order.memory
+    memory = memory if highest == resource.RLIM_INFINITY else min(memory, highest)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
