@@ -55,8 +55,13 @@ class ServeOptions:
         Option("auto: a GPU if there is one; cpu: hide any GPU; cuda: refuse to start without one"),
     ] = "auto"
     timeout: Annotated[
-        float, Option("how long the server may take until it answers a film; then it is stopped, exit 1", "SECONDS")
-    ] = 180.0
+        float | None,
+        Option(
+            "how long the server may take until it answers a film; then it is stopped, exit 1 (default: 180, and as "
+            "long after that as it computes, up to 900)",
+            "SECONDS",
+        ),
+    ] = None
     record: Annotated[
         Path | None,
         Option(
