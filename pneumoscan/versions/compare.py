@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from tqdm import tqdm
 
 from cxr_client import ClientError, InferenceClient, PredictionFailed, ServerUnreachable
+from pneumoscan.progress import films_done
 from pneumoscan.versions.declared import Verified, now
 
 QUANTILES: Final = (0.5, 0.9, 0.99)
@@ -182,7 +181,7 @@ def compare(url: str, old: str, new: str, films: Sequence[Path], limits: Limits,
 
     with InferenceClient(url, connections=jobs) as client, ThreadPoolExecutor(jobs) as pool:
         answers = pool.map(ask_both, films)
-        pairs = tuple(tqdm(answers, total=len(films), unit="film", file=sys.stderr, disable=None))
+        pairs = tuple(films_done(answers, len(films)))
     return Comparison(old, new, pairs, limits)
 
 
