@@ -10,14 +10,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from pneumoscan.errors import NeverReady
 from pneumoscan.files import is_locked, locked
 from pneumoscan.processes import STDERR, STDOUT, Console, birth, kill_group, write_out
+
+_STARTING: Final = "starting "  # before a line that is no verdict yet
+_MORE_TIME_S: Final = 60  # of a start that comes along
 
 
 @contextlib.contextmanager
@@ -140,7 +144,7 @@ class Daemon:
         try:
             # The end of the pipe is also how a child that died without a word is noticed.
             with os.fdopen(hear, encoding="utf-8", errors="replace") as pipe:
-                verdict, _, text = pipe.read().partition("\n")
+                verdict, text = _verdict(pipe)
         except KeyboardInterrupt:
             child.terminate()
             child.wait()
@@ -227,6 +231,19 @@ class Daemon:
         return True
 
 
+def _verdict(lines: Iterable[str]) -> tuple[str, str]:
+    """The verdict of a starting server and its text; how it comes along is shown meanwhile."""
+    verdict, text = "", ""
+    for line in lines:
+        if verdict:
+            text += line
+        elif line.startswith(_STARTING):
+            print(line.removeprefix(_STARTING), end="", file=sys.stderr, flush=True)
+        else:
+            verdict = line.rstrip("\n")
+    return verdict, text
+
+
 class Notifier:
     """Says how a start went: to a person at the terminal, or to the `Daemon.detach` that waits at the end of a pipe."""
 
@@ -252,6 +269,14 @@ class Notifier:
         self._answers.finish()
         _tell_manager("READY=1")
         return self._send(f"ready\n{text}")
+
+    def starting(self, text: str) -> None:
+        """Say how a start comes along, a line now and then; systemd gives it more time for that."""
+        self.remark(text)
+        _tell_manager(f"STATUS={text}\nEXTEND_TIMEOUT_USEC={_MORE_TIME_S * 1_000_000}")
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # who started it has gone, which is noticed elsewhere
+                os.write(self._pipe, f"{_STARTING}{text}\n".encode())
 
     def beat(self) -> None:
         """Tell systemd's watchdog, where there is one, that this process does not hang; at most once a second."""

@@ -33,6 +33,7 @@ WINGS: Final = {
             "errors",
             "files",
             "processes",
+            "progress",
             "daemon",
             "resources",
             "options",

@@ -16,6 +16,7 @@ from pneumoscan.errors import UsageError
 from pneumoscan.film_files import Found, find_films, picture_names
 from pneumoscan.options import Option, at_least, between, web_address
 from pneumoscan.outcomes import CSV_COLUMNS, Outcome, write_csv, write_json, write_table
+from pneumoscan.progress import films_done
 
 PICTURES: Final = ("heatmap", "overlay")
 
@@ -182,8 +183,6 @@ def connect(url: str, ca: Path | None, *, timeout_s: float, connections: int) ->
 
 
 def _ask_all(options: Options, client: InferenceClient, found: Found, pictures: list[Path | None]) -> list[Outcome]:
-    from tqdm import tqdm
-
     gave_up: list[ServerUnreachable] = []
     given = {
         "cam": options.map_form,
@@ -208,7 +207,7 @@ def _ask_all(options: Options, client: InferenceClient, found: Found, pictures: 
     ):
         answers = pool.map(one, found.films, pictures)
         try:
-            return list(tqdm(answers, total=len(found.films), unit="film", file=sys.stderr, disable=None))
+            return list(films_done(answers, len(found.films)))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

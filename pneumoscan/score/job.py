@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from cxr.json_records import to_json
 from pneumoscan.errors import UsageError
 from pneumoscan.files import locked, sha256_of, write_text, write_whole
 from pneumoscan.model_store import unpack_archive
+from pneumoscan.progress import films_done
 from pneumoscan.score.plan import LOG_FILE, SUMMARY_FILE, Job, open_job, part_file, read_films
 from pneumoscan.score.pool import Task, WorkerPool, WorkerSettings
 from pneumoscan.score.rows import Row, row_of, schema, table
@@ -129,11 +129,9 @@ def _score_parts(out: Path, job: Job, lacking: Sequence[int], pool: WorkerPool) 
     Each part that is begun has a film with a worker or about to be tried again, so that the rows in memory are those of
     a few parts, however many films there are.
     """
-    from tqdm import tqdm
-
     begun: dict[int, dict[int, Row]] = {}
     whole = job.films - sum(map(job.films_in, lacking))
-    with tqdm(total=job.films, initial=whole, unit="film", file=sys.stderr, disable=None) as bar:
+    with films_done(None, job.films, initial=whole) as bar:
         for task, reply in pool.score(_tasks(out, job, lacking, bar.unpause)):
             assert pool.scorer is not None
             number, place = divmod(task.place, job.part)

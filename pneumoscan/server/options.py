@@ -64,8 +64,13 @@ class ServeOptions:
         ),
     ] = ()
     timeout: Annotated[
-        float, Option("how long the server may take until it answers a film; then it is stopped, exit 1", "SECONDS")
-    ] = 180.0
+        float | None,
+        Option(
+            "how long the server may take until it answers a film; then it is stopped, exit 1 (default: 180, and as "
+            "long after that as it computes, up to 900)",
+            "SECONDS",
+        ),
+    ] = None
     record: Annotated[
         Path | None,
         Option(

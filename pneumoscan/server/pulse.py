@@ -128,7 +128,7 @@ def _is_halted(pid: int) -> bool:
 
 
 def wait_until_stopped(
-    server: Child, stop: StopRequest, pulse: Pulse, beat: Callable[[], object] = lambda: None
+    server: Child, stop: StopRequest, pulse: Pulse | None = None, beat: Callable[[], object] = lambda: None
 ) -> tuple[str, str] | None:
     """Wait for a signal; give None after one, or what happened without: one of `WHYS`, and in words.
 
@@ -141,12 +141,13 @@ def wait_until_stopped(
         while not stop.requested.wait(_POLL_S):
             if server.exit_status is not None:
                 return ENDED, f"TorchServe ended by itself (exit status {server.exit_status})"
-            if pulse.lost is not None:
+            if pulse is not None and pulse.lost is not None:
                 return pulse.lost
             beat()
         return None
     finally:
-        pulse.stop()
+        if pulse is not None:
+            pulse.stop()
 
 
 def count_end(run_dir: RunDir, why: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -25,6 +26,12 @@ CANARY_TIMEOUT_S = 30.0
 # Once may be bad luck (memory, say).
 DEATHS_WHILE_STARTING = 2
 
+# How long a start may take, and how long one that computes on: a worker reads its archive, checks and compiles.
+START_S: Final = 180.0
+LONGEST_START_S: Final = 900.0
+_REPORT_EVERY_S: Final = 10.0
+_WINDOW_S: Final = 10.0
+_WORKING_S: Final = 0.1
 _POLL_S: Final = 0.2
 _NOT_ANSWERED: Final = "the workers are READY but the canary film is not answered: {}"
 _FULL: Final = "OVERLOADED"  # what the client calls a 503 of TorchServe's own
@@ -127,7 +134,13 @@ class StartCheck:
         return ask_canary(self._url)
 
 
-def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str | None], timeout_s: float) -> str | None:
+def wait_until_ready(
+    server: Child,
+    stop: StopRequest,
+    check: Callable[[], str | None],
+    timeout_s: float | None,
+    report: Callable[[str], object] = lambda _: None,
+) -> str | None:
     """Wait until a server can answer.
 
     Parameters
@@ -135,16 +148,23 @@ def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str |
     check
         Gives None when the server is ready and otherwise what is missing; raises `NeverReady` when waiting is no use.
     timeout_s
-        How long to wait, in seconds.
+        How long to wait, in seconds; None follows the machine: `START_S`, and as long after that as the server's
+        processes compute, up to `LONGEST_START_S`: with much else to do a machine took 173 s.
+    report
+        Called now and then with what is missing.
 
     Returns
     -------
     str or None
         None when the server is ready or is to stop, otherwise why it never was.
     """
-    deadline = time.monotonic() + timeout_s
+    begun = time.monotonic()
+    limit_s = START_S if timeout_s is None else timeout_s
     missing: str | None = "not started"
-    while time.monotonic() < deadline:
+    work, reported = None if timeout_s is not None else _Work(server.pid), begun
+    while (waited := time.monotonic() - begun) < limit_s or (
+        work is not None and waited < LONGEST_START_S and work.goes_on()
+    ):
         if stop.requested.is_set():
             return None
         if server.exit_status is not None:
@@ -155,8 +175,33 @@ def wait_until_ready(server: Child, stop: StopRequest, check: Callable[[], str |
             return str(error)
         if missing is None:
             return None
+        if time.monotonic() - reported >= _REPORT_EVERY_S:
+            reported = time.monotonic()
+            report(f"starting for {waited:.0f} s: {missing}")
         stop.requested.wait(_POLL_S)
-    return f"not ready within {timeout_s:g} s: {missing}"
+    waited = time.monotonic() - begun if timeout_s is None else timeout_s
+    return f"not ready within {waited:.3g} s: {missing}"
+
+
+class _Work:
+    """Whether a process and its descendants compute: a tenth of a second of a processor in ten seconds."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._used, self._looked, self._answer = self._ticks(), time.monotonic(), True
+
+    def goes_on(self) -> bool:
+        """True unless nothing has been computed since the last look, ten seconds ago or longer."""
+        now = time.monotonic()
+        if now - self._looked >= _WINDOW_S:
+            used = self._ticks()
+            # Processes that ended took their time along.
+            self._answer = abs(used - self._used) >= _WORKING_S * os.sysconf("SC_CLK_TCK")
+            self._used, self._looked = used, now
+        return self._answer
+
+    def _ticks(self) -> int:
+        return sum(processor_ticks([self._pid]).values())
 
 
 class WorkerDeaths:

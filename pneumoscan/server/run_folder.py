@@ -198,7 +198,8 @@ class RunDir:
         temp = self._temp
         shutil.rmtree(temp, ignore_errors=True)  # what a killed server left
         if _fits(temp):
-            temp.mkdir(mode=0o700)
+            temp.mkdir(mode=0o700, exist_ok=True)  # a file system of its own cannot be removed, but is empty
+            temp.chmod(0o700)
             return temp
         elsewhere = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX))
         if not _fits(elsewhere):

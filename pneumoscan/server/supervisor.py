@@ -41,7 +41,7 @@ class Plan:
     device: str
     capacity: Capacity
     heap_bytes: int
-    timeout_s: float
+    timeout_s: float | None
     quiet: bool
     record: Path | None = None
 
@@ -108,7 +108,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
                 raise NeverReady(_UNKNOWN)
             return start.why_not_ready()
 
-        why = wait_until_ready(server, stop, why_not_ready, plan.timeout_s)
+        why = wait_until_ready(server, stop, why_not_ready, plan.timeout_s, notifier.starting)
         if why is None and not stop.requested.is_set():
             run_dir.socket.chmod(0o600)  # until then its folder alone keeps others out
             if notifier.ready(f"ready: {url}/predictions/{MODEL_NAME} ({', '.join(versions)})"):

@@ -103,6 +103,7 @@ def server_environment(
     workers.
     """
     environment = {name: value for name, value in caller.items() if _ALLOWED.fullmatch(name)}
+    environment |= _utf8_locale(environment)
     environment |= capacity.thread_variables
     # Java reads java.io.tmpdir, Python reads TMPDIR and TorchServe's own code reads TEMP.
     environment |= {"TMPDIR": str(temp), "TEMP": str(temp)}
@@ -113,6 +114,14 @@ def server_environment(
     if device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment
+
+
+def _utf8_locale(environment: Mapping[str, str]) -> dict[str, str]:
+    """What makes paths in UTF-8 paths to Java: under LANG=C, as cron and systemd have it, an umlaut is no letter."""
+    # POSIX, Base Definitions, 8.2: the first of them that is set counts.
+    effective = next((environment[name] for name in ("LC_ALL", "LC_CTYPE", "LANG") if environment.get(name)), "")
+    is_utf8 = effective.lower().replace("-", "").endswith("utf8")
+    return {} if is_utf8 else {"LC_ALL": "", "LC_CTYPE": "C.UTF-8"}
 
 
 def effective_config(

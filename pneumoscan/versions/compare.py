@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from tqdm import tqdm
 
 from cxr_client import ClientError, Decision, InferenceClient, PredictionFailed, ServerUnreachable
 from pneumoscan.files import sha256_of
+from pneumoscan.progress import films_done
 from pneumoscan.versions.declared import Verified, now
 from pneumoscan.versions.limits import Figures, Limits, as_json
 
@@ -180,7 +179,7 @@ def compare(url: str, old: str, new: str, films: Sequence[Path], limits: Limits,
     with InferenceClient(url, connections=jobs) as client, ThreadPoolExecutor(jobs) as pool:
         different = list({sha256_of(film): film for film in reversed(films)}.values())[::-1]
         answers = pool.map(ask_both, different)
-        pairs = tuple(tqdm(answers, total=len(different), unit="film", file=sys.stderr, disable=None))
+        pairs = tuple(films_done(answers, len(different)))
     return Comparison(old, new, pairs, limits)
 
 

@@ -22,6 +22,7 @@ from pneumoscan.edge import keys as key_file
 from pneumoscan.edge.run import read_state
 from pneumoscan.options import parse
 from pneumoscan.server.options import ServeOptions
+from pneumoscan.server.readiness import START_S
 from pneumoscan.server.run_folder import GRACE_S, RunDir
 from tests.e2e.edges import Edge
 from tests.e2e.servers import clean_environment
@@ -205,7 +206,7 @@ def test_the_unit_of_systemd_starts_the_server_with_arguments_that_it_takes_and_
     options = parse(ServeOptions, arguments, "serve")
     state = Path("/var/lib") / settings["StateDirectory"]
     assert (options.run_dir.parent, options.store.parent, options.detach) == (state, state, False)
-    assert float(settings["TimeoutStartSec"]) > options.timeout
+    assert float(settings["TimeoutStartSec"]) > (options.timeout or START_S)
     assert float(settings["TimeoutStopSec"]) > GRACE_S
     assert (settings["Type"], settings["Restart"]) == ("notify", "always")
 

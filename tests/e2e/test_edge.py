@@ -25,6 +25,7 @@ import requests
 from cxr_client import ManagementClient
 from cxr_client.metrics import MetricsClient
 from pneumoscan.edge import keys as key_file
+from pneumoscan.server.run_folder import RunDir, ServerState
 from tests.e2e.edges import Edge, fresh_edge
 from tests.e2e.servers import clean_environment
 from tests.e2e.small_server import BATCH_SIZE, SmallServer, small_server
@@ -256,6 +257,36 @@ def test_films_whose_clients_left_are_not_computed_and_the_next_one_is_answered(
     assert edge.ask("POST", "/predictions/pneumonia", data=FILM).status_code == 200
     wait_for(lambda: total("cxr_abandoned_total") == before + LEAVE)
     assert total("cxr_images_total") == films + 1
+
+
+def test_a_client_that_leaves_is_told_to_the_server_of_this_machine_by_a_name_of_its_own(tmp_path: Path) -> None:
+    come: list[Asked] = []
+    over = threading.Event()
+
+    def answer(asked: Asked) -> Answer:
+        come.append(asked)
+        over.wait(30)
+        return Answer(200, b"{}")
+
+    server, run_dir = FilmServer(), RunDir(tmp_path)
+    server.answer = answer
+    marks = run_dir.path / "tmp" / "left"
+    marks.mkdir(parents=True)
+    with serving(server):
+        run_dir.write_state(ServerState(1, 2, server.url, "", str(marks.parent), []))
+        with fresh_edge([server.url], "--server-run-dir", str(run_dir.path)) as edge:
+            name, trace = "ab" * 16, f"00-{'c' * 32}-{'d' * 16}-01"
+            head = f"POST /predictions/pneumonia HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {edge.key}\r\n"
+            head += f"traceparent: {trace}\r\nX-Request-Id: {name}\r\nContent-Length: 1\r\n\r\nx"
+            with edge.connect() as client:
+                client.sendall(head.encode())
+                wait_for(lambda: bool(come))
+            wait_for(lambda: bool(list(marks.iterdir())))
+            over.set()
+    sent = {field.lower(): value for field, value in come[0].headers.items()}
+    assert (sent["x-request-id"], sent["traceparent"]) == (name, trace)
+    assert [path.name for path in marks.iterdir()] == [sent["cxr-ticket"]] != [name]
+    assert 0 <= time.time() - float(sent["x-request-start"].removeprefix("t=")) < 60
 
 
 def waiting(small_server: SmallServer) -> int:

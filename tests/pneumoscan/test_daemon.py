@@ -45,7 +45,11 @@ with holding(folder / "lock", handed_down=lock):
         while not notifier.starter_has_gone:
             time.sleep(0.05)
         sys.exit(1)
-    Notifier(notify).ready("ready: http://here")
+    notifier = Notifier(notify)
+    if how == "reports":
+        notifier.starting("0/2 READY")
+        notifier.starting("1/2 READY")
+    notifier.ready("ready: http://here")
     signal.pause()
 """
 
@@ -97,6 +101,13 @@ def test_a_server_is_started_asked_and_stopped(tmp_path: Path, capsys: pytest.Ca
     assert not server.state_file.exists()
     assert server.stop() == 0
     assert capsys.readouterr().out == f"no server runs from {tmp_path}\n"
+
+
+def test_how_a_start_comes_along_is_shown_by_its_starter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert detach(daemon(tmp_path), "reports") == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("ready: http://here\n", "0/2 READY\n1/2 READY\n")
+    assert daemon(tmp_path).stop() == 0
 
 
 def test_what_is_for_another_program_stays_at_the_end(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from pneumoscan.errors import NeverReady
 from pneumoscan.processes import Child, Console, StopRequest, adopt_orphans, write_out
-from pneumoscan.server.readiness import wait_until_ready, wait_until_stopped
+from pneumoscan.server import readiness
+from pneumoscan.server.pulse import ENDED, wait_until_stopped
+from pneumoscan.server.readiness import wait_until_ready
 from tests.places import REPOSITORY
 
 # Stands in for the JVM: starts a worker in its process group, says so, and ends on SIGTERM as the JVM does, or not.
@@ -113,7 +115,7 @@ def test_a_second_signal_does_not_wait_for_the_grace(start: Start) -> None:
 def test_a_server_that_crashed_leaves_no_worker_and_its_last_words(start: Start, output: Lines) -> None:
     server = start("crash")
     why = wait_until_stopped(server, StopRequest())
-    assert why == "TorchServe ended by itself (exit status 3)"
+    assert why == (ENDED, "TorchServe ended by itself (exit status 3)")
     server.end(30.0)
     wait_until_gone(worker_of(output))
     assert server.last_output() == output.getvalue() != ""
@@ -134,6 +136,25 @@ def test_a_server_is_asked_until_it_is_ready(start: Start) -> None:
 def test_after_the_time_limit_the_last_reason_is_given(start: Start) -> None:
     why = wait_until_ready(start(), StopRequest(), lambda: "0/1 READY", timeout_s=0.1)
     assert why == "not ready within 0.1 s: 0/1 READY"
+
+
+def test_without_a_limit_a_start_may_take_as_long_as_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"START_S": 0.2, "LONGEST_START_S": 60.0, "_WINDOW_S": 1.0}.items():
+        monkeypatch.setattr(readiness, name, seconds)
+    began = time.monotonic()
+    busy = Child([sys.executable, "-c", "import time\nwhile time.process_time() < 3: pass\ntime.sleep(600)"])
+    why = wait_until_ready(busy, StopRequest(), lambda: "0/1 READY", timeout_s=None)
+    busy.end(0.0)
+    assert why is not None
+    assert why.startswith("not ready within ")
+    assert 3 < time.monotonic() - began < 60  # it computed for three seconds, and was given up when it slept
+
+
+def test_how_a_start_comes_along_is_reported_now_and_then(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "_REPORT_EVERY_S", 0.0)
+    answers, said = iter(["no socket", "0/1 READY", None]), list[str]()
+    assert wait_until_ready(start(), StopRequest(), lambda: next(answers), 60, said.append) is None
+    assert [text.partition(": ")[2] for text in said] == ["no socket", "0/1 READY"]
 
 
 def test_a_server_that_will_never_be_ready_is_not_waited_for(start: Start) -> None:

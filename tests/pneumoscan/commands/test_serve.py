@@ -19,11 +19,12 @@ from pneumoscan.server import torchserve as server_config
 from pneumoscan.server.capacity import Capacity
 from pneumoscan.server.options import ServeOptions
 from pneumoscan.server.run_folder import RunDir, ServerState
-from pneumoscan.server.torchserve import Addresses, effective_config, server_command, server_environment
+from pneumoscan.server.torchserve import Addresses, effective_config, find_java, server_command, server_environment
 from tests.commands import run_command
 from tests.places import REPOSITORY
 from tests.pneumoscan.test_model_store import put_archive
 from tests.ports import free_port
+from tests.programs import NEEDS_JAVA
 
 CAPACITY = Capacity(workers=3, threads=2, batch_size=1, batch_delay_ms=1, queue=96)
 
@@ -421,7 +422,9 @@ def test_the_server_sees_little_of_the_callers_environment() -> None:
     assert environment == {
         "PATH": "/bin",
         "HOME": "/home/x",
-        "LC_ALL": "C",
+        "LC_ALL": "",
+        "LC_CTYPE": "C.UTF-8",  # or else Java would not find a path with an umlaut
+        "PNEUMOSCAN_LEFT": "/t/left",
         "OMP_PROC_BIND": "true",
         # The capacity's, not the caller's.
         "OMP_NUM_THREADS": "2",
@@ -434,6 +437,33 @@ def test_the_server_sees_little_of_the_callers_environment() -> None:
         "LOG_LOCATION": "/r/logs",
         "METRICS_LOCATION": "/r/logs",
     }
+
+
+@pytest.mark.parametrize(
+    ("caller", "is_changed"),
+    [
+        ({}, True),
+        ({"LANG": "C"}, True),
+        ({"LANG": "en_GB.UTF-8", "LC_ALL": "C"}, True),
+        ({"LANG": "C", "LC_CTYPE": "de_DE.utf8"}, False),
+        ({"LANG": "de_DE", "LC_ALL": "de_DE.UTF-8"}, False),
+    ],
+)
+def test_java_takes_paths_for_utf8_whatever_the_locale_is(caller: dict[str, str], is_changed: bool) -> None:
+    environment = server_environment(caller, RunDir(Path("/r")), Path("/t"), "cpu", CAPACITY)
+    assert (environment.get("LC_ALL"), environment.get("LC_CTYPE")) == (
+        ("", "C.UTF-8") if is_changed else (caller.get("LC_ALL"), caller.get("LC_CTYPE"))
+    )
+
+
+@NEEDS_JAVA
+def test_under_lang_c_java_finds_a_path_with_an_umlaut(tmp_path: Path) -> None:
+    folder = tmp_path / "Röntgen Bilder"
+    folder.mkdir()
+    environment = server_environment({"LANG": "C"}, RunDir(folder), folder, "cpu", CAPACITY)
+    java = [str(find_java()), "-XshowSettings:properties", "-version"]
+    shown = subprocess.run(java, env=environment, capture_output=True, text=True, check=True).stderr
+    assert "sun.jnu.encoding = UTF-8" in shown
 
 
 def test_torchserves_launcher_is_left_out_and_nothing_is_remembered_between_runs() -> None:

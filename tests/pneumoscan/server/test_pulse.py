@@ -50,6 +50,7 @@ def halted() -> Iterator[subprocess.Popen[bytes]]:
     """A process that does nothing, and was stopped."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
         process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         yield process
         process.kill()
 
