@@ -180,9 +180,10 @@ def test_a_file_of_keys_that_cannot_be_believed_lets_nobody_in_until_it_is_mende
 
 def test_options_of_the_query_count_as_those_of_headers_do(edge: Edge) -> None:
     asked = edge.ask(
-        "POST", "/predictions/pneumonia/1.0.0?cam=heatmap&target=contrast&view=PA&film=png", data=FILM
+        "POST", "/predictions/pneumonia/1.0.0?cam=heatmap&target=contrast&view=PA&regions=0.5&film=png", data=FILM
     ).json()
     assert asked["cam"]["target"] == "contrast"
+    assert "regions" in asked["cam"]
     assert asked["cam"]["png"]
     assert asked["image"]["png"]
     headers = bearer(edge) | {"Cxr-Cam": "none"}
