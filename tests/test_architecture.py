@@ -36,6 +36,7 @@ WINGS: Final = {
             "daemon",
             "resources",
             "options",
+            "archive_entries",
             "model_store",
             "film_files",
             "drawn_films",
