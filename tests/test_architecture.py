@@ -38,6 +38,7 @@ WINGS: Final = {
             "options",
             "archive_entries",
             "model_store",
+            "signatures",
             "film_files",
             "drawn_films",
             "outcomes",

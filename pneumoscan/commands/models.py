@@ -17,6 +17,7 @@ from pneumoscan.film_files import find_films
 from pneumoscan.model_store import MODEL_NAME, Version
 from pneumoscan.options import Option, at_least, between
 from pneumoscan.server.run_folder import RunDir
+from pneumoscan.signatures import Trust, trust_of
 from pneumoscan.versions import changes
 from pneumoscan.versions.compare import Limits, compare
 from pneumoscan.versions.declared import read_declared
@@ -48,12 +49,20 @@ class _OfVersion(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _OfTrusted(_OfVersion):
+    trust: Annotated[
+        Path | None,
+        Option("the archive must be signed with a key of this file (default: the server's --trust)", "FILE"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class List(Common):
     """Show what is declared, served and in the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Register(_OfVersion):
+class Register(_OfTrusted):
     """Load an archive of the store beside the versions that are served."""
 
     workers: Annotated[
@@ -68,7 +77,7 @@ class Register(_OfVersion):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify(_OfVersion):
+class Verify(_OfTrusted):
     """Score films on a version and on the default one: label flips and score shifts."""
 
     films: Annotated[Path, Option("folder of films", "DIR")]
@@ -133,7 +142,7 @@ def register(options: Register) -> int:
     """Load a version beside the others."""
     with _live(options) as live:
         print(f"Loading {options.version} and waiting for its workers (some seconds) ...", file=sys.stderr, flush=True)
-        digest = changes.register(live, options.version, options.workers, options.timeout)
+        digest = changes.register(live, options.version, options.workers, options.timeout, _trust(options, live))
         default = live.default()
     _say(
         options, f"registered: {options.version} (sha256 {digest[:12]}…); the default is still {default}", sha256=digest
@@ -155,6 +164,8 @@ def verify(options: Verify) -> int:
             raise VersionError(f"{options.version} is the default itself: verify another version against it")
         if options.version not in declared.versions:
             raise VersionError(f"{options.version} is not registered: run pneumoscan models register {options.version}")
+        if (trust := _trust(options, live)) is not None:
+            trust.check(changes.find_archive(live.store, options.version))
         old = declared.default
         limits = Limits(options.max_flips, options.max_shift)
         comparison = compare(live.state.url, old, options.version, films, limits, options.jobs)
@@ -220,6 +231,11 @@ def _live(options: Common) -> Iterator[LiveServer]:
                 f"the server of {options.run_dir} serves {live.store} and not {store}: leave --store out"
             )
         yield live
+
+
+def _trust(options: _OfTrusted, live: LiveServer) -> Trust | None:
+    """The keys that an archive must be signed with: those named here, else those the server was started with."""
+    return trust_of(live.store, options.trust or (Path(live.state.trust) if live.state.trust else None))
 
 
 def _runs(options: Common) -> bool:

@@ -14,6 +14,7 @@ from pneumoscan.server.capacity import machine, plan, workers_in_memory
 from pneumoscan.server.options import ServeOptions
 from pneumoscan.server.run_folder import RunDir, daemon
 from pneumoscan.server.torchserve import Addresses, check_caller, choose_device, find_java
+from pneumoscan.signatures import Trust, trust_of
 from pneumoscan.versions.declared import serving_set
 
 if TYPE_CHECKING:
@@ -56,9 +57,12 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
     """
     from pneumoscan.server.supervisor import Plan
 
-    serving = serving_set(options.store.absolute())
+    store = options.store.absolute()
+    trust = trust_of(store, options.trust)
+    serving = serving_set(store, trust)
     for remark in serving.remarks:
         print(f"ignored: {remark}", file=sys.stderr)
+    print(f"archives: {_vouched(serving.signers, trust)}", file=sys.stderr)
     addresses = Addresses(options.port, options.metrics_port, options.management_port)
     addresses.check_free()
     device, gpus = choose_device(options.device, os.environ)
@@ -78,4 +82,11 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
         capacity.heap_bytes(here.memory_bytes),
         options.timeout,
         options.quiet,
+        None if trust is None else trust.path,
     )
+
+
+def _vouched(signers: dict[str, str], trust: Trust | None) -> str:
+    if trust is None:
+        return "nobody vouches for them, their signatures were not looked at (give --trust FILE)"
+    return ", ".join(f"{version} signed by {name}" for version, name in signers.items()) + f" ({trust.path})"

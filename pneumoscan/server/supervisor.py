@@ -42,6 +42,7 @@ class Plan:
     heap_bytes: int
     timeout_s: float
     quiet: bool
+    trust: Path | None = None
 
 
 def serve(plan: Plan, notifier: Notifier, lock: int) -> int:
@@ -78,6 +79,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
         plan.digests,
         str(store),
         plan.capacity,
+        "" if plan.trust is None else str(plan.trust),
     )
     run_dir.write_state(state)
     (temp / "no-workflows").mkdir(mode=0o500)

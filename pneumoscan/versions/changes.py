@@ -17,6 +17,7 @@ from pneumoscan.errors import StoreError, VersionError
 from pneumoscan.model_store import Archive, archive_digest, check_archive, list_archives
 from pneumoscan.server.capacity import free_memory, workers_in_memory
 from pneumoscan.server.readiness import wait_until_idle
+from pneumoscan.signatures import Trust
 from pneumoscan.versions.declared import Declared, Verified, locked, read_declared, write_declared
 from pneumoscan.versions.live_server import LiveServer
 
@@ -52,13 +53,13 @@ def find_archive(store: Path, version: str) -> Archive:
     raise VersionError(f"no archive of {version} in {store} (there: {there}): pack it with pneumoscan pack")
 
 
-def register(live: LiveServer, version: str, workers: int | None, timeout_s: float) -> str:
+def register(live: LiveServer, version: str, workers: int | None, timeout_s: float, trust: Trust | None = None) -> str:
     """Load a version beside the others and declare it; the default stays what it is. Gives the archive's SHA-256.
 
     Raises
     ------
     StoreError
-        The archive is damaged, or the store cannot be written.
+        The archive is damaged or not signed by who is trusted, or the store cannot be written.
     VersionError, ClientError
         It did not become ready, or may not be registered.
     """
@@ -66,6 +67,8 @@ def register(live: LiveServer, version: str, workers: int | None, timeout_s: flo
         before = read_declared(live.store)
         declared = current(live)
         archive = find_archive(live.store, version)
+        if trust is not None:
+            trust.check(archive)
         check_archive(archive)
         digest = archive_digest(archive)
         known = declared.versions.get(version)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pneumoscan.errors import RegistryError, StoreError
 from pneumoscan.files import write_whole
 from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, archive_name, check_archive
+from pneumoscan.signatures import signature_file
 from pneumoscan.tracking import import_mlflow
 
 if TYPE_CHECKING:
@@ -48,9 +49,13 @@ def export_archive(archive: Archive, uri: str) -> str:
                 raise RegistryError(
                     f"{uri} has another archive as {MODEL_NAME} {version}: pack this one under another version"
                 )
+            if signature_file(archive.path).is_file():  # it may have been signed since
+                client.log_artifact(there.run_id, str(signature_file(archive.path)))
             return str(there.version)
         run = client.create_run(_experiment(client), run_name=f"{MODEL_NAME} {version}").info.run_id
         client.log_artifact(run, str(archive.path))
+        if signature_file(archive.path).is_file():
+            client.log_artifact(run, str(signature_file(archive.path)))
         client.set_terminated(run)
         if not client.search_registered_models(f"name='{MODEL_NAME}'"):
             client.create_registered_model(MODEL_NAME)
@@ -81,6 +86,9 @@ def import_archive(version: str, store: Path, uri: str, *, force: bool = False) 
             if there is None or there.run_id is None:
                 raise RegistryError(f"{uri} has no {MODEL_NAME} {version} that pneumoscan models export put there")
             got = Path(client.download_artifacts(there.run_id, target.path.name, folder))
+            signed = signature_file(target.path)
+            if signed.name in {entry.path for entry in client.list_artifacts(there.run_id)}:
+                client.download_artifacts(there.run_id, signed.name, folder)
         except failure as error:
             raise RegistryError(f"{uri}: {_first_line(error)}") from error
         fetched = Archive(got, target.version)
@@ -92,7 +100,10 @@ def import_archive(version: str, store: Path, uri: str, *, force: bool = False) 
         check_archive(fetched)
         if target.path.exists() and archive_digest(target) != digest and not force:
             raise StoreError(f"{target.path} exists and is another archive: give --force, or move it away")
+        # The signature last: until then an archive of other bytes is refused, never taken for a signed one.
         write_whole(target.path, got.replace)
+        if signature_file(got).is_file():
+            write_whole(signed, signature_file(got).replace)
     return target.path
 
 

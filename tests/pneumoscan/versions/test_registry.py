@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pneumoscan.errors import RegistryError
+from pneumoscan.model_store import Archive, Version
+from pneumoscan.signatures import make_key, read_private_key, sign, trust_key, trust_of
 from pneumoscan.versions.registry import import_archive
 from tests.commands import run_command
 from tests.pneumoscan.test_model_store import put_archive
@@ -44,6 +46,23 @@ def test_an_archive_goes_through_a_registry_byte_by_byte(
     name = f"pneumonia-{VERSION}.mar"
     assert (other / name).read_bytes() == (store / name).read_bytes()
     assert [path.name for path in other.iterdir()] == [name]
+
+
+def test_the_signature_goes_along_also_when_it_was_made_after_the_archive_was_exported(
+    store: Path, tmp_path: Path, uri: str
+) -> None:
+    key, name = tmp_path / "key", f"pneumonia-{VERSION}.mar"
+    public = make_key(key)
+    assert run("export", store, uri) == 0
+    signed = sign(store / name, read_private_key(key))
+    assert run("export", store, uri) == 0
+    other = tmp_path / "other"
+    assert run("import", other, uri) == 0
+    assert (other / signed.name).read_bytes() == signed.read_bytes()
+    trust_key(tmp_path / "signers", "me", public)
+    trust = trust_of(other, tmp_path / "signers")
+    assert trust is not None
+    assert trust.check(Archive(other / name, Version(VERSION))) == "me"
 
 
 def test_another_archive_of_a_version_replaces_none(store: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
