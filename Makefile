@@ -25,7 +25,7 @@ $(error PYTHONPATH is set to '$(PYTHONPATH)': TorchServe would serve the code th
 endif
 unexport PYTHONPATH
 .DELETE_ON_ERROR:
-.PHONY: help env lock demo model test test-fast serve serve-edge sbom audit web bench bench-peers lint e2e clean FORCE
+.PHONY: help env lock demo model test test-fast serve serve-edge sbom notice audit web bench bench-peers lint e2e clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ serve-edge: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the 
 
 sbom: $(VENV)/.ready  ## what this installation is made of, TorchServe's jars included: sbom.json (CycloneDX)
 	$(PY) -m scripts.sbom --out sbom.json --force
+
+notice: $(VENV)/.ready  ## NOTICE: what serves, by name, version and licence
+	$(PY) -m scripts.sbom --notice --out NOTICE --force
 
 audit: $(VENV)/.ready  ## known vulnerabilities of the installed packages, or "not checked"
 	$(PY) -m scripts.audit
