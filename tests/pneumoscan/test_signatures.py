@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from cxr_client import ManagementClient
 from pneumoscan.errors import ArchiveRefused, KeyFileError
 from pneumoscan.model_store import Archive, Version
+from pneumoscan.server.run_folder import RunDir, ServerState
 from pneumoscan.signatures import (
     Trust,
     make_key,
@@ -27,7 +29,9 @@ from pneumoscan.signatures import (
     trust_key,
     trust_of,
 )
-from pneumoscan.versions.declared import serving_set
+from pneumoscan.versions.changes import register
+from pneumoscan.versions.declared import FILE_NAME, Declared, serving_set, write_declared
+from pneumoscan.versions.live_server import LiveServer
 from tests.commands import run_command
 from tests.pneumoscan.test_model_store import put_archive
 
@@ -203,6 +207,22 @@ def test_a_start_with_an_unsigned_archive_ends_with_1_in_one_line(
     signature_file(store / "pneumonia-1.0.0.mar").unlink()
     assert run_command("serve", where) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_server_is_not_asked_to_load_an_archive_that_is_not_signed_by_who_is_trusted(store: Path) -> None:
+    """Its management client is none, so that the first question to the server would be an error."""
+    write_declared(store, Declared.first("1.0.0", {"1.0.0": "0" * 64}))
+    before = (store / FILE_NAME).read_bytes()
+    state = ServerState(1, 2, "http://127.0.0.1:1", "http://127.0.0.1:2", "/nowhere", ["1.0.0"], store=str(store))
+    live = LiveServer(RunDir(store.parent / "run"), state, cast(ManagementClient, None))
+    path = put_archive(store, "1.1.0")
+    with pytest.raises(ArchiveRefused, match="is not signed"):
+        register(live, "1.1.0", 1, 1.0, trust(store))
+    sign(path, read_private_key(store.parent / "keys" / "hospital.key"))
+    retire_key(store / "signers", "hospital")
+    with pytest.raises(ArchiveRefused, match="was retired"):
+        register(live, "1.1.0", 1, 1.0, trust(store))
+    assert (store / FILE_NAME).read_bytes() == before
 
 
 # --- the real tool ------------------------------------------------------------------------------------------------
