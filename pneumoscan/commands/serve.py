@@ -62,7 +62,6 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
     serving = serving_set(store, trust)
     for remark in serving.remarks:
         print(f"ignored: {remark}", file=sys.stderr)
-    print(f"archives: {_vouched(serving.signers, trust)}", file=sys.stderr)
     addresses = Addresses(options.port, options.metrics_port, options.management_port)
     addresses.check_free()
     device, gpus = choose_device(options.device, os.environ)
@@ -71,7 +70,7 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
     fitting = workers_in_memory(here.memory_bytes, len(serving.archives))
     if capacity.workers > fitting:
         print(f"note: by estimate the free memory holds {fitting} workers of each version", file=sys.stderr)
-    return Plan(
+    checked = Plan(
         run_dir,
         addresses,
         serving.archives,
@@ -84,6 +83,8 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
         options.quiet,
         None if trust is None else trust.path,
     )
+    print(f"archives: {_vouched(serving.signers, trust)}", file=sys.stderr)
+    return checked
 
 
 def _vouched(signers: dict[str, str], trust: Trust | None) -> str:
