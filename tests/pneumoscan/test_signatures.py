@@ -225,6 +225,64 @@ def test_a_server_is_not_asked_to_load_an_archive_that_is_not_signed_by_who_is_t
     assert (store / FILE_NAME).read_bytes() == before
 
 
+# What model_signing 1.1.1 wrote about a file of that name with "hello" and a line break in it.
+THEIR_KEY = (
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEX/ckukXtPawxsVN1gbzKVVwlpJ1BTLtw+u"
+    "FaNDPOAfzfO+Bs8IC1H57A3qcMGodQua5S3DrSBIEB8yJ6+jdGag=="
+)
+THEIR_SIGNATURE = "MEUCIAawMg/ieWgrZyHt/4pU/JIU5rM0QPENtBbwlOKHLUmAAiEAnTO8G/A36v8hpQHAdQarNgKiuZV24d8LqUhBoA2aX8k="
+THEIR_STATEMENT = """{
+  "_type": "https://in-toto.io/Statement/v1",
+  "subject": [
+    {
+      "name": "pneumonia-1.0.0.mar",
+      "digest": {
+        "sha256": "ecb65bb98f9d905b70458986c39fcbad7715e5f2fcc3b1f07767d7c83e2438cc"
+      }
+    }
+  ],
+  "predicateType": "https://model_signing/signature/v1.0",
+  "predicate": {
+    "resources": [
+      {
+        "name": ".",
+        "algorithm": "sha256",
+        "digest": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+      }
+    ],
+    "serialization": {
+      "method": "files",
+      "hash_type": "sha256",
+      "ignore_paths": [
+        ".github",
+        ".git",
+        ".gitattributes",
+        ".gitignore"
+      ],
+      "allow_symlinks": false
+    }
+  }
+}"""
+
+
+def test_what_the_tool_of_the_openssf_wrote_is_accepted_for_that_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "pneumonia-1.0.0.mar"
+    path.write_text("hello\n")
+    payload = base64.b64encode(THEIR_STATEMENT.encode()).decode()
+    envelope = {
+        "payload": payload,
+        "payloadType": "application/vnd.in-toto+json",
+        "signatures": [{"sig": THEIR_SIGNATURE, "keyid": ""}],
+    }
+    bundle = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "dsseEnvelope": envelope}
+    signature_file(path).write_text(json.dumps(bundle))
+    (tmp_path / "signers").write_text(f"they trusted {THEIR_KEY}\n")
+    assert trust(tmp_path).check(Archive(path, Version("1.0.0"))) == "they"
+    path.write_text("hello.\n")
+    with pytest.raises(ArchiveRefused, match="is not the file that they signed"):
+        trust(tmp_path).check(Archive(path, Version("1.0.0")))
+
+
 # --- the real tool ------------------------------------------------------------------------------------------------
 
 
