@@ -26,7 +26,7 @@ $(error PYTHONPATH is set to '$(PYTHONPATH)': TorchServe would serve the code th
 endif
 unexport PYTHONPATH
 .DELETE_ON_ERROR:
-.PHONY: help env demo model test test-fast serve serve-edge sbom audit web bench bench-peers lint e2e clean FORCE
+.PHONY: help env lock demo model test test-fast serve serve-edge sbom notice audit web bench bench-peers lint e2e clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,9 +38,16 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found: install one, or give PYTHON=/path/to/python3" >&2; exit 2; }
 	@echo "Installing the environment (about 5 GB, mostly torch with CUDA; once)" >&2
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# What stands in a lock stays as long as pyproject.toml allows it. The hashes are those that the package index publishes.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
+
+lock:  ## the two locks from pyproject.toml: what develops and, of the same versions, what serves
+	$(COMPILE) --extra dev --output-file requirements.lock
+	$(COMPILE) --extra serve --constraint requirements.lock --output-file requirements-serve.lock
 
 # The steps, and what may be left out because it stands: pneumoscan/pipeline.py. A download of the ImageNet weights that
 # fails ends `make model`; elsewhere it ends in random weights, and that is said.
@@ -69,6 +76,9 @@ serve-edge: $(VENV)/.ready $(if $(wildcard $(STORE)/*.mar),,$(ARCHIVE))  ## the 
 
 sbom: $(VENV)/.ready  ## what this installation is made of, TorchServe's jars included: sbom.json (CycloneDX)
 	$(PY) -m scripts.sbom --out sbom.json --force
+
+notice: $(VENV)/.ready  ## NOTICE: what serves, by name, version and licence
+	$(PY) -m scripts.sbom --notice --out NOTICE --force
 
 audit: $(VENV)/.ready  ## known vulnerabilities of the installed packages, or "not checked"
 	$(PY) -m scripts.audit

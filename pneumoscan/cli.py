@@ -41,7 +41,7 @@ COMMANDS: Final = {
     "dicom": "answer films with DICOM objects in their own study",
     "models": "change the versions of a running server without one failed request",
     "edge": "let others reach a server: nginx with TLS and keys",
-    "keys": "make, list and revoke the keys that open the edge",
+    "keys": "keys that open the edge, and keys that sign archives",
     "web": "show the reading page in a browser",
     "watch": "show what a running server's metrics say",
     "bench": "measure speed (in a checkout)",

@@ -17,6 +17,7 @@ CxrError                        1
         ├── ConfigError         2  the server cannot be started as asked
         ├── NoJavaError         2  no Java runs TorchServe
         ├── StoreError          2  a model store or an archive in it cannot be used
+        │   └── ArchiveRefused  1  an archive may not be unpacked, or nobody who is trusted vouches for it
         ├── RunFolderError      2  a run folder cannot be used
         │   └── AlreadyRunning  2  a server holds it
         ├── EdgeError           2  the edge cannot be started as asked
@@ -83,6 +84,12 @@ class NoJavaError(UsageError):
 
 class StoreError(UsageError):
     """A model store, or an archive in it, cannot be used."""
+
+
+class ArchiveRefused(StoreError):
+    """An archive holds what may not be unpacked, or nobody who is trusted vouches for it; nothing of it has run."""
+
+    exit_status = 1
 
 
 class RunFolderError(UsageError):

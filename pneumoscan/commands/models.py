@@ -18,6 +18,7 @@ from pneumoscan.film_files import find_films
 from pneumoscan.model_store import MODEL_NAME, Version
 from pneumoscan.options import Option, at_least, between
 from pneumoscan.server.run_folder import RunDir
+from pneumoscan.signatures import Trust, trust_of
 from pneumoscan.versions import changes
 from pneumoscan.versions.compare import compare
 from pneumoscan.versions.declared import find_archive, now_exactly, read_declared, registered_archive
@@ -51,12 +52,20 @@ class _OfVersion(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _OfTrusted(_OfVersion):
+    trust: Annotated[
+        Path | None,
+        Option("the archive must be signed with a key of this file (default: the server's --trust)", "FILE"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class List(Common):
     """Show what is declared, served and in the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Register(_OfVersion):
+class Register(_OfTrusted):
     """Load an archive of the store beside the versions that are served."""
 
     workers: Annotated[
@@ -71,7 +80,7 @@ class Register(_OfVersion):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify(_OfVersion):
+class Verify(_OfTrusted):
     """Score films on a version and on the default one: label flips and score shifts."""
 
     films: Annotated[Path, Option("folder of films", "DIR")]
@@ -192,7 +201,7 @@ def register(options: Register) -> int:
     """Load a version beside the others."""
     with _fleet(options) as fleet:
         print(f"Loading {options.version} and waiting for its workers (some seconds) ...", file=sys.stderr, flush=True)
-        digest = changes.register(fleet, options.version, options.workers, options.timeout)
+        digest = changes.register(fleet, options.version, options.workers, options.timeout, _trust(options, fleet))
         declared = read_declared(fleet.store)
     default = "none" if declared is None else declared.default
     _say(
@@ -217,6 +226,8 @@ def verify(options: Verify) -> int:
             raise VersionError(f"{options.version} is the default itself: verify another version against it")
         if options.version not in declared.versions:
             raise VersionError(f"{options.version} is not registered: run pneumoscan models register {options.version}")
+        if (trust := _trust(options, fleet)) is not None:
+            trust.check(find_archive(fleet.store, options.version))
         old = declared.default
         for version in (old, options.version):
             registered_archive(fleet.store, version, declared.versions[version])
@@ -315,6 +326,12 @@ def _fleet(options: Common, *, needed: bool = True) -> Iterator[Fleet]:
                 f"no server runs from {run_dir.path}, nor any other of {store}: start one with pneumoscan serve"
             )
         yield fleet
+
+
+def _trust(options: _OfTrusted, fleet: Fleet) -> Trust | None:
+    """The keys that an archive must be signed with: those named here, else those that a server was started with."""
+    started_with = next((Path(live.state.trust) for live in fleet.live if live.state.trust), None)
+    return trust_of(fleet.store, options.trust or started_with)
 
 
 def _store(options: Common) -> Path:

@@ -14,6 +14,7 @@ from pneumoscan.server.capacity import machine, plan, workers_in_memory
 from pneumoscan.server.options import FORMATS_VARIABLE, ServeOptions
 from pneumoscan.server.run_folder import RunDir, daemon, make_record_folder
 from pneumoscan.server.torchserve import Addresses, check_caller, choose_device, find_java
+from pneumoscan.signatures import Trust, trust_of
 from pneumoscan.versions.declared import serving_set
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
     """
     from pneumoscan.server.supervisor import Plan
 
-    serving = serving_set(options.store.absolute())
+    store = options.store.absolute()
+    trust = trust_of(store, options.trust)
+    serving = serving_set(store, trust)
     for remark in serving.remarks:
         print(f"ignored: {remark}", file=sys.stderr)
     addresses = Addresses(options.port, options.metrics_port, options.management_port)
@@ -74,7 +77,7 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
     fitting = workers_in_memory(here.memory_bytes, len(serving.archives))
     if capacity.workers > fitting:
         print(f"note: by estimate the free memory holds {fitting} workers of each version", file=sys.stderr)
-    return Plan(
+    checked = Plan(
         run_dir,
         addresses,
         serving.archives,
@@ -86,4 +89,13 @@ def make_plan(options: ServeOptions, run_dir: RunDir) -> Plan:
         options.timeout,
         options.quiet,
         None if options.record is None else make_record_folder(options.record),
+        None if trust is None else trust.path,
     )
+    print(f"archives: {_vouched(serving.signers, trust)}", file=sys.stderr)
+    return checked
+
+
+def _vouched(signers: dict[str, str], trust: Trust | None) -> str:
+    if trust is None:
+        return "nobody vouches for them, their signatures were not looked at (give --trust FILE)"
+    return ", ".join(f"{version} signed by {name}" for version, name in signers.items()) + f" ({trust.path})"

@@ -34,6 +34,14 @@ class ServeOptions:
     """
 
     store: Annotated[Path, Option("folder of archives", "DIR")] = Path("model_store")
+    trust: Annotated[
+        Path | None,
+        Option(
+            "serve only archives signed with a key of this file, see pneumoscan keys (default: STORE/signers where it "
+            "exists, else any archive)",
+            "FILE",
+        ),
+    ] = None
     port: Annotated[Port, Option("inference port on the loopback interface")] = 8080
     metrics_port: Annotated[Port, Option("metrics port, likewise", "PORT")] = 8082
     management_port: Annotated[

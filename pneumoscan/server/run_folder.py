@@ -52,6 +52,8 @@ class ServerState:
         Model store of the server.
     capacity
         What each version got; None in a file of an older server.
+    trust
+        File of the keys that archives must be signed with; empty where none must.
     """
 
     pid: int
@@ -63,6 +65,7 @@ class ServerState:
     digests: dict[str, str] = field(default_factory=dict)
     store: str = ""
     capacity: Capacity | None = None
+    trust: str = ""
 
     def with_jvm(self, jvm_pid: int) -> ServerState:
         """The same state with the JVM's process id."""

@@ -44,6 +44,7 @@ class Plan:
     timeout_s: float | None
     quiet: bool
     record: Path | None = None
+    trust: Path | None = None
 
 
 def serve(plan: Plan, notifier: Notifier, lock: int) -> int:
@@ -80,6 +81,7 @@ def _serve(plan: Plan, temp: Path, lock: int, stop: StopRequest, notifier: Notif
         plan.digests,
         str(store),
         plan.capacity,
+        "" if plan.trust is None else str(plan.trust),
     )
     run_dir.write_state(state)
     (temp / "no-workflows").mkdir(mode=0o500)

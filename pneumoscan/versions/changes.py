@@ -17,6 +17,7 @@ from pneumoscan.errors import StoreError, VersionError
 from pneumoscan.model_store import Archive, archive_digest, check_archive
 from pneumoscan.server.capacity import free_memory, workers_in_memory
 from pneumoscan.server.readiness import wait_until_idle
+from pneumoscan.signatures import Trust
 from pneumoscan.versions.declared import (
     Declared,
     Verified,
@@ -30,13 +31,13 @@ from pneumoscan.versions.live_server import LiveServer
 from pneumoscan.versions.servers import Fleet
 
 
-def register(fleet: Fleet, version: str, workers: int | None, timeout_s: float) -> str:
+def register(fleet: Fleet, version: str, workers: int | None, timeout_s: float, trust: Trust | None = None) -> str:
     """Load a version beside the others and declare it; the default stays what it is. Gives the archive's SHA-256.
 
     Raises
     ------
     StoreError
-        The archive is damaged, or the store cannot be written.
+        The archive is damaged or not signed by who is trusted, or the store cannot be written.
     VersionError, ClientError
         It did not become ready, or may not be registered.
     """
@@ -44,6 +45,8 @@ def register(fleet: Fleet, version: str, workers: int | None, timeout_s: float) 
         before = read_declared(fleet.store)
         declared = _current(fleet)
         archive = find_archive(fleet.store, version)
+        if trust is not None:
+            trust.check(archive)
         check_archive(archive)
         digest = archive_digest(archive)
         known = declared.versions.get(version)

@@ -26,6 +26,7 @@ from pneumoscan.model_store import (
     check_archive,
     list_archives,
 )
+from pneumoscan.signatures import Trust
 
 FILE_NAME: Final = "versions.json"
 _LOCK_NAME: Final = ".versions.lock"
@@ -299,18 +300,28 @@ class ServingSet:
         SHA-256 of each archive by version.
     remarks
         What else lies in the store, a line for each.
+    signers
+        Who signed each archive, by version; empty where nobody is asked to.
     """
 
     archives: tuple[Archive, ...]
     digests: dict[str, str]
     remarks: tuple[str, ...]
+    signers: dict[str, str]
 
 
-def serving_set(store: Path) -> ServingSet:
+def serving_set(store: Path, trust: Trust | None = None) -> ServingSet:
     """The archives that a store's server starts with.
+
+    Parameters
+    ----------
+    trust
+        Who has to have signed each of them.
 
     Raises
     ------
+    ArchiveRefused
+        One is not signed by who is trusted, or may not be unpacked.
     StoreError
         There is none, or one of them is damaged or is not the one that was registered.
     """
@@ -332,8 +343,10 @@ def serving_set(store: Path) -> ServingSet:
             for version, archive in by_version.items()
             if version not in declared.versions
         ]
-    digests = {}
+    digests, signers = {}, {}
     for archive in archives:
+        if trust is not None:
+            signers[archive.version.text] = trust.check(archive)
         check_archive(archive)
         digests[archive.version.text] = digest = archive_digest(archive)
         if declared is not None and digest != (expected := declared.versions[archive.version.text].sha256):
@@ -341,4 +354,4 @@ def serving_set(store: Path) -> ServingSet:
                 f"{archive.path} is not the archive that was registered (sha256 {digest[:12]}…, registered "
                 f"{expected[:12]}…): put that one back, or pack this one under another version and register it"
             )
-    return ServingSet(tuple(archives), digests, tuple(remarks))
+    return ServingSet(tuple(archives), digests, tuple(remarks), signers)

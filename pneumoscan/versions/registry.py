@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pneumoscan.errors import RegistryError, StoreError
 from pneumoscan.files import write_whole
 from pneumoscan.model_store import MODEL_NAME, Archive, Version, archive_digest, archive_name, check_archive
+from pneumoscan.signatures import signature_file
 from pneumoscan.tracking import import_mlflow
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def export_archive(archive: Archive, uri: str, aliases: Sequence[str] = ()) -> s
             raise RegistryError(
                 f"{uri} has another archive as {MODEL_NAME} {version}: pack this one under another version"
             )
+        if there is not None and signature_file(archive.path).is_file():  # it may have been signed since
+            client.log_artifact(there.run_id, str(signature_file(archive.path)))
         number = str(there.version) if there is not None else _put(client, archive, digest)
         for alias in aliases:
             client.set_registered_model_alias(MODEL_NAME, alias, number)
@@ -76,6 +79,8 @@ def _put(client: MlflowClient, archive: Archive, digest: str) -> str:
     version, card = archive.version.text, _card(archive)
     run = client.create_run(_experiment(client), run_name=f"{MODEL_NAME} {version}").info.run_id
     client.log_artifact(run, str(archive.path))
+    if signature_file(archive.path).is_file():
+        client.log_artifact(run, str(signature_file(archive.path)))
     if card is not None:
         client.log_dict(run, card, CARD_NAME)
         for name, value in figures_of(card["evaluation"]):
@@ -176,6 +181,9 @@ def import_archive(version: str, store: Path, uri: str, *, force: bool = False) 
             if there is None or there.run_id is None:
                 raise RegistryError(f"{uri} has no {MODEL_NAME} {version} that pneumoscan models export put there")
             got = Path(client.download_artifacts(there.run_id, target.path.name, folder))
+            signed = signature_file(target.path)
+            if signed.name in {entry.path for entry in client.list_artifacts(there.run_id)}:
+                client.download_artifacts(there.run_id, signed.name, folder)
         except failure as error:
             raise RegistryError(f"{uri}: {_first_line(error)}") from error
         fetched = Archive(got, target.version)
@@ -187,7 +195,10 @@ def import_archive(version: str, store: Path, uri: str, *, force: bool = False) 
         check_archive(fetched)
         if target.path.exists() and archive_digest(target) != digest and not force:
             raise StoreError(f"{target.path} exists and is another archive: give --force, or move it away")
+        # The signature last: until then an archive of other bytes is refused, never taken for a signed one.
         write_whole(target.path, got.replace)
+        if signature_file(got).is_file():
+            write_whole(signed, signature_file(got).replace)
     return target.path
 
 

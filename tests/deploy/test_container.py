@@ -111,6 +111,7 @@ def test_probes_ask_the_server_that_is_started() -> None:
 
 
 def test_no_container_is_root_or_may_write_anywhere_but_to_memory() -> None:
+    assert re.search(r"^FROM \S+@sha256:[0-9a-f]{64}$", CONTAINERFILE, re.MULTILINE)
     assert re.search(r"^USER 10001:10001$", CONTAINERFILE, re.MULTILINE)
     for pod in pods():
         container = pod["containers"][0]

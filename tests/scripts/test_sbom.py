@@ -9,7 +9,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from scripts import audit, sbom
+from scripts import audit, licences, sbom
 from scripts.sbom import JarPart, parts_of
 
 
@@ -41,6 +41,55 @@ def test_the_bill_of_materials_is_cyclonedx_and_names_torch_and_the_netty_inside
     netty = next(part for part in inside if part["name"] == "netty-codec-http")
     assert netty["purl"] == f"pkg:maven/io.netty/netty-codec-http@{netty['version']}"
     assert str(tmp_path) not in text
+
+
+def test_every_class_in_torchserve_belongs_to_a_library_that_is_named() -> None:
+    import ts
+
+    (jar,) = (Path(ts.__file__).parent / "frontend").glob("*.jar")
+    with zipfile.ZipFile(jar) as packed:
+        classes = [name for name in packed.namelist() if name.endswith(".class") and "module-info" not in name]
+    assert len(classes) > 20_000
+    assert [name for name in classes if licences.library_of(name) is None] == []
+    named = {(part.group, part.name) for part in parts_of(jar)}
+    for library in licences.BY_FOLDER.values():
+        assert (library.group, library.name) in named
+
+
+def test_every_licence_of_what_serves_is_known_and_allowed() -> None:
+    packages = licences.serving_packages()
+    assert len(packages) > 40
+    found = {name: licences.python_licence(name) for name in packages}
+    found |= {f"{part.group}:{part.name}": licences.java_licence(part.group) for part in _java_parts()}
+    assert [name for name, licence in found.items() if licence is None] == []
+    other = {
+        name: licence
+        for name, licence in found.items()
+        if not licences.parts_of_expression(str(licence)) <= licences.ALLOWED
+    }
+    assert other == {}
+
+
+def _java_parts() -> list[JarPart]:
+    import ts
+
+    return [part for jar in (Path(ts.__file__).parent / "frontend").glob("*.jar") for part in parts_of(jar)]
+
+
+def test_the_bill_of_materials_names_licences_and_the_java_runtime_that_is_used(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert sbom.main([]) == 0
+    components = {one["name"]: one for one in json.loads(capsys.readouterr().out)["components"]}
+    assert components["torch"]["licenses"] == [{"expression": "BSD-3-Clause"}]
+    assert components["openjdk"]["version"].startswith("25")
+    assert components["openjdk"]["type"] == "platform"
+    assert [one for one in components["model-server.jar"]["components"] if not one.get("licenses")] == []
+
+
+def test_the_notice_is_that_of_what_is_installed() -> None:
+    """Written again by make notice."""
+    assert (Path(__file__).parents[2] / "NOTICE").read_text(encoding="utf-8") == sbom.notice()
 
 
 def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

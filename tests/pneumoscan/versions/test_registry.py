@@ -10,6 +10,7 @@ import pytest
 
 from pneumoscan.errors import RegistryError
 from pneumoscan.model_store import Archive, Version, archive_digest
+from pneumoscan.signatures import make_key, read_private_key, sign, trust_key, trust_of
 from pneumoscan.versions.declared import Declared, write_declared
 from pneumoscan.versions.registry import import_archive
 from tests.commands import run_command
@@ -94,6 +95,23 @@ def test_bytes_that_the_registry_does_not_give_back_are_no_export(
     capsys.readouterr()
     assert run("export", store, uri) == 1
     assert "does not give back the bytes" in capsys.readouterr().err
+
+
+def test_the_signature_goes_along_also_when_it_was_made_after_the_archive_was_exported(
+    store: Path, tmp_path: Path, uri: str
+) -> None:
+    key, name = tmp_path / "key", f"pneumonia-{VERSION}.mar"
+    public = make_key(key)
+    assert run("export", store, uri) == 0
+    signed = sign(store / name, read_private_key(key))
+    assert run("export", store, uri) == 0
+    other = tmp_path / "other"
+    assert run("import", other, uri) == 0
+    assert (other / signed.name).read_bytes() == signed.read_bytes()
+    trust_key(tmp_path / "signers", "me", public)
+    trust = trust_of(other, tmp_path / "signers")
+    assert trust is not None
+    assert trust.check(Archive(other / name, Version(VERSION))) == "me"
 
 
 def test_another_archive_of_a_version_replaces_none(store: Path, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
