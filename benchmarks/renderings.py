@@ -23,7 +23,7 @@ from cxr.films.film import Pixels
 from cxr.model.brightness import Brightness
 from cxr.model.preprocess import network_film
 from cxr.predict import Predictor
-from cxr_training.calibrate import brightness_of_films
+from cxr_training.calibrate import of_training_films
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Films, Record, load_films
 from cxr_training.measure.metrics import weighted_figures
@@ -149,7 +149,7 @@ def _table(run: Path, films: Films, records: Sequence[Record]) -> Table:
     predictor = exported_or_checkpoint(run, "cpu")
     spec = predictor.spec
     trained = [record for record in films.records if record.split == "train"]
-    brightness = spec.brightness or brightness_of_films(trained, spec)
+    brightness = spec.brightness or of_training_films(trained, spec.preprocessing)[1]
     pixels = [record.read() for record in records]
     targets = np.array([record.target for record in records])
     known: dict[bytes, tuple[float, bool]] = {}

@@ -15,10 +15,10 @@ from benchmarks.screen_films import KINDS, Kind
 from benchmarks.servers import BenchmarkError
 from benchmarks.settings import ScreenSettings
 from cxr.films.frontal import Screen, Verdict
-from cxr.model.spec import ModelSpec
+from cxr.model.spec import ModelSpec, Preprocessing
+from cxr_training.calibrate import of_training_films
 from cxr_training.data.progress import progress_bar
 from cxr_training.data.records import Record, load_films
-from cxr_training.fit.screen import screen_of
 from cxr_training.measure.intervals import exact_interval
 
 _SHARE: Final = "{:7.2%} ({:.2%} to {:.2%})"
@@ -37,7 +37,8 @@ def benchmark_screen(settings: ScreenSettings) -> Result:
     if len(unseen) < 2:
         raise BenchmarkError(f"{settings.data} has fewer than two films for validation and testing")
     if settings.run is None:
-        screen = screen_of([record for record in films.records if record.split == "train"])
+        trained = [record for record in films.records if record.split == "train"]
+        screen, _ = of_training_films(trained, Preprocessing())
     else:
         screen = ModelSpec.load(settings.run).screen
     if screen is None:

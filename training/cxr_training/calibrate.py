@@ -22,21 +22,21 @@ import torch
 
 from cxr.errors import ModelError
 from cxr.films.film import Pixels
-from cxr.films.frontal import Screen
+from cxr.films.frontal import Screen, thumbnail
 from cxr.json_records import sealed
 from cxr.model.brightness import Brightness, brightness_of
 from cxr.model.classes import Scheme
 from cxr.model.parity import REFERENCE, Parity, Vector, files_digest, kind_of
 from cxr.model.preprocess import network_film
-from cxr.model.spec import BAND_RATES, ModelSpec
+from cxr.model.spec import BAND_RATES, Preprocessing
 from cxr.predict import Prediction, Predictor, softmax
 from cxr_training.data.prefetch import in_batches, prefetched
 from cxr_training.data.progress import progress_bar
-from cxr_training.data.records import Films, Record
+from cxr_training.data.records import Films, Record, all_synthetic
 from cxr_training.drift import FEWEST as FEWEST_FOR_DRIFT
 from cxr_training.drift import reference_of, signals_of, write_reference
 from cxr_training.fit.head import film_weights
-from cxr_training.fit.screen import FEWEST, screen_of
+from cxr_training.fit.screen import FEWEST, MOST, fit_screen
 from cxr_training.measure.calibration import calibrate, observed_shares
 from cxr_training.measure.parity import default_engines, parity_of, processor_name, with_engine
 from cxr_training.measure.scoring import read_films, score
@@ -113,8 +113,10 @@ def calibrate_run(run: Path, data: Callable[[Scheme], Films], device: str, fitti
     weights = None if fitting.balance == "none" else film_weights(records, fitting.balance).astype(np.float64)
     fitted = calibrate(predictions, targets, predictor.spec.weights_sha256, weights, fitting.band_rates, scheme)
     trained = [record for record in films.records if record.split == "train"]
-    screen = fitting.screen or screen_of(trained)
-    brightness = fitting.brightness or brightness_of_films(trained, predictor.spec)
+    screen, brightness = fitting.screen, fitting.brightness
+    if screen is None or brightness is None:
+        fresh = of_training_films(trained, spec.preprocessing)
+        screen, brightness = screen or fresh[0], brightness or fresh[1]
     logits = np.stack([prediction.logits for prediction in predictions])
     probabilities = scheme.probability(softmax(logits, fitted.temperature))
     patients = [record.patient_id for record in records]
@@ -135,18 +137,23 @@ def calibrate_run(run: Path, data: Callable[[Scheme], Films], device: str, fitti
     return Fitted(fitted, records, logits)
 
 
-def brightness_of_films(records: Sequence[Record], spec: ModelSpec) -> Brightness | None:
-    """The brightness of training films, of a sample where there are many; None where they are too few."""
+def of_training_films(
+    records: Sequence[Record], preprocessing: Preprocessing
+) -> tuple[Screen | None, Brightness | None]:
+    """Screen and brightness of training films, of a sample where there are many; None where they are too few."""
     if len(records) < FEWEST:
-        return None
+        return None, None
     chosen = [records[i] for i in np.random.default_rng(_SEED).permutation(len(records))[:_MOST_FOR_BRIGHTNESS]]
-    preprocessing = spec.preprocessing
 
-    def figures(record: Record) -> dict[str, float]:
-        return brightness_of(network_film(record.read(preprocessing.least_side), preprocessing))
+    def look(record: Record) -> tuple[Pixels, dict[str, float]]:
+        pixels = record.read(preprocessing.least_side)
+        return thumbnail(pixels), brightness_of(network_film(pixels, preprocessing))
 
-    batches = prefetched(in_batches(chosen, _BATCH), figures)
-    return Brightness.of([*progress_bar(chain.from_iterable(batches), "brightness", "film", total=len(chosen))])
+    batches = prefetched(in_batches(chosen, _BATCH), look)
+    looked = [*progress_bar(chain.from_iterable(batches), "training films", "film", total=len(chosen))]
+    thumbnails = np.stack([small for small, _ in looked[:MOST]])
+    screen = fit_screen(thumbnails, refuses=not all_synthetic(records))
+    return screen, Brightness.of([figures for _, figures in looked])
 
 
 class _EngineScores:

@@ -12,7 +12,7 @@ from cxr.model.brightness import Brightness, brightness_of
 from cxr.model.preprocess import network_film
 from cxr.model.spec import ModelSpec, Preprocessing
 from cxr.predict import Prediction, softmax
-from cxr_training.calibrate import brightness_of_films
+from cxr_training.calibrate import of_training_films
 from cxr_training.data.records import load_films
 from cxr_training.measure.calibration import (
     fit_band,
@@ -150,8 +150,8 @@ def test_the_brightness_of_training_is_that_of_its_films_where_there_are_enough(
     records = load_films(write_manifest(tmp_path, 15)).of("train")
     preprocessing = Preprocessing(size=64, greys="field")
     spec = ModelSpec("resnet10", "random", "w.pth", "0", preprocessing)
-    assert brightness_of_films(records[1:], spec) is None
-    known = brightness_of_films(records, spec)
+    assert of_training_films(records[1:], spec.preprocessing) == (None, None)
+    _, known = of_training_films(records, spec.preprocessing)
     assert known is not None
     assert known.films == 30
     figures = [brightness_of(network_film(record.read(), preprocessing)) for record in records]

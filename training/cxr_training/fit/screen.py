@@ -14,10 +14,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from cxr.films.film import Pixels
-from cxr.films.frontal import Screen, Verdict, edge_histograms, field_of, thumbnail
-from cxr_training.data.prefetch import in_batches, prefetched
+from cxr.films.frontal import Screen, Verdict, edge_histograms, field_of
 from cxr_training.data.progress import progress_bar
-from cxr_training.data.records import Record, all_synthetic
 from cxr_training.fit import screen_changes as changes
 
 FEWEST: Final = 30  # training films; with fewer there is no screen
@@ -26,25 +24,11 @@ _REFUSED_BELOW: Final = -0.8  # log-odds: a film is refused where frontal has le
 _STRENGTH: Final = 10.0  # inverse of the ridge penalty
 _DIGITS: Final = 4
 _SEED: Final = 0
-_BATCH: Final = 8  # films that are read together
 _FRONTAL: Final = 4  # changes of each film that leave it frontal
 _HALVES: Final = 4
 _HALF_WEIGHT: Final = 3.0  # of half a chest, which stands for the lateral views and is the hardest to tell
 _NOT_FRONTAL: Final = (*[changes.half_chest] * _HALVES, changes.lying, changes.on_its_head, changes.negative)
 _PAIRS: Final = (*[changes.pair] * 3, changes.negative_of_pair)
-
-
-def screen_of(records: Sequence[Record]) -> Screen | None:
-    """The screen for a data folder's training films, or None where they are too few.
-
-    Where all of them are drawn, the screen flags and does not refuse: real films look otherwise.
-    """
-    if len(records) < FEWEST:
-        return None
-    chosen = [records[i] for i in np.random.default_rng(_SEED).permutation(len(records))[:MOST]]
-    batches = prefetched(in_batches(chosen, _BATCH), lambda record: thumbnail(record.read()))
-    thumbnails = np.stack([*progress_bar(chain.from_iterable(batches), "screen", "film", total=len(chosen))])
-    return fit_screen(thumbnails, refuses=not all_synthetic(records))
 
 
 def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
@@ -64,7 +48,7 @@ def fit_screen(thumbnails: Pixels, *, refuses: bool = True) -> Screen:
     thumbnails
         (N, SHEET, SHEET) uint8, `cxr.films.frontal.thumbnail` of frontal training films.
     refuses
-        `Screen.refuses`.
+        `Screen.refuses`; a screen of drawn films flags instead, since real ones look otherwise.
     """
     rng, count = np.random.default_rng(_SEED), len(thumbnails)
     frontal = (changes.frontal(film, rng) for _ in range(_FRONTAL) for film in thumbnails)
