@@ -66,6 +66,9 @@ class Context:
     def set_response_content_type(self, idx: int, value: str) -> None:
         """Nothing depends on it: without a picture every reply is JSON."""
 
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        """Nothing depends on it: the header is for an edge."""
+
 
 class Files:
     """The bytes and the digest of files, in folders and in ZIPs; the last ZIP stays open for its other members."""

@@ -32,6 +32,7 @@ from pneumoscan.signatures import (
 from pneumoscan.versions.changes import register
 from pneumoscan.versions.declared import FILE_NAME, Declared, serving_set, write_declared
 from pneumoscan.versions.live_server import LiveServer
+from pneumoscan.versions.servers import Fleet
 from tests.commands import run_command
 from tests.pneumoscan.test_model_store import put_archive
 
@@ -214,14 +215,14 @@ def test_a_server_is_not_asked_to_load_an_archive_that_is_not_signed_by_who_is_t
     write_declared(store, Declared.first("1.0.0", {"1.0.0": "0" * 64}))
     before = (store / FILE_NAME).read_bytes()
     state = ServerState(1, 2, "http://127.0.0.1:1", "http://127.0.0.1:2", "/nowhere", ["1.0.0"], store=str(store))
-    live = LiveServer(RunDir(store.parent / "run"), state, cast(ManagementClient, None))
+    fleet = Fleet(store, (LiveServer(RunDir(store.parent / "run"), state, cast(ManagementClient, None)),), ())
     path = put_archive(store, "1.1.0")
     with pytest.raises(ArchiveRefused, match="is not signed"):
-        register(live, "1.1.0", 1, 1.0, trust(store))
+        register(fleet, "1.1.0", 1, 1.0, trust(store))
     sign(path, read_private_key(store.parent / "keys" / "hospital.key"))
     retire_key(store / "signers", "hospital")
     with pytest.raises(ArchiveRefused, match="was retired"):
-        register(live, "1.1.0", 1, 1.0, trust(store))
+        register(fleet, "1.1.0", 1, 1.0, trust(store))
     assert (store / FILE_NAME).read_bytes() == before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -224,9 +224,9 @@ def test_a_film_is_decoded_once_for_score_and_picture_but_a_large_jpeg(
     """The network of these tests takes 64 x 64 pixels: 128 are needed, and a JPEG of 256 comes at half its size."""
     sides: list[int | None] = []
 
-    def counted(data: bytes, least_side: int | None = None) -> Film:
+    def counted(data: bytes, least_side: int | None, formats: Collection[str]) -> Film:
         sides.append(least_side)
-        return decode(data, least_side)
+        return decode(data, least_side, formats)
 
     monkeypatch.setattr("cxr.serving.service.decode", counted)
     spec = save_model(tmp_path, preprocessing=dataclasses.replace(SMALL, decode="reduced"))
