@@ -51,6 +51,7 @@ _FRAME_MARKERS: Final[dict[uid.UID, tuple[int, ...]]] = {
 }
 _ALL_FRAME_MARKERS: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 _MOST_A_BYTE: Final = 64  # that RLE unpacks to: 128 from two
+_MOST_RUNS: Final = 8_000_000  # of all segments together, that take a second; noise of 20 million pixels has 160,000
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _MAX_FRAGMENTS: Final = 5000
 JP2_START: Final = b"\x00\x00\x00\x0cjP  "
@@ -197,7 +198,7 @@ def _unpack_rle(frame: bytes, allocated: int, tags: Layout) -> npt.NDArray[Any]:
         raise _damaged(f"{count} RLE segments; the tags call for {a_sample * tags.components}")
     pixels = tags.width * tags.height
     parts = [frame[start : min(end, start + 2 * pixels)] for start, end in pairwise([*starts[:count], len(frame)])]
-    planes = [_unpack_segment(part, pixels) for part in parts]
+    planes = [_unpack_segment(part, pixels, _MOST_RUNS // count) for part in parts]
     values = np.empty((pixels, tags.components, a_sample), np.uint8)
     for place, plane in enumerate(planes):
         component, byte = divmod(place, a_sample)
@@ -206,7 +207,7 @@ def _unpack_rle(frame: bytes, allocated: int, tags: Layout) -> npt.NDArray[Any]:
     return values.view(f"<{'i' if tags.signed else 'u'}{a_sample}").reshape(shape)
 
 
-def _unpack_segment(segment: bytes, length: int) -> npt.NDArray[np.uint8]:
+def _unpack_segment(segment: bytes, length: int, most_runs: int = _MOST_RUNS) -> npt.NDArray[np.uint8]:
     """The first `length` bytes of an RLE segment: PS3.5 G.3.
 
     Pillow's decoder of TIFF's PackBits, which is the same coding, unpacks it as one line of a picture and leaves out
@@ -217,8 +218,11 @@ def _unpack_segment(segment: bytes, length: int) -> npt.NDArray[np.uint8]:
             line = Image.frombytes("L", (length, 1), segment, "packbits", "L")
             return np.asarray(line).reshape(length)
     unpacked = bytearray()
-    at = 0
+    at = runs = 0
     while len(unpacked) < length:
+        runs += 1
+        if runs > most_runs:
+            raise _damaged(f"an RLE segment of more than {most_runs:,} runs")
         if at >= len(segment):
             raise _damaged(f"an RLE segment holds {len(unpacked):,} pixels; the tags call for {length:,}")
         head = segment[at]

@@ -144,6 +144,7 @@ def read_header(data: bytes) -> Dataset:
     meta = Dataset()
     if data[stream.tell() :][:2] == b"\x02\x00":
         meta = read_dataset(stream, False, True, stop_when=_past_meta)
+        _check_length(meta.get_item("TransferSyntaxUID") if "TransferSyntaxUID" in meta else None)
     syntax = UID(str(meta.get("TransferSyntaxUID") or "").strip(" \0"))
     if syntax == DeflatedExplicitVRLittleEndian:
         data, syntax = _inflated(data, stream.tell()), ExplicitVRLittleEndian

@@ -22,6 +22,7 @@ from benchmarks.hostile_parts import (
     element,
     encapsulated,
     exif,
+    explicit,
     item,
     jpeg_with,
     of_syntax,
@@ -36,6 +37,13 @@ from cxr.films.film import MAX_BYTES
 
 SAMPLE: Final = 120  # inputs of the fuzzer, of which `python -m benchmarks.fuzz 60000` reads more
 
+
+def runs(segment: bytes) -> bytes:
+    """A film in RLE of one segment, which Pillow refuses."""
+    frame = struct.pack("<16L", 1, *[64] * 15) + segment
+    return encapsulated(item() + item(frame), b"1.2.840.10008.1.2.5", 7000, 7000)
+
+
 CHARSETS: Final = b"\\" * 40_000_000
 COSTLY: Final[dict[str, Callable[[], bytes]]] = {
     "character sets": lambda: dicom_with(element(0x08, 0x05, CHARSETS)),
@@ -44,6 +52,7 @@ COSTLY: Final[dict[str, Callable[[], bytes]]] = {
     "character sets in many items": lambda: dicom_with(
         undefined(*PRIVATE, item(element(0x08, 0x05, CHARSETS[:4000])) * 9000)
     ),
+    "transfer syntaxes": lambda: bytes(128) + b"DICM" + explicit(0x02, 0x10, b"UN", CHARSETS),
     "empty items": lambda: dicom_with(element(*SEQUENCE, item() * 5_000_000)),
     "empty items without length": lambda: dicom_with(undefined(*SEQUENCE, item() * 5_000_000)),
     "empty items inside the first": lambda: dicom_with(
@@ -53,6 +62,8 @@ COSTLY: Final[dict[str, Callable[[], bytes]]] = {
     "a long text": lambda: dicom_with(element(0x18, 0x5101, b"PA\\" * 15_000_000)),
     "empty fragments": lambda: encapsulated(item() * 5_000_000),
     "an offset table": lambda: encapsulated(item(bytes(44_000_000)) + item(pictures()["JPEG"] + b"\0")),
+    "runs of nothing": lambda: runs(bytes([128]) * 47_000_000),
+    "runs of one": lambda: runs(bytes([0, 1]) * 23_000_000),
     "Exif in a JPEG": lambda: jpeg_with(segment(0xE1, exif(5400)) * 700),
     "Exif in a JPEG in a DICOM file": lambda: encapsulated(item() + item(jpeg_with(segment(0xE1, exif(5400)) * 700))),
     "tables in a JPEG": lambda: jpeg_with(segment(0xDB, (b"\0" + bytes(range(1, 65))) * 1000) * 700),

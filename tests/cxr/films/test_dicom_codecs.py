@@ -305,6 +305,7 @@ def test_a_stream_that_brings_its_decoder_down_is_damage_and_nothing_is_printed(
 
 def test_a_decoder_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_WALL_FACTOR", 0.0)
+    monkeypatch.setattr(sandbox, "_LEAST_WALL_S", 0.0)
     assert refusal_of(ramp_in(JPEGExtended12Bit, RAMP_12_BIT)).code == "OVERLOADED"
 
 
