@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import itertools
 import json
-import os
 import queue
 import threading
 import time
@@ -19,9 +18,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
-from pneumoscan.edge.nginx import rotate
+from pneumoscan.edge.nginx import lines_of, rotate
 from pneumoscan.errors import VersionError
 from pneumoscan.model_store import MODEL_NAME
 from pneumoscan.versions.declared import now
@@ -47,8 +46,6 @@ _ASKED_AT_ONCE: Final = 2
 _FILMS_HELD: Final = 256
 _BYTES_HELD: Final = 256 * 1024 * 1024
 _LOG_S: Final = 200.0  # after which the line about a film does not come any more
-_POLL_S: Final = 0.05
-_QUIET_S: Final = 1.0
 _ANSWER_S: Final = 130.0
 _JUDGED_S: Final = 1.0
 _PASSED_ON: Final = ("content-type", "accept", "cxr-cam", "cxr-target", "cxr-view", "cxr-film")
@@ -203,22 +200,9 @@ class Comparer:
         return film
 
     def _follow(self) -> None:
-        while not self._stop.wait(_POLL_S):
-            with contextlib.suppress(OSError), self._log.open("rb") as log:
-                self._follow_one(log)
-
-    def _follow_one(self, log: BinaryIO) -> None:
-        """Take the lines of the log until it was moved away and nothing more comes to it."""
-        rest, last = b"", time.monotonic()
-        while not self._stop.wait(_POLL_S):
-            if data := log.read():
-                last = time.monotonic()
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    with contextlib.suppress(ValueError):
-                        self._take(_parsed(line.decode("utf-8", "replace")))
-            elif time.monotonic() > last + _QUIET_S and self._log.stat().st_ino != os.fstat(log.fileno()).st_ino:
-                return
+        for line in lines_of(self._log, self._stop):
+            with contextlib.suppress(ValueError):
+                self._take(_parsed(line))
 
     def _judge_on(self) -> None:
         while not self._stop.wait(_JUDGED_S):

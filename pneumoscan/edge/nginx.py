@@ -12,10 +12,11 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 from urllib.parse import urlsplit
 
 from pneumoscan.edge.problems import HSTS, locations
@@ -32,7 +33,10 @@ _ORIGIN_HOST: Final = re.compile(r"(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5}
 LOG_BYTES: Final = 10 * 1024 * 1024
 LOGS_KEPT: Final = 3
 _SYSLOG: Final = re.compile(r"^<\d+>\w{3} [ \d]\d [\d:]{8} ")
-_LEFT: Final = re.compile(r"left: ([0-9a-f]{32})")  # of nginx.conf's log of 499
+LEFT: Final = "tmp/left.log"  # nginx.conf's log of 499
+_LEFT: Final = re.compile(r"[0-9a-f]{32}")
+_FOLLOW_S: Final = 0.05
+_QUIET_S: Final = 1.0
 _UPSTREAM: Final = re.compile(r', upstream: "(?:https?://)?([^/"]+)')
 # Before a film's path is asked. PUT is what "curl -T film.dcm" sends; TorchServe takes it for POST, so the edge does.
 _TAKE: Final = """
@@ -299,16 +303,9 @@ def without_quotes(line: str) -> str:
 
 
 class ErrorLog:
-    """Takes what both nginx have to say from a unix socket and writes it down without what it quotes of requests.
+    """Takes what both nginx have to say from a unix socket and writes it down without what it quotes of requests."""
 
-    Parameters
-    ----------
-    left
-        Gets nginx's name of each request whose client left before its answer; that is not written down.
-    """
-
-    def __init__(self, folder: Path, left: Callable[[str], object]) -> None:
-        self._left = left
+    def __init__(self, folder: Path) -> None:
         self._path = folder / "errors.sock"
         self._log = folder / "logs" / "error.log"
         self._path.unlink(missing_ok=True)
@@ -342,10 +339,49 @@ class ErrorLog:
                 if self._stop.is_set():
                     return
                 continue
-            if found := _LEFT.fullmatch(_SYSLOG.sub("", line.strip())):
-                self._left(found[1])
-            else:
-                self.write(without_quotes(line))
+            self.write(without_quotes(line))
+
+
+class Departures:
+    """Passes on nginx's name of each request whose client left before its answer.
+
+    By a file and not by the socket of errors: a socket holds ten lines, and many clients leave at once.
+    """
+
+    def __init__(self, folder: Path, left: Callable[[str], object]) -> None:
+        self._path = folder / LEFT
+        self._left = left
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        self._thread.join(timeout=2.0)
+
+    def _pass_on(self) -> None:
+        for line in lines_of(self._path, self._stop):
+            if _LEFT.fullmatch(line):
+                self._left(line)
+
+
+def lines_of(path: Path, stop: threading.Event) -> Iterator[str]:
+    """The lines that are added to a log, also after it was moved away for a new one, until the event is set."""
+    while not stop.wait(_FOLLOW_S):
+        with contextlib.suppress(OSError), path.open("rb") as log:
+            yield from _lines_of_one(path, log, stop)
+
+
+def _lines_of_one(path: Path, log: BinaryIO, stop: threading.Event) -> Iterator[str]:
+    rest, last = b"", time.monotonic()
+    while not stop.wait(_FOLLOW_S):
+        if data := log.read():
+            last = time.monotonic()
+            *lines, rest = (rest + data).split(b"\n")
+            yield from (line.decode("utf-8", "replace") for line in lines)
+        elif time.monotonic() > last + _QUIET_S and path.stat().st_ino != os.fstat(log.fileno()).st_ino:
+            return
 
 
 def rotate(path: Path, limit: int = LOG_BYTES) -> bool:

@@ -24,7 +24,16 @@ from pneumoscan.daemon import Daemon, Notifier, Running
 from pneumoscan.edge.checker import AuthServer, EdgeReadiness
 from pneumoscan.edge.comparer import ANSWERS, Comparer
 from pneumoscan.edge.keys import KeyRing
-from pneumoscan.edge.nginx import EdgeSettings, ErrorLog, Nginx, render_adapter, render_edge, rotate
+from pneumoscan.edge.nginx import (
+    LEFT,
+    Departures,
+    EdgeSettings,
+    ErrorLog,
+    Nginx,
+    render_adapter,
+    render_edge,
+    rotate,
+)
 from pneumoscan.errors import EdgeError
 from pneumoscan.files import clear_drafts, write_text
 from pneumoscan.processes import STDERR, Child, StopRequest, write_out
@@ -142,7 +151,8 @@ def run(plan: EdgePlan, notifier: Notifier) -> int:
 def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: threading.Event, notifier: Notifier) -> int:
     folder = plan.run_dir.path
     edge, adapter = plan.write_configuration()
-    errors = ErrorLog(folder, plan.client_left)
+    errors = ErrorLog(folder)
+    departures = Departures(folder, plan.client_left)
     readiness = EdgeReadiness([f"http://{one}" for one in plan.settings.upstreams])
     comparer = Comparer(folder, plan.settings.upstreams, errors.write)
     checker = AuthServer(folder / "checker.sock", KeyRing(plan.keys, errors.write), readiness, comparer)
@@ -161,7 +171,8 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
             while why is None and not stop.requested.wait(_POLL_S):
                 why = _what_ended(edge, adapter, checker, server)
                 notifier.beat()
-                if any([rotate(folder / "logs" / "access.log"), rotate(folder / ANSWERS)]):
+                moved = [rotate(folder / name) for name in ("logs/access.log", ANSWERS, LEFT)]
+                if any(moved):
                     edge.signal(signal.SIGUSR1)
                 if reload.is_set():
                     reload.clear()
@@ -176,6 +187,7 @@ def _run(plan: EdgePlan, server: Child | None, stop: StopRequest, reload: thread
         adapter.drain(5.0, stop.hurry.is_set)
         checker.stop()
         comparer.stop()
+        departures.stop()
         errors.stop()
         clean(folder)
 

@@ -191,7 +191,7 @@ def test_a_corrupt_archive_is_refused_and_nothing_changes(server: Server, archiv
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
         assert "has another checksum than when it was packed" in models(server, "register", NEW, status=1)
         path.write_bytes(whole[:-40])
-        assert "is no model archive" in models(server, "register", NEW, status=1)
+        assert "that its directory does not name" in models(server, "register", NEW, status=1)
         path.unlink()
         assert f"no archive of {NEW}" in models(server, "register", NEW, status=1)
         assert served(server) == {OLD: True}
