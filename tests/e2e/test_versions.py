@@ -283,8 +283,8 @@ def test_two_servers_of_a_store_serve_the_same_through_promotions_rollbacks_and_
     second.folder.mkdir()
     (second.folder / "store").symlink_to(server.store)
     try:
+        models(server, "register", NEW, "--workers", "1")  # first: without a declaration it would start with the newest
         start(second, "1")
-        models(server, "register", NEW, "--workers", "1")
         with load(server, clients=2) as first_clients, load(second, clients=2) as second_clients:
             for number in range(20):
                 asked = (server, second)[number % 2]
