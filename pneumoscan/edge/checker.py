@@ -158,7 +158,7 @@ class AuthServer:
         fields = dict(named)
         if path.startswith("/form/"):
             return await self._loop.run_in_executor(None, self._form, path.removeprefix("/form"), fields)
-        # The mirror, with its request's query. It waits for nothing but this: the next request of the client waits for it.
+        # The mirror, with its request's query. It waits for nothing but this: the client's next request waits for it.
         if path.partition("?")[0] == "/trial":
             body = await reader.readexactly(int(fields.get("content-length") or 0))
             if (route := fields.get("x-route", "")) in ROUTES:

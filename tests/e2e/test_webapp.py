@@ -498,7 +498,7 @@ def test_the_films_of_a_zip_are_scored_and_what_was_left_out_is_counted(tmp_path
         page.wait("document.querySelectorAll('tr[data-outcome=normal]').length === 2")
         scores = {row["name"]: row["score"] for row in page.rows()}
         assert scores == {"IM1": "0.101", "series/IM2": "0.102"}
-        assert page.js("return document.querySelector('#left-out').textContent").endswith("1 files")
+        assert page.js("return document.querySelector('#left-out').textContent").endswith(": 1 file")
 
 
 def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
