@@ -40,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ignored = shutil.ignore_patterns("__pycache__", "secrets")
         shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=ignored)
     with tarfile.open(build("build_sdist", source, folder)) as packed:
-        packed.extractall(folder / "sdist", filter="data")
+        packed.extractall(folder / "sdist")
     (unpacked,) = (folder / "sdist").iterdir()
     return build("build_wheel", unpacked, folder)
 
