@@ -104,22 +104,22 @@ def _value(rng: random.Random) -> bytes:
     digits = _ECHO * rng.randrange(1, 60)
     return rng.choice(
         [
-            *(
-                b"",
-                b"\\" * rng.randrange(200),
-                rng.randbytes(rng.randrange(40)),
-                digits,
-                digits[:8],
-                b"-" + digits[:10],
-            ),
-            *(b"1\\" + digits, b"1e" + digits[:3], b"nan ", struct.pack("<H", rng.randrange(1 << 16)), b"\xff" * 8),
-            *(
-                b"\x1b$B" * rng.randrange(60),
-                b"ISO_IR 100",
-                b"\\ISO 2022 IR 87",
-                "ÄÖ".encode(),
-                bytes(rng.randrange(9)),
-            ),
+            b"",
+            b"\\" * rng.randrange(200),
+            rng.randbytes(rng.randrange(40)),
+            digits,
+            digits[:8],
+            b"-" + digits[:10],
+            b"1\\" + digits,
+            b"1e" + digits[:3],
+            b"nan ",
+            struct.pack("<H", rng.randrange(1 << 16)),
+            b"\xff" * 8,
+            b"\x1b$B" * rng.randrange(60),
+            b"ISO_IR 100",
+            b"\\ISO 2022 IR 87",
+            "ÄÖ".encode(),
+            bytes(rng.randrange(9)),
         ]
     )
 

@@ -151,7 +151,7 @@ def _table(run: Path, films: Films, records: Sequence[Record]) -> Table:
     trained = [record for record in films.records if record.split == "train"]
     brightness = spec.brightness or of_training_films(trained, spec.preprocessing)[1]
     pixels = [record.read() for record in records]
-    targets = np.array([record.target for record in records])
+    targets = spec.scheme.is_positive(np.array([record.target for record in records], dtype=np.int64))
     known: dict[bytes, tuple[float, bool]] = {}
     answers: dict[str, _Answers] = {}
     for name, render in progress_bar(RENDERINGS.items(), str(run), "rendering", total=len(RENDERINGS)):
@@ -167,12 +167,12 @@ def _answers(
 ) -> _Answers:
     """The answers to some files; what was answered before, by the network's input, is not answered again."""
     spec = predictor.spec
-    seen = [network_film(decode(data, spec.preprocessing.least_side).pixels, spec.preprocessing) for data in files]
+    films = [decode(data, spec.preprocessing.least_side).pixels for data in files]
+    seen = [network_film(film, spec.preprocessing) for film in films]
     flagged = [bool(brightness and brightness.outside(one)) for one in seen]
-    waiting = {one.tobytes(): data for one, data in zip(seen, files, strict=True) if one.tobytes() not in known}
-    films = [decode(data, spec.preprocessing.least_side).pixels for data in waiting.values()]
-    for key, prediction in zip(waiting, predictor.predict(films), strict=True):
-        known[key] = (float(prediction.probabilities[1]), prediction.label == spec.classes[1])
+    waiting = {one.tobytes(): film for one, film in zip(seen, films, strict=True) if one.tobytes() not in known}
+    for key, prediction in zip(waiting, predictor.predict([*waiting.values()]), strict=True):
+        known[key] = (prediction.probability, prediction.is_positive)
     found = [known[one.tobytes()] for one in seen]
     return _Answers(
         np.array([probability for probability, _ in found]),

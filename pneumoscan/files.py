@@ -103,6 +103,27 @@ def locked(path: Path, *, wait: bool = False, busy: Exception | None = None) -> 
         yield lock.fileno()
 
 
+@contextmanager
+def changing(path: Path, lock: str, error: type[Exception], *, mode: int = 0o777) -> Iterator[None]:
+    """Hold a file that one at a time may read and write again; its folder is made where it is not there.
+
+    Parameters
+    ----------
+    lock
+        Name of the lock file beside it.
+    error
+        Raised, with the path and the reason, where the disk refuses.
+    mode
+        Of a folder that is made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=mode)
+        with locked(path.with_name(lock), wait=True):
+            yield
+    except OSError as refused:
+        raise error(f"{path} cannot be changed: {refused}") from refused
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds a lock file. Looking does not take it, so that nobody who wants it is refused."""
     try:

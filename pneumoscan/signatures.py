@@ -20,18 +20,15 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pneumoscan.errors import ArchiveRefused, KeyFileError
-from pneumoscan.files import locked, sha256_of, write_text
+from pneumoscan.files import changing, sha256_of, write_text
 from pneumoscan.model_store import Archive, archive_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 
 # Trusted keys of a store, where no file is named.
@@ -164,7 +161,7 @@ def trust_key(path: Path, name: str, public_file: Path) -> None:
     if not _NAME.fullmatch(name):
         raise KeyFileError(f"{name!r} is no name of a key: give 1 to 32 letters, digits, - or _")
     public = _public_key(_read_key(public_file), str(public_file))
-    with _changing(path):
+    with changing(path, f".{path.name}.lock", KeyFileError):
         signers = read_signers(path) if path.exists() else ()
         for signer in signers:
             if signer.name == name or signer.public_key == public:
@@ -181,7 +178,7 @@ def retire_key(path: Path, name: str) -> None:
     KeyFileError
         There is none of that name.
     """
-    with _changing(path):
+    with changing(path, f".{path.name}.lock", KeyFileError):
         signers = read_signers(path)
         if name not in {signer.name for signer in signers}:
             known = ", ".join(signer.name for signer in signers) or "none"
@@ -379,16 +376,6 @@ def _need_cryptography() -> None:
 def _words(error: Exception) -> str:
     known = {KeyError: "a field is missing", json.JSONDecodeError: "no JSON", binascii.Error: "no base64"}
     return known.get(type(error), str(error)[:100].replace("\n", " "))
-
-
-@contextmanager
-def _changing(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_name(f".{path.name}.lock"), wait=True):
-            yield
-    except OSError as error:
-        raise KeyFileError(f"{path} cannot be changed: {error}") from error
 
 
 def _write(path: Path, signers: Sequence[Signer]) -> None:

@@ -10,15 +10,14 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from pneumoscan.errors import KeyFileError
-from pneumoscan.files import locked, write_text
+from pneumoscan.files import changing, write_text
 
 MOST_KEYS: Final = 64
 LONGEST_KEY: Final = 256
@@ -104,7 +103,7 @@ def add(path: Path, name: str, expires: datetime | None = None) -> str:
     """
     if not _NAME.fullmatch(name):
         raise KeyFileError(f"{name!r} is no name of a key: give 1 to 32 letters, digits, - or _")
-    with _changing(path):
+    with changing(path, f"{path.name}.lock", KeyFileError, mode=0o700):
         keys = read(path) if path.exists() else ()
         if any(key.name == name for key in keys):
             raise KeyFileError(f"there is a key {name!r}: give the new one another name, then revoke the old one")
@@ -123,7 +122,7 @@ def revoke(path: Path, name: str) -> None:
     KeyFileError
         There is none of that name.
     """
-    with _changing(path):
+    with changing(path, f"{path.name}.lock", KeyFileError, mode=0o700):
         keys = read(path)
         left = tuple(key for key in keys if key.name != name)
         if len(left) == len(keys):
@@ -178,16 +177,6 @@ def _moment(text: str, path: Path, number: int) -> datetime | None:
     if moment.tzinfo is None:
         raise KeyFileError(f"{path}, line {number}: {text!r} has no time zone: write {text}+00:00")
     return moment
-
-
-@contextmanager
-def _changing(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(path.with_name(path.name + ".lock"), wait=True):
-            yield
-    except OSError as error:
-        raise KeyFileError(f"{path} cannot be changed: {error}") from error
 
 
 def _write(path: Path, keys: Sequence[Key]) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cxr.model.classes import CLASSES
 from cxr.model.spec import ModelSpec, sha256_of
@@ -27,13 +25,7 @@ ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--epo
 AUDIT = ["--bootstrap", "300", "--device", "cpu"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for their other threads where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trained(data: Path, run: Path) -> Path:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
@@ -18,6 +16,7 @@ from cxr.model.spec import ModelSpec
 from cxr.predict import Predictor
 from cxr.serving.card import model_card, read_metrics
 from cxr.serving.metrics import BatchMetrics
+from cxr.serving.record import PredictionRecord
 from cxr.serving.reply import ModelIdentity
 from cxr.serving.self_check import check_golden, golden_answers
 from cxr.serving.service import BatchService, IncomingRequest
@@ -33,13 +32,7 @@ CLASSES = ("NORMAL", "BACTERIAL", "VIRAL")
 ARGUMENTS = ["--weights", "random", "--arch", "resnet10", "--size", "64", "--epochs", "40", "--views", "0"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for their other threads where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def drawn(label: str, seed: int) -> Grey:
@@ -159,6 +152,18 @@ def test_a_server_answers_as_the_evaluation_did(
         assert np.mean(of_label["grid"]) + of_label["bias"] == pytest.approx(body["logits"][body["label"]], abs=1e-4)
         scored = row_of("film.png", Reply(200, body), Scorer("torch-float32", "1.0.0", "0" * 64))
         assert (scored.label, scored.probability) == (body["label"], decided.probability)
+
+
+def test_a_trial_and_the_record_of_predictions_have_the_probability_that_decides(
+    folders: tuple[Path, Path], service: BatchService, tmp_path: Path
+) -> None:
+    recording = BatchService(service.predictor, service.identity, record=PredictionRecord(tmp_path))
+    data = (folders[0] / "test-VIRAL-0.png").read_bytes()
+    (reply,) = recording.answer([IncomingRequest({"body": data}, {"Cxr-View": "PA"}, "id")])
+    probability = Decision.of(json.loads(reply.body)).probability
+    assert f"p={probability:.6f};" in reply.answer
+    (written,) = tmp_path.iterdir()
+    assert json.loads(written.read_text(encoding="utf-8"))["score"] == probability
 
 
 def test_a_target_is_a_class_of_this_model(folders: tuple[Path, Path], service: BatchService) -> None:

@@ -47,9 +47,8 @@ def command(server: Server, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "scripts.models", *arguments, "--run-dir", str(server.run_dir.path)]
 
 
-def models(server: Server, *arguments: str, status: int = 0) -> str:
-    """Run the command line; what it said, on stderr if it failed."""
-    done = subprocess.run(
+def run(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command(server, *arguments),
         cwd=REPOSITORY,
         env=clean_environment(),
@@ -58,6 +57,11 @@ def models(server: Server, *arguments: str, status: int = 0) -> str:
         check=False,
         timeout=240,
     )
+
+
+def models(server: Server, *arguments: str, status: int = 0) -> str:
+    """Run the command line; what it said, on stderr if it failed."""
+    done = run(server, *arguments)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stderr if status else done.stdout
 
@@ -296,14 +300,8 @@ def test_two_servers_of_a_store_serve_the_same_through_promotions_rollbacks_and_
                         wait_until_file_changes(server.store / "versions.json", changing)
                         changing.kill()
                 else:
-                    done = subprocess.run(
-                        command(asked, *change),
-                        cwd=REPOSITORY,
-                        env=clean_environment(),
-                        capture_output=True,
-                        check=False,
-                    )
-                    assert done.returncode == 0 or b"no previous default" in done.stderr, done.stderr
+                    done = run(asked, *change)
+                    assert done.returncode == 0 or "no previous default" in done.stderr, done.stderr
                 wait_until_both_serve_what_is_declared(server, second)
         assert first_clients.failures == second_clients.failures == []
         assert min(sum(clients.versions.values()) for clients in (first_clients, second_clients)) > 0

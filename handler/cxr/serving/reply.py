@@ -61,7 +61,7 @@ def answer_line(identity: ModelIdentity, said: Prediction | InputError) -> str:
     version = f"version={identity.version}"
     if isinstance(said, InputError):
         return f"code={said.code}; {version}"
-    return f"label={said.label}; p={float(said.probabilities[1]):.{DIGITS}f}; {version}"
+    return f"label={said.label}; p={said.probability:.{DIGITS}f}; {version}"
 
 
 def answer_of(

@@ -322,7 +322,7 @@ class BatchService:
                 (came.trace_parent or "")[3:35],
                 number,
                 film.digest,
-                round(float(film.prediction.probabilities[1]), DIGITS),
+                round(film.prediction.probability, DIGITS),
                 film.prediction.label,
                 film.prediction.indeterminate,
                 film.film.info.flags,

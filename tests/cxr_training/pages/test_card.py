@@ -7,12 +7,11 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cxr import NOTICE
 from cxr.json_records import SEAL, sealed
@@ -47,13 +46,7 @@ SECTIONS = (
 METHOD = {"95", "15", "5", "10", "32", "64", "0", "1"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small only wait for their other threads where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def often_marked(pixels: Grey, label: str, source: str) -> Grey:

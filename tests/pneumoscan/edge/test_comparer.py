@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pneumoscan.edge import comparer as module
+from pneumoscan.edge import nginx
 from pneumoscan.edge.comparer import ANSWERS, PAIRS_NAME, Comparer
 from pneumoscan.versions.trial import Tally, Trial, read_tally, read_trial, write_trial
 from tests.film_server import Answer, Asked, FilmServer, serving
@@ -55,7 +56,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(module, "_JUDGED_S", 0.02)
-    monkeypatch.setattr(module, "_QUIET_S", 0.05)
+    monkeypatch.setattr(nginx, "_QUIET_S", 0.05)
     write_trial(tmp_path, TRIAL)
     with serving(FilmServer(answer)) as films:
         place = Place(tmp_path, films.url)
