@@ -66,8 +66,6 @@ def run(options: Options) -> int:
     from pneumoscan.score.summary import write_table
     from pneumoscan.server.capacity import CapacityOptions, machine, plan
 
-    if options.formats:
-        os.environ[FORMATS_VARIABLE] = ",".join(options.formats)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # workers are ended as after Ctrl-C
     try:
         summary = score(
@@ -77,6 +75,7 @@ def run(options: Options) -> int:
                 out=options.out,
                 view=options.view,
                 part=options.part,
+                formats=tuple(sorted(options.formats or filter(None, os.environ.get(FORMATS_VARIABLE, "").split(",")))),
                 timeout_s=options.timeout,
                 capacity=plan(machine(), CapacityOptions(workers=options.workers, threads=options.threads)),
                 force=options.force,

@@ -21,6 +21,7 @@ from pneumoscan.score.pool import Task, WorkerPool, WorkerSettings
 from pneumoscan.score.rows import Row, row_of, schema, table
 from pneumoscan.score.summary import Summary, summarise
 from pneumoscan.server.capacity import Capacity
+from pneumoscan.server.options import FORMATS_VARIABLE
 
 _ARCHIVE_FOLDER: Final = ".archive"  # unpacked beside the results, where what a kill leaves is found and removed
 _LOCK: Final = ".lock"
@@ -42,6 +43,8 @@ class Request:
         Of the films, where their files do not say it.
     part
         Films in each part.
+    formats
+        Files of film digitisers that are read too.
     timeout_s
         How long one film may take.
     capacity
@@ -55,6 +58,7 @@ class Request:
     out: Path
     view: str | None
     part: int
+    formats: tuple[str, ...]
     timeout_s: float
     capacity: Capacity
     force: bool
@@ -79,7 +83,8 @@ def score(request: Request) -> Summary:
     paths = tuple(str(path.absolute()) for path in request.paths)
     with locked(out / _LOCK, busy=UsageError(f"another pneumoscan score writes to {out}: wait for its end")):
         with _nothing_begun():
-            job = open_job(out, Job(paths, digest, request.view, request.part), request.paths, force=request.force)
+            wanted = Job(paths, digest, request.view, request.part, request.formats)
+            job = open_job(out, wanted, request.paths, force=request.force)
         return _finish(request, job)
 
 
@@ -116,7 +121,8 @@ def _pool(request: Request, films: int) -> Iterator[WorkerPool]:
         unpack_archive(request.archive, folder)
         headers = {"Cxr-Cam": "none"} | ({"Cxr-View": request.view} if request.view else {})
         with (request.out / LOG_FILE).open("ab") as log:
-            settings = WorkerSettings(folder, headers, request.capacity.thread_variables, request.timeout_s, log)
+            variables = {**request.capacity.thread_variables, FORMATS_VARIABLE: ",".join(request.formats)}
+            settings = WorkerSettings(folder, headers, variables, request.timeout_s, log)
             with WorkerPool(settings, min(request.capacity.workers, films)) as pool:
                 yield pool
     finally:

@@ -59,6 +59,8 @@ class Job:
         Of the films, where their files do not say it.
     part
         Films in each part.
+    formats
+        Files of film digitisers that are read too.
     films, films_sha256
         How many the list has, and its digest; 0 and empty before it is made.
     """
@@ -67,6 +69,7 @@ class Job:
     archive_sha256: str
     view: str | None
     part: int
+    formats: tuple[str, ...] = ()
     films: int = 0
     films_sha256: str = ""
 
@@ -123,11 +126,13 @@ def open_job(out: Path, wanted: Job, sources: Sequence[Path], *, force: bool) ->
 
 
 def _check_same(out: Path, job: Job, wanted: Job) -> None:
+    admitted = f"with --formats {' '.join(job.formats)}" if job.formats else "without --formats"
     for name, is_same in (
         ("by another archive", job.archive_sha256 == wanted.archive_sha256),
         ("of other paths", job.paths == wanted.paths),
         (f"with --view {job.view}" if job.view else "without --view", job.view == wanted.view),
         (f"in parts of {job.part}", job.part == wanted.part),
+        (admitted, job.formats == wanted.formats),
     ):
         if not is_same:
             raise UsageError(f"{out} holds a job {name}: give another --out, or --force to begin again")

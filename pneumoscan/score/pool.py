@@ -56,8 +56,8 @@ class WorkerSettings:
         The unpacked archive.
     headers
         Of each request to its handler.
-    threads
-        The environment that sets how many threads it computes with.
+    variables
+        Of the environment: how many threads it computes with, and which files it reads.
     timeout_s
         How long one film may take.
     log
@@ -66,7 +66,7 @@ class WorkerSettings:
 
     folder: Path
     headers: Mapping[str, str]
-    threads: Mapping[str, str]
+    variables: Mapping[str, str]
     timeout_s: float
     log: IO[bytes]
 
@@ -202,7 +202,7 @@ class _Worker:
         words = [sys.executable, "-P", str(_PROGRAM), str(settings.folder), json.dumps(dict(settings.headers))]
         self._process = subprocess.Popen(
             words,
-            env={**os.environ, **settings.threads},
+            env={**os.environ, **settings.variables},
             cwd=settings.folder.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -314,6 +314,7 @@ def test_another_job_never_replaces_results_unasked(
         ((archive, films, "--part", "3"), "holds a job in parts of 2"),
         ((archive, films, films / "x.zip", "--part", "2"), "holds a job of other paths"),
         ((archive, films, "--part", "2", "--view", "AP"), "holds a job without --view"),
+        ((archive, films, "--part", "2", "--formats", "tiff"), "holds a job without --formats"),
         ((other, films, "--part", "2"), "holds a job by another archive"),
     ):
         capfd.readouterr()
